@@ -1,0 +1,61 @@
+"""The base of every native network: a plain `nn.Module` with a frozen, validated config."""
+
+import inspect
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from calotype.errors import ConfigError, did_you_mean
+
+
+class NetworkConfig(BaseModel):
+    """What describes one network. Validated at birth, frozen, and written as its `config.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Network(nn.Module):
+    """A network whose constructor takes the fields of its `Config` as keywords.
+
+    A `config.json` is therefore the call: `UNet2DModel(**json.load(file))`. Keys that start with an underscore
+    (`_class_name`, `_diffusers_version`) are the file's own remarks, not fields, and are left out.
+
+    Raises:
+        ConfigError: a field is unknown, missing or has a value that it does not take.
+    """
+
+    Config: ClassVar[type[NetworkConfig]] = NetworkConfig
+    config: Any  # a subclass narrows it to its own Config
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__()
+        self.config = self.parse_config(fields)
+
+    @classmethod
+    def parse_config(cls, fields: dict[str, Any]) -> Any:
+        """The `Config` that `fields` describe. Raises `ConfigError`, naming every field that is wrong."""
+        given = {name: value for name, value in fields.items() if not name.startswith("_")}
+        try:
+            return cls.Config(**given)
+        except ValidationError as error:
+            raise ConfigError(_explain(cls, error)) from None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "Config" in cls.__dict__:
+            cls.__signature__ = inspect.signature(cls.Config)  # type: ignore[attr-defined]
+
+
+def _explain(cls: type[Network], error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{name!r} is not a field{did_you_mean(name, cls.Config.model_fields)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{name!r} is missing")
+        else:
+            where = f"{name!r}: " if name else ""
+            lines.append(f"{where}{problem['msg']}" + (f", got {problem['input']!r}" if name else ""))
+    return f"{cls.__name__} cannot be made from this configuration: " + "; ".join(lines)
