@@ -1,0 +1,77 @@
+"""Guidance branches: what a denoising step predicts once for each, before a policy combines them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One prediction that guidance asks for: the set of inputs that it takes the negative of.
+
+    `tag` tells the predictor which variant to be (perturbed attention, a skipped layer); `adapters` names the
+    adapters that are active on this branch. Branches whose tags or adapters differ cannot share one batch.
+    """
+
+    name: str
+    negated: frozenset[str] = frozenset()
+    tag: str | None = None
+    adapters: tuple[str, ...] = ()
+
+
+POSITIVE = Branch("positive")
+
+
+@dataclass(frozen=True)
+class NegativeOf:
+    """Marks an input as the negative twin of another: `Annotated[str, NegativeOf("prompt")]`."""
+
+    name: str
+
+
+class Branches(Generic[T]):
+    """One value per guidance branch, by the branch's name: `Branches(positive=a, negative=b)`. Immutable."""
+
+    __slots__ = ("_values",)
+    _values: Mapping[str, T]
+
+    def __init__(self, **values: T) -> None:
+        if "positive" not in values:
+            raise TypeError(f"Branches need a value named 'positive', got {sorted(values) or 'none'}")
+        object.__setattr__(self, "_values", MappingProxyType(dict(values)))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("Branches cannot be changed; make new ones with .map(...)")
+
+    @property
+    def positive(self) -> T:
+        return self._values["positive"]
+
+    def __getitem__(self, name: str) -> T:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        return iter(self._values.items())
+
+    def map(self, fn: Callable[[T], S]) -> "Branches[S]":
+        """The same branches with `fn` of each value."""
+        return Branches(**{name: fn(value) for name, value in self._values.items()})
+
+    def __repr__(self) -> str:
+        return f"Branches({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Branches) and dict(self._values) == dict(other._values)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._values.items()))

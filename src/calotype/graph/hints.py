@@ -1,0 +1,182 @@
+"""Reading type hints: which admit `None`, which are mapped over lists, and whether one wire fits another.
+
+Types are compared by array type, dtype family and rank; axis names document, they do not decide.
+"""
+
+import types
+from typing import Annotated, Any, ForwardRef, NewType, TypeVar, Union, get_args, get_origin
+
+from calotype.graph.branches import Branches
+
+T = TypeVar("T")
+
+Each = T | list[T]
+"""An input that may be one value or a list of them: the engine maps over the list, an item each."""
+
+
+class ComponentRef:
+    """A component class by name, so that a slow library is imported only when it is loaded."""
+
+    def __init__(self, path: str) -> None:
+        library, colon, name = path.partition(":")
+        if not (library and colon and name):
+            raise TypeError(f"a component is named 'library:Class', got {path!r}")
+        self.path, self.library, self.name = path, library, name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ComponentRef) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __repr__(self) -> str:
+        return f'Component["{self.path}"]'
+
+    def admits(self, value: object) -> bool:
+        """Whether an object is of the named class, or of a class derived from it, without importing anything."""
+        return any(c.__name__ == self.name and c.__module__.split(".")[0] == self.library for c in type(value).__mro__)
+
+
+class Component:
+    """`Component["transformers:CLIPTextModel"]`: a component type that is resolved when it is loaded."""
+
+    def __class_getitem__(cls, path: str) -> Any:
+        return Annotated[Any, ComponentRef(path)]
+
+
+def is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """The members of a union with `Annotated` unwrapped, `None` included; one member for anything else."""
+    hint = unannotated(hint)
+    if not is_union(hint):
+        return (hint,)
+    return tuple(m for arg in get_args(hint) for m in members(arg))
+
+
+def unannotated(hint: Any) -> Any:
+    while get_origin(hint) is Annotated:
+        ref = component_ref(hint)
+        if ref is not None:
+            return ref
+        hint = get_args(hint)[0]
+    return hint
+
+
+def component_ref(hint: Any) -> ComponentRef | None:
+    metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((m for m in metadata if isinstance(m, ComponentRef)), None)
+
+
+def metadata_of(hint: Any) -> tuple[Any, ...]:
+    """Everything that `Annotated` attached, at any level of the hint's union."""
+    found: list[Any] = []
+    if get_origin(hint) is Annotated:
+        found += get_args(hint)[1:]
+        found += metadata_of(get_args(hint)[0])
+    elif is_union(hint):
+        for arg in get_args(hint):
+            found += metadata_of(arg)
+    return tuple(found)
+
+
+def accepts_none(hint: Any) -> bool:
+    return any(m is Any or m is None or m is type(None) for m in members(hint))
+
+
+def bare(hint: Any) -> Any:
+    """The hint without `None` and `Annotated`; a union of what remains where there are several members."""
+    rest = [m for m in members(hint) if m is not type(None) and m is not None]
+    if not rest:
+        return type(None)
+    return Union[tuple(rest)] if len(rest) > 1 else rest[0]  # noqa: UP007 - built at run time
+
+
+def item_hint(hint: Any) -> tuple[Any, bool]:
+    """The type of one item of an input, and whether the input may be a list of items (`T | list[T]`)."""
+    parts = members(hint)
+    lists = [m for m in parts if get_origin(m) is list and unannotated(get_args(m)[0]) in parts]
+    if not lists:
+        return hint, False
+    return Union[tuple(m for m in parts if m not in lists)], True  # noqa: UP007 - built at run time
+
+
+def branches_of(hint: Any) -> Any | None:
+    """`T` of `Branches[T]`, or None for any other hint."""
+    stripped = bare(hint)
+    return get_args(stripped)[0] if get_origin(stripped) is Branches else None
+
+
+def fits(made: Any, wanted: Any) -> bool:
+    """Whether every value of type `made` can go where `wanted` is read, leaving `None` aside."""
+    options = [m for m in members(wanted) if m is not type(None)]
+    return all(any(_fits_one(m, w) for w in options) for m in members(made) if m is not type(None))
+
+
+def _fits_one(made: Any, wanted: Any) -> bool:
+    if made is Any or wanted is Any or made == wanted:
+        return True
+    if isinstance(made, NewType):
+        return not isinstance(wanted, NewType) and fits(made.__supertype__, wanted)
+    if isinstance(wanted, NewType) or isinstance(made, TypeVar | str | ForwardRef):
+        return False
+    if isinstance(wanted, ComponentRef):
+        return isinstance(made, type) and any(
+            c.__name__ == wanted.name and c.__module__.split(".")[0] == wanted.library for c in made.__mro__
+        )
+    if _is_array(made) or _is_array(wanted):
+        return _arrays_fit(made, wanted)
+    made_class, wanted_class = get_origin(made) or made, get_origin(wanted) or wanted
+    if made_class is int and wanted_class is float:
+        return True
+    if not (isinstance(made_class, type) and isinstance(wanted_class, type) and issubclass(made_class, wanted_class)):
+        return False
+    if made_class is wanted_class and get_args(made) and get_args(wanted):
+        return len(get_args(made)) == len(get_args(wanted)) and all(
+            a is b or fits(a, b) for a, b in zip(get_args(made), get_args(wanted), strict=True)
+        )
+    return True
+
+
+def _is_array(hint: Any) -> bool:
+    return hasattr(hint, "array_type") and hasattr(hint, "dtypes") and hasattr(hint, "dims")
+
+
+def _arrays_fit(made: Any, wanted: Any) -> bool:
+    made_type = made.array_type if _is_array(made) else made
+    wanted_type = wanted.array_type if _is_array(wanted) else wanted
+    if not fits(made_type, wanted_type):
+        return False
+    if not (_is_array(made) and _is_array(wanted)):
+        return True
+    ranks = (_rank(made), _rank(wanted))
+    if None not in ranks and ranks[0] != ranks[1]:
+        return False
+    return _any_dtype(made) or _any_dtype(wanted) or bool(set(made.dtypes) & set(wanted.dtypes))
+
+
+def _any_dtype(hint: Any) -> bool:
+    return not isinstance(hint.dtypes, list | tuple)
+
+
+def _rank(hint: Any) -> int | None:
+    words = hint.dim_str.split()
+    return None if any(w == "..." or w.startswith("*") for w in words) else len(words)
+
+
+def spell(hint: Any) -> str:
+    """A hint as a person writes it: `Tensor | None`, `Float[Tensor, 'b c h w']`."""
+    parts = members(hint)
+    if len(parts) > 1:
+        return " | ".join(dict.fromkeys(spell(p) for p in parts))
+    only = parts[0]
+    if only is type(None) or only is None:
+        return "None"
+    if only is Any:
+        return "Any"
+    if get_args(only):
+        name = getattr(get_origin(only), "__name__", str(get_origin(only)))
+        return f"{name}[{', '.join(spell(a) for a in get_args(only))}]"
+    return getattr(only, "__name__", None) or repr(only)

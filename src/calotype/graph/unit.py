@@ -1,0 +1,252 @@
+"""Units: plain functions whose signature is their contract."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, get_args, get_origin, get_type_hints, overload
+
+from calotype.errors import GraphError, InputError, did_you_mean
+from calotype.graph.branches import Branch, Branches
+from calotype.graph.hints import accepts_none, bare, branches_of, spell
+from calotype.graph.node import BY_BRANCH, Active, Node
+
+if TYPE_CHECKING:
+    from calotype.graph.run import Run, StepEvent
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def hints_of(fn: Callable[..., Any], owner: str) -> dict[str, Any]:
+    """The resolved annotations of a function. Raises `GraphError` where a name in them is not importable."""
+    try:
+        return get_type_hints(fn, include_extras=True)
+    except NameError as error:
+        raise GraphError(
+            f"{owner}: the annotation {str(error).split(chr(39))[1]!r} cannot be found at run time; "
+            "import it outside of `if TYPE_CHECKING`"
+        ) from None
+
+
+class Unit(Node, Generic[P, R]):
+    """A function in the graph: parameters before `*` are wires, those after it components, and the function's name,
+    or the fields of the `NamedTuple` it returns, are the wires it writes. Calling it calls the function."""
+
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        wires: Mapping[str, str] | None = None,
+        *,
+        impure: bool = False,
+        random: bool = False,
+        local: Mapping[type, str] | None = None,
+    ) -> None:
+        self.fn, self.impure, self.random = fn, impure, random
+        self.function_name = fn.__name__
+        self.doc = (inspect.getdoc(fn) or "").partition("\n")[0]
+        self._wires = dict(wires or {})
+        hints = hints_of(fn, self.function_name)
+        parameters = inspect.signature(fn).parameters.values()
+        self._refuse_unreadable(parameters, hints)
+        self.parameters = {p.name: hints[p.name] for p in parameters if p.kind is not p.KEYWORD_ONLY}
+        self.uses = MappingProxyType({p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY})
+        self.branch_parameter = next((n for n, h in self.parameters.items() if bare(h) is Branch), None)
+        made = hints["return"]
+        fields = getattr(bare(made), "_fields", None)
+        self._fields: tuple[str, ...] | None = fields
+        self.returns: dict[str, Any] = self._field_hints(bare(made)) if fields else {self.function_name: made}
+        self._refuse_unknown_renames()
+        self.name = self.wire(self.function_name)
+        self.reads = MappingProxyType(
+            {self.wire(n): h for n, h in self.parameters.items() if n != self.branch_parameter}
+        )
+        self.writes = MappingProxyType({self.wire(n): h for n, h in self.returns.items()})
+        self.needs = {self.wire(n): n for n, h in self.parameters.items()
+                      if n != self.branch_parameter and not accepts_none(h)}  # fmt: skip
+        self.__doc__ = fn.__doc__
+        self.__wrapped__ = fn
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<unit {self.name}: {', '.join(self.reads)} -> {', '.join(self.writes)}>"
+
+    def renamed(self, **wires: str) -> "Unit[P, R]":
+        """The same function on other wires: `control.renamed(control_image="depth", control="depth_control")`.
+
+        Keys are parameter or result names of the function. Raises `GraphError` for a name that it does not have.
+        """
+        return Unit(self.fn, {**self._wires, **wires}, impure=self.impure, random=self.random)
+
+    def wire(self, name: str) -> str:
+        """The wire that a parameter or a result of the function is connected to."""
+        return self._wires.get(name, name)
+
+    def active(self, absent: frozenset[str]) -> Active | None:
+        if not absent.isdisjoint(self.needs):
+            return None
+        return Active(frozenset(self.reads), frozenset(self.uses))
+
+    def blockers(self, absent: frozenset[str]) -> tuple[str, ...]:
+        return tuple(w for w in self.needs if w in absent)
+
+    def lift(self, lifts: Mapping[str, frozenset[str]]) -> frozenset[str]:
+        if self.branch_parameter or any(branches_of(h) is not None for h in self.returns.values()):
+            return BY_BRANCH
+        return self.run_lift(lifts)
+
+    def run_lift(self, lifts: Mapping[str, frozenset[str]]) -> frozenset[str]:
+        """What decides how often the function runs: the lifts of what it reads one branch at a time."""
+        if self.branch_parameter:
+            return BY_BRANCH
+        one_by_one = [self.wire(n) for n, h in self.parameters.items() if branches_of(h) is None]
+        return frozenset().union(*(lifts.get(w, frozenset()) for w in one_by_one))
+
+    def run(self, run: "Run") -> Iterator["StepEvent"]:
+        run.evaluate(self)
+        return iter(())
+
+    def results(self, made: Any) -> dict[str, Any]:
+        """What one call returned, by wire. Raises `InputError` for a `None` that the annotation excludes."""
+        if self._fields is not None and made is not None and not hasattr(made, "_asdict"):
+            raise InputError(f"{self.name} returned {type(made).__name__}, wanted {spell(tuple)} of {self._fields}")
+        if self._fields is None:
+            named = {self.function_name: made}
+        elif made is None:
+            named = dict.fromkeys(self._fields)
+        else:
+            named = made._asdict()
+        for name, value in named.items():
+            if value is None and not accepts_none(self.returns[name]):
+                raise InputError(
+                    f"{self.name} returned None for {self.wire(name)!r}, wanted {spell(self.returns[name])}; "
+                    f"annotate it `{spell(self.returns[name])} | None` if it may be left out"
+                )
+        return {self.wire(name): value for name, value in named.items()}
+
+    def _refuse_unreadable(self, parameters: Any, hints: Mapping[str, Any]) -> None:
+        for p in parameters:
+            if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                raise GraphError(f"{self.function_name}: {p} has no names to wire; name every value it takes")
+            if p.name not in hints:
+                raise GraphError(f"{self.function_name}: parameter {p.name!r} needs a type")
+            if p.default is not p.empty:
+                raise GraphError(
+                    f"{self.function_name}: parameter {p.name!r} has a default, which would hide a misspelled wire; "
+                    "a user's default belongs in Inputs, an optional value is typed `... | None`"
+                )
+        if "return" not in hints or hints["return"] is type(None):
+            raise GraphError(f"{self.function_name}: annotate what it returns")
+
+    @staticmethod
+    def _field_hints(made: Any) -> dict[str, Any]:
+        return get_type_hints(made, include_extras=True)
+
+    def _refuse_unknown_renames(self) -> None:
+        known = {*self.parameters, *self.returns, self.function_name}
+        for name in self._wires:
+            if name not in known:
+                raise GraphError(
+                    f"{self.function_name}.renamed: it has no parameter or result {name!r}{did_you_mean(name, known)}"
+                )
+
+
+@overload
+def unit(fn: Callable[P, R], /) -> Unit[P, R]: ...
+
+
+@overload
+def unit(*, impure: bool = False, random: bool = False) -> Callable[[Callable[P, R]], Unit[P, R]]: ...
+
+
+def unit(fn: Callable[..., Any] | None = None, /, *, impure: bool = False, random: bool = False) -> Any:
+    """Make a unit of a function, as `@unit` or `@unit(impure=True)`.
+
+    Args:
+        impure: the function may give another result for the same values; it is never pruned, memoised or cached.
+        random: it draws randomness for each sample (crop, caption dropout); training does not cache it.
+
+    Raises:
+        GraphError: a parameter has no type, a default, or is `*args`/`**kwargs`; or the return type is missing.
+    """
+    if fn is None:
+        return lambda f: Unit(f, impure=impure, random=random)
+    return Unit(fn, impure=impure, random=random)
+
+
+class State:
+    """What a take-over unit sees: only the wires it declared, each a plain value or, where it differs between
+    guidance branches, `Branches`."""
+
+    def __init__(self, owner: str, values: dict[str, Any], reads: Mapping[str, Any], writes: Mapping[str, Any]) -> None:
+        self._owner, self._values, self._reads, self._writes = owner, values, reads, writes
+        self.written: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.written:
+            return self.written[name]
+        if name not in self._reads:
+            raise GraphError(self._refusal("reads", name, self._reads))
+        return self._values[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self._writes:
+            raise GraphError(self._refusal("writes", name, self._writes))
+        self.written[name] = value
+
+    def _refusal(self, verb: str, name: str, declared: Mapping[str, Any]) -> str:
+        near = did_you_mean(name, declared)
+        return f"{self._owner} {verb} {name!r} without declaring it{near}; add it to @takes_over({verb}=...)"
+
+
+class TakeOver(Node):
+    """A unit that drives all branches itself, on a `State` limited to the wires that it declares."""
+
+    def __init__(self, fn: Callable[..., None], reads: Mapping[str, Any], writes: Mapping[str, Any]) -> None:
+        self.fn, self.name = fn, fn.__name__
+        self.doc = (inspect.getdoc(fn) or "").partition("\n")[0]
+        self.reads, self.writes = MappingProxyType(dict(reads)), MappingProxyType(dict(writes))
+        parameters = list(inspect.signature(fn).parameters.values())
+        hints = hints_of(fn, self.name)
+        if not parameters or parameters[0].kind is parameters[0].KEYWORD_ONLY or hints.get(parameters[0].name) is not State:
+            raise GraphError(f"{self.name}: a take-over unit takes `state: State` first, then components after `*`")
+        extra = [p.name for p in parameters[1:] if p.kind is not p.KEYWORD_ONLY]
+        if extra:
+            raise GraphError(f"{self.name}: {extra[0]!r} must come after `*`; values are read from the state")
+        self.uses = MappingProxyType({p.name: hints[p.name] for p in parameters[1:]})
+
+    def __call__(self, state: State, **components: Any) -> None:
+        self.fn(state, **components)
+
+    def __repr__(self) -> str:
+        return f"<take-over unit {self.name}: {', '.join(self.reads)} -> {', '.join(self.writes)}>"
+
+    def active(self, absent: frozenset[str]) -> Active | None:
+        return None if self.blockers(absent) else Active(frozenset(self.reads), frozenset(self.uses))
+
+    def blockers(self, absent: frozenset[str]) -> tuple[str, ...]:
+        return tuple(w for w, h in self.reads.items() if w in absent and not accepts_none(h))
+
+    def lift(self, lifts: Mapping[str, frozenset[str]]) -> frozenset[str]:
+        return BY_BRANCH if any(branches_of(h) is not None for h in self.writes.values()) else frozenset()
+
+    def run(self, run: "Run") -> Iterator["StepEvent"]:
+        run.take_over(self)
+        return iter(())
+
+
+def takes_over(*, reads: Mapping[str, Any], writes: Mapping[str, Any]) -> Callable[[Callable[..., None]], TakeOver]:
+    """Make a take-over unit: `@takes_over(reads={"prompt_embeds": Branches[Tensor]}, writes={"masks": Tensor})`.
+
+    A wire that differs between branches is declared `Branches[T]`. All writes depend on all reads and components.
+
+    Raises:
+        GraphError: the function's first parameter is not `state: State`; later, when it touches an undeclared wire.
+    """
+    return lambda fn: TakeOver(fn, reads, writes)
+
+
+def generic_name(hint: Any) -> str:
+    origin = get_origin(hint)
+    return spell(origin if origin and get_args(hint) else hint)
