@@ -1,0 +1,121 @@
+"""Files and folders that appear whole or not at all.
+
+Both are written aside, beside their destination, flushed to the disk and then renamed over it. A process that is killed
+leaves the destination as it was, and at most a `NAME.partial-XXXXXXXX` beside it that is safe to delete.
+"""
+
+import ctypes
+import errno
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from calotype.errors import RepositoryError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A path to write in place of `path`: it takes that name when the block ends, and is removed if it raises."""
+    aside = _aside(path)
+    try:
+        yield aside
+        _flush(aside)
+        aside.replace(path)
+        _flush(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path, *, owns: Callable[[str], bool]) -> Iterator[Path]:
+    """An empty folder to write in place of `folder`; it takes that name when the block ends.
+
+    Args:
+        folder: the destination. Its parents are made. An existing folder is exchanged in one step.
+        owns: whether an entry of an existing folder belongs to what is being written, and so goes with the old one.
+            Every other entry (a model card, a `.git`) is kept.
+
+    Raises:
+        RepositoryError: the destination is a file, or the current directory lies in it (it would be swapped away).
+    """
+    folder = _destination(folder)
+    aside = _aside(folder)
+    aside.mkdir()
+    try:
+        yield aside
+        for path in [*aside.rglob("*"), aside]:
+            _flush(path)
+        _take_place(aside, folder)
+        if aside.exists():  # now the old folder
+            _keep_foreign(aside, folder, owns)
+        _flush(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _destination(folder: Path) -> Path:
+    folder = folder.expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise RepositoryError(f"cannot save to {folder}: it is a file; give the path of a folder")
+    if Path.cwd().is_relative_to(folder):
+        raise RepositoryError(
+            f"cannot save to {folder}: the current directory lies in it, and saving replaces the folder as a whole; "
+            "give a folder of its own, for example './my-pipeline'"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
+
+
+def _take_place(new: Path, folder: Path) -> None:
+    """Put `new` at `folder`; what was there, if anything, is at `new` afterwards."""
+    if not folder.exists():
+        new.rename(folder)
+    elif not _exchange(new, folder):
+        old = folder.with_name(f"{folder.name}.replaced-{secrets.token_hex(4)}")
+        folder.rename(old)
+        new.rename(folder)
+        old.rename(new)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two folders in one step. False where the system or the file system has no such step."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(b))
+
+
+def _keep_foreign(old: Path, new: Path, owns: Callable[[str], bool]) -> None:
+    for entry in old.iterdir():
+        if not owns(entry.name) and not (new / entry.name).exists():
+            entry.rename(new / entry.name)
+
+
+def _flush(path: Path) -> None:
+    """Wait until the file or the entries of the folder are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # folders cannot be opened there
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

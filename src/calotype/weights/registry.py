@@ -1,0 +1,69 @@
+"""The classes that an index file may name. An index never imports anything else."""
+
+import importlib
+from typing import Any
+
+from calotype._names import ECOSYSTEM, PUBLIC
+from calotype.errors import ComponentError, RepositoryError, did_you_mean
+
+LIBRARIES = ("calotype", "diffusers", "transformers")
+
+
+def resolve(library: str, name: str) -> type[Any]:
+    """The class that an entry `[library, name]` of an index means.
+
+    A class of `diffusers` that calotype has is calotype's. Others come from `diffusers` and `transformers`, which are
+    imported only here.
+
+    Raises:
+        RepositoryError: another library, a class that the library does not have, or a library that is not installed.
+    """
+    if library not in LIBRARIES:
+        raise RepositoryError(
+            f"[{library!r}, {name!r}]: components come from {', '.join(LIBRARIES)} only, and nothing else is imported "
+            "because an index says so; load the component yourself and give it by its keyword"
+        )
+    if library == "calotype" or (library == "diffusers" and name in ECOSYSTEM):
+        if name not in PUBLIC:
+            raise RepositoryError(f"calotype has no {name!r}{did_you_mean(name, PUBLIC)}")
+        found = getattr(importlib.import_module(PUBLIC[name]), name)
+        assert isinstance(found, type)
+        return found
+    return _foreign(library, name)
+
+
+def named(component: object) -> tuple[str, str]:
+    """The entry `(library, class name)` under which an index names `component`, so that `resolve` finds its class.
+
+    Raises:
+        ComponentError: its class is none that an index may name.
+    """
+    cls = type(component)
+    name, root = cls.__name__, cls.__module__.partition(".")[0]
+    if root == "calotype" and name in PUBLIC and resolve("calotype", name) is cls:
+        return ("diffusers" if name in ECOSYSTEM else "calotype"), name
+    if root in ("diffusers", "transformers") and getattr(importlib.import_module(root), name, None) is cls:
+        return root, name
+    raise ComponentError(
+        f"{cls.__module__}.{cls.__qualname__} cannot be saved in a pipeline folder: an index names public classes of "
+        f"{', '.join(LIBRARIES)} only, so nothing could load it again"
+    )
+
+
+def _foreign(library: str, name: str) -> type[Any]:
+    try:
+        module = importlib.import_module(library)
+    except ImportError as error:
+        raise RepositoryError(
+            f"{library}'s {name!r} is needed, but {library} cannot be imported ({error}); `pip install {library}`, "
+            "or load the component yourself and give it by its keyword"
+        ) from None
+    found = getattr(module, name, None)
+    public = isinstance(found, type) and found.__module__.partition(".")[0] == library
+    if not public or not hasattr(found, "from_pretrained"):
+        raise RepositoryError(
+            f"{library} {getattr(module, '__version__', '')} has no component class {name!r}"
+            f"{did_you_mean(name, dir(module))}"
+        )
+    assert isinstance(found, type)
+    return found
