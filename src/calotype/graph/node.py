@@ -60,6 +60,10 @@ class Node:
         """The inputs with a negative twin that what this node writes depends on, given those of each wire."""
         raise NotImplementedError
 
+    def branches(self, inputs: Mapping[str, Any], twins: frozenset[str]) -> tuple["Branch", ...]:
+        """The guidance branches it needs, given the call's inputs and the inputs that have a negative twin."""
+        return ()
+
     def run(self, run: "Run") -> Iterator["StepEvent"]:
         """Read from and write to the wires of `run`; a loop yields its steps."""
         raise NotImplementedError

@@ -1,0 +1,202 @@
+"""`Inputs`: the single declaration of what a user may set, and the reading of one call into values."""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
+
+from calotype.errors import GraphError, InputError, UnknownInput, did_you_mean
+from calotype.graph.branches import NegativeOf
+from calotype.graph.hints import bare, fits, item_hint, spell
+
+
+class Inputs(BaseModel):
+    """What every call accepts. A pipeline subclasses it and adds its own fields: name, type, default, bounds, doc.
+
+    A field of type `Each[T]` (`T | list[T]`) may be one value or a list, an item each. A field that is
+    `Annotated[T, NegativeOf("prompt")]` is the negative twin of another.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, strict=True)
+
+    seed: Annotated[int | None, Field(ge=0, lt=2**63)] = Field(
+        None, description="Image k of a prompt is drawn with seed + k. Left out, one is drawn and recorded."
+    )
+    num_images: Annotated[int, Field(ge=1)] = Field(1, description="How many images to make of each prompt.")
+    outputs: Sequence[str] | None = Field(None, description="Names of the values to return, instead of the last unit's.")
+    given: Mapping[str, Any] | None = Field(None, description="Values to take in place of what units would make.")
+
+
+RESERVED = frozenset(Inputs.model_fields)
+
+
+class _Absent:
+    """Stands for a required input that was left out, until it is known whether this call reads it."""
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT = _Absent()
+
+
+@dataclass(frozen=True)
+class InputField:
+    """One input as the engine sees it: `hint` is the type of one item, `each` whether a list maps over items."""
+
+    name: str
+    hint: Any
+    each: bool
+    required: bool
+    default: Any
+    doc: str
+    twin_of: str | None
+    info: FieldInfo
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, read and checked against `Inputs`: `values` by name, of which `explicit` were given by the caller."""
+
+    values: Mapping[str, Any]
+    explicit: frozenset[str]
+    outputs: tuple[str, ...] | None
+    given: Mapping[str, Any]
+
+    @property
+    def num_images(self) -> int:
+        return int(self.values["num_images"])
+
+
+def fields_of(model: type[Inputs]) -> dict[str, InputField]:
+    """The declared inputs, the engine's reserved ones included. Raises `GraphError` for a negative twin of nothing."""
+    fields: dict[str, InputField] = {}
+    for name, info in model.model_fields.items():
+        hint, each = item_hint(info.annotation)
+        twin = next((m.name for m in info.metadata if isinstance(m, NegativeOf)), None)
+        fields[name] = InputField(
+            name, hint, each, info.is_required(), info.get_default(call_default_factory=True), info.description or "",
+            twin, info,
+        )  # fmt: skip
+    for field in fields.values():
+        _check_twin(model.__name__, field, fields)
+    return fields
+
+
+def _check_twin(owner: str, field: InputField, fields: Mapping[str, InputField]) -> None:
+    if field.twin_of is None:
+        return
+    if field.twin_of not in fields:
+        raise GraphError(
+            f"{owner}.{field.name} is the negative of {field.twin_of!r}, which is not an input"
+            f"{did_you_mean(field.twin_of, fields)}"
+        )
+    if not fits(field.hint, fields[field.twin_of].hint):
+        wanted = spell(fields[field.twin_of].hint)
+        raise GraphError(f"{owner}.{field.name} is {spell(field.hint)}, its twin {field.twin_of!r} is {wanted}")
+
+
+def read_call(model: type[Inputs], values: Mapping[str, Any], *, strict: bool = True) -> Call:
+    """Check one call's keyword values.
+
+    Args:
+        strict: refuse values that would need a conversion (`steps="20"`); text formats pass False.
+
+    Raises:
+        UnknownInput: a name that is not declared, with the nearest that is.
+        InputError: a value of the wrong type or out of bounds, with the nearest that is allowed.
+    """
+    try:
+        parsed = model.model_validate(dict(values), strict=strict)
+    except ValidationError as error:
+        if any(problem["type"] != "missing" for problem in error.errors()):
+            raise _explain(model, error) from None
+        parsed = _lenient(model).model_validate(dict(values), strict=strict)
+    read = {name: getattr(parsed, name) for name in model.model_fields}
+    given = dict(read.pop("given") or {})
+    outputs = read.pop("outputs")
+    if isinstance(outputs, str):
+        raise InputError(f"outputs is a tuple of names, got the text {outputs!r}; write outputs=({outputs!r},)")
+    return Call(read, frozenset(parsed.model_fields_set) & set(read), tuple(outputs) if outputs else None, given)
+
+
+def _lenient(model: type[Inputs]) -> type[Inputs]:
+    """The same model with required fields that may be absent: whether they are missed depends on the plan."""
+    required = {n: (f.annotation, ABSENT) for n, f in model.model_fields.items() if f.is_required()}
+    return create_model(model.__name__, __base__=model, **required)  # type: ignore[call-overload, no-any-return]
+
+
+def _explain(model: type[Inputs], error: ValidationError) -> InputError:
+    names = [n for n in model.model_fields]
+    problems = error.errors()
+    unknown = [str(p["loc"][0]) for p in problems if p["type"] == "extra_forbidden"]
+    if unknown:
+        lines = [f"{name!r} is not an input{did_you_mean(name, names)}" for name in unknown]
+        return UnknownInput(f"{'; '.join(lines)}. The inputs are {', '.join(names)}")
+    wrong = [p for p in problems if p["type"] != "missing"]
+    by_field: dict[str, list[Any]] = {}
+    for problem in wrong:
+        by_field.setdefault(str(problem["loc"][0]) if problem["loc"] else "inputs", []).append(problem)
+    return InputError("; ".join(_sentence(model, name, found) for name, found in by_field.items()))
+
+
+def _sentence(model: type[Inputs], name: str, problems: list[Any]) -> str:
+    problem = problems[-1] if len(problems) > 1 and problems[0]["type"].endswith("_type") else problems[0]
+    value, context, kind = problem["input"], problem.get("ctx", {}), problem["type"]
+    if kind == "multiple_of":
+        step = context["multiple_of"]
+        low = int(value // step) * step
+        near = [v for v in (low, low + step) if v > 0]
+        best = min(abs(v - value) for v in near)
+        nearest = " and ".join(str(v) for v in near if abs(v - value) == best)
+        return f"{name} must be a multiple of {step}, got {value}; nearest is {nearest}"
+    bounds = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le"),
+              "greater_than": ("more than", "gt"), "less_than": ("less than", "lt")}  # fmt: skip
+    if kind in bounds:
+        words, key = bounds[kind]
+        return f"{name} must be {words} {context[key]}, got {value}"
+    if kind == "literal_error":
+        options = [o for m in _literals(model.model_fields[name].annotation) for o in get_args(m)]
+        return f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}{did_you_mean(str(value), options)}"
+    if name in model.model_fields and kind.endswith("_type"):
+        wanted = spell(model.model_fields[name].annotation)
+        return f"{name} must be {wanted}, got {type(value).__name__} {_short(value)}"
+    return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _literals(hint: Any) -> Iterable[Any]:
+    stripped = bare(hint)
+    return [stripped] if get_origin(stripped) is Literal else []
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def signature_of(model: type[Inputs]) -> inspect.Signature:
+    """The call signature that a model of inputs stands for: keywords, required ones first."""
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if info.is_required() else info.get_default(call_default_factory=True),
+            annotation=info.annotation,
+        )
+        for name, info in model.model_fields.items()
+    ]
+    parameters.sort(key=lambda p: (p.default is not inspect.Parameter.empty, p.name in RESERVED))
+    return inspect.Signature(parameters)
+
+
+def describe_inputs(model: type[Inputs]) -> str:
+    """The inputs as the `Args:` section of a docstring."""
+    lines = []
+    for name, parameter in signature_of(model).parameters.items():
+        info = model.model_fields[name]
+        default = "" if info.is_required() else f" (default {_short(parameter.default)})"
+        lines.append(f"    {name}: {spell(info.annotation)}{default}. {info.description or ''}".rstrip())
+    return "Args:\n" + "\n".join(lines)

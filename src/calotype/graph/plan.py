@@ -1,0 +1,297 @@
+"""The plan of one call: which nodes run, which are skipped or pruned and why, before anything is computed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from calotype.errors import ComponentNotLoaded, GraphError, InputError, MissingInput, UnknownInput, UnusedInput, did_you_mean
+from calotype.graph.branches import POSITIVE, Branch, Branches
+from calotype.graph.graph import Graph, lifted_twins
+from calotype.graph.hints import accepts_none, bare, fits, members, spell
+from calotype.graph.inputs import ABSENT, RESERVED, Call
+from calotype.graph.node import Active, Node
+
+
+@dataclass(frozen=True)
+class PlannedNode:
+    """A node that a call runs: with which reads and components, how often, and how often the memo answers."""
+
+    node: Node
+    active: Active
+    runs: int = 1
+    hits: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def components(self) -> frozenset[str]:
+        """The components that must be on the device for it: none when the memo answers every run."""
+        return frozenset() if self.hits and self.hits == self.runs else self.active.uses
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one call will do. `skipped` names each triggered unit that stays out, with the wires that are None;
+    `pruned` the units whose results nothing reads. Sizes are in bytes."""
+
+    owner: str
+    call: Call
+    nodes: tuple[PlannedNode, ...]
+    skipped: Mapping[str, str]
+    pruned: tuple[str, ...]
+    outputs: tuple[str, ...]
+    branches: tuple[Branch, ...]
+    prompts: int
+    images: int
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    predicted_peak: int | None = None
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components that the call uses, in the order it needs them first."""
+        return tuple(dict.fromkeys(name for n in self.nodes for name in sorted(n.components)))
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of the components that the call uses."""
+        return sum(self.sizes.get(name, 0) for name in self.components)
+
+    def __str__(self) -> str:
+        images = f"{self.prompts * self.images} image{'s' if self.prompts * self.images > 1 else ''}"
+        lines = [f"{self.owner}: {images}, branches {', '.join(b.name for b in self.branches)}"]
+        width = max((len(n.name) for n in self.nodes), default=0)
+        for n in self.nodes:
+            uses = f"uses {', '.join(sorted(n.active.uses))}" if n.active.uses else ""
+            runs = f"x{n.runs}" if n.runs > 1 else ""
+            hits = f"memo {n.hits} of {n.runs}" if n.hits else ""
+            lines.append("  " + "  ".join(part for part in (n.name.ljust(width), runs, uses, hits) if part).rstrip())
+        lines += [f"  skipped {name}: {why}" for name, why in self.skipped.items()]
+        lines += [f"  pruned {name}: nothing reads what it makes" for name in self.pruned]
+        sizes = ", ".join(f"{name} {in_bytes(self.sizes[name])}" for name in self.components if name in self.sizes)
+        lines.append(f"  components: {sizes or 'none'}; together {in_bytes(self.bytes)}")
+        if self.predicted_peak is not None:
+            lines.append(f"  predicted peak: {in_bytes(self.predicted_peak)}")
+        return "\n".join(lines)
+
+
+def in_bytes(count: int) -> str:
+    """A count of bytes as people write it: `1.5 MiB`."""
+    size = float(count)
+    for unit_name in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit_name == "GiB":
+            return f"{size:.0f} {unit_name}" if unit_name == "B" or size >= 100 else f"{size:.1f} {unit_name}"
+        size /= 1024
+    raise AssertionError
+
+
+def make_plan(graph: Graph, call: Call, components: Mapping[str, Any]) -> Plan:
+    """Decide what a call runs and check that it can.
+
+    Args:
+        components: every declared component by name, None where it is not loaded.
+
+    Raises:
+        UnknownInput: `outputs` or `given` names a wire that nothing makes.
+        MissingInput: a unit that runs reads an input that was left out.
+        UnusedInput: an input was given explicitly, but every unit that reads it is skipped or pruned.
+        ComponentNotLoaded: a unit that runs uses a component that is not loaded.
+    """
+    outputs = call.outputs or graph.outputs
+    _check_outputs(graph, call, outputs)
+    prompts = _count_prompts(graph, call)
+    running, skipped = _triggered(graph, call)
+    kept, pruned = _live(graph, call, running, outputs)
+    _refuse_missing(graph, call, kept)
+    branches = _branches(graph, call, kept)
+    _check_given(graph, call, branches)
+    _refuse_unused(graph, call, kept, skipped, branches)
+    for planned in kept:
+        _refuse_not_loaded(graph, call, planned, components)
+    return Plan(graph.owner, call, tuple(kept), MappingProxyType(skipped), tuple(pruned), tuple(outputs), branches,
+                prompts, call.num_images)  # fmt: skip
+
+
+def _check_outputs(graph: Graph, call: Call, outputs: tuple[str, ...]) -> None:
+    made = {w for node in graph.nodes for w in node.writes}
+    for name in outputs:
+        if name not in made:
+            raise UnknownInput(
+                f"outputs: {graph.owner} makes no {name!r}{did_you_mean(name, made)}. It makes {', '.join(sorted(made))}"
+            )
+    for name in call.given:
+        if name in graph.inputs:
+            raise UnknownInput(f"given: {name!r} is an input; pass it as {name}=...")
+        if name not in made:
+            raise UnknownInput(
+                f"given: {graph.owner} makes no {name!r}{did_you_mean(name, made)}. It makes {', '.join(sorted(made))}"
+            )
+
+
+def _count_prompts(graph: Graph, call: Call) -> int:
+    """How many items the lists among the inputs hold; they must agree."""
+    lengths = {
+        name: len(value)
+        for name, value in call.values.items()
+        if graph.inputs[name].each and isinstance(value, list)
+    }  # fmt: skip
+    for name, length in lengths.items():
+        if length == 0:
+            raise InputError(f"{name} is an empty list; give at least one value")
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise InputError(f"lists of inputs must be equally long: {found}")
+    return next(iter(lengths.values()), 1)
+
+
+def _triggered(graph: Graph, call: Call) -> tuple[list[PlannedNode], dict[str, str]]:
+    """The nodes that run, given which wires are None; and why each of the others is skipped."""
+    absent = {name for name, value in call.values.items() if value is None and name != "seed"}
+    absent -= set(call.given)
+    running: list[PlannedNode] = []
+    skipped: dict[str, str] = {}
+    for node in graph.nodes:
+        active = node.active(frozenset(absent))
+        unrefined = [w for w in node.writes if w not in node.reads]
+        if active is None:
+            why = node.blockers(frozenset(absent))
+            skipped[node.name] = f"{' and '.join(why)} {'is' if len(why) == 1 else 'are'} None"
+            absent |= {w for w in unrefined if w not in call.given}
+        else:
+            running.append(PlannedNode(node, active))
+    return running, skipped
+
+
+def _live(
+    graph: Graph, call: Call, running: list[PlannedNode], outputs: tuple[str, ...]
+) -> tuple[list[PlannedNode], list[str]]:
+    """The nodes that something wanted depends on, walking back from the outputs."""
+    live = set(outputs) - set(call.given)
+    kept: list[PlannedNode] = []
+    pruned: list[str] = []
+    for planned in reversed(running):
+        node = planned.node
+        needed = [w for w in node.writes if w in live]
+        if not needed and not node.impure:
+            if not any(w in call.given for w in node.writes):
+                pruned.append(node.name)
+            continue
+        if taken := [w for w in node.writes if w in call.given]:
+            raise InputError(
+                f"given: {node.name} makes {' and '.join(node.writes)} together, and {' and '.join(needed)} is needed "
+                f"too; give {' and '.join(w for w in needed)} as well, or leave {' and '.join(taken)} out"
+            )
+        kept.append(planned)
+        live -= {w for w in node.writes if w not in node.reads}
+        live |= planned.active.reads - set(call.given)
+    return kept[::-1], pruned[::-1]
+
+
+def _refuse_missing(graph: Graph, call: Call, kept: list[PlannedNode]) -> None:
+    missing: dict[str, list[str]] = {}
+    for planned in kept:
+        for wire in sorted(planned.active.reads):
+            if call.values.get(wire) is ABSENT and wire not in call.given:
+                missing.setdefault(wire, []).append(planned.name)
+    if missing:
+        lines = [f"{wire!r} is missing: {', '.join(readers)} reads it" for wire, readers in missing.items()]
+        raise MissingInput(f"{'; '.join(lines)}. Call {graph.owner} with {', '.join(f'{w}=...' for w in missing)}")
+
+
+def _branches(graph: Graph, call: Call, kept: list[PlannedNode]) -> tuple[Branch, ...]:
+    found: dict[str, Branch] = {POSITIVE.name: POSITIVE}
+    for planned in kept:
+        for branch in planned.node.branches(call.values, lifted_twins(graph)):
+            if found.setdefault(branch.name, branch) != branch:
+                raise GraphError(f"{planned.name}: its branch {branch.name!r} is another one in an earlier loop; rename it")
+    return tuple(found.values())
+
+
+def _check_given(graph: Graph, call: Call, branches: tuple[Branch, ...]) -> None:
+    for name, value in call.given.items():
+        hint = graph.wires[name]
+        each = value if isinstance(value, list) else [value]
+        for item in each:
+            for part in (v for _, v in item.items()) if isinstance(item, Branches) else (item,):
+                if part is None and not accepts_none(hint):
+                    raise InputError(f"given: {name!r} must be {spell(hint)}, got None")
+                kinds = [m for m in members(hint)]
+                if part is not None and not any(_is_instance(part, kind) for kind in kinds):
+                    raise InputError(f"given: {name!r} must be {spell(hint)}, got {type(part).__name__}")
+            if isinstance(item, Branches) and {n for n, _ in item.items()} != {b.name for b in branches}:
+                raise InputError(
+                    f"given: {name!r} has the branches {', '.join(item)}, "
+                    f"this call needs {', '.join(b.name for b in branches)}"
+                )
+
+
+def _is_instance(value: Any, hint: Any) -> bool:
+    array = getattr(hint, "array_type", None)
+    if array is not None:
+        hint = array
+    origin = getattr(hint, "__origin__", hint)
+    supertype = getattr(origin, "__supertype__", None)
+    if supertype is not None:
+        return any(_is_instance(value, m) for m in members(supertype))
+    if not isinstance(origin, type):
+        return True
+    return fits(type(value), origin) or isinstance(value, origin) if not getattr(origin, "_is_protocol", False) else True
+
+
+def _refuse_unused(
+    graph: Graph, call: Call, kept: list[PlannedNode], skipped: Mapping[str, str], branches: tuple[Branch, ...]
+) -> None:
+    read = {wire for planned in kept for wire in planned.active.reads}
+    negated = {name for branch in branches for name in branch.negated}
+    for name in sorted(call.explicit):
+        info, value = graph.inputs[name], call.values[name]
+        if value is None or (not info.required and value == info.default):
+            continue
+        if info.twin_of is not None and info.twin_of in read and name not in read:
+            if info.twin_of not in negated:
+                raise UnusedInput(
+                    f"{name} was given, but guidance is off in this call and takes the negative of nothing; "
+                    f"turn guidance on (a guidance scale above 1) or leave {name} out"
+                )
+        elif name == "num_images":
+            if "seed" not in read:
+                raise UnusedInput("num_images was given, but nothing in this call depends on the seed: leave it out")
+        elif name not in read:
+            raise UnusedInput(_unused_because(graph, name, skipped))
+
+
+def _unused_because(graph: Graph, name: str, skipped: Mapping[str, str]) -> str:
+    readers = [n.name for n in graph.nodes if name in n.reads]
+    asleep = [r for r in readers if r in skipped]
+    if asleep:
+        reasons = "; ".join(f"{r} is skipped because {skipped[r]}" for r in asleep)
+        return f"{name} was given, but nothing in this call reads it: {reasons}. Give what is None too, or leave {name} out"
+    if not readers:
+        return f"{name} was given, but nothing in {graph.owner} depends on it; leave it out"
+    return (
+        f"{name} was given, but nothing in this call reads it: what {', '.join(readers)} makes is not needed for the "
+        f"outputs asked for; leave {name} out"
+    )
+
+
+def _refuse_not_loaded(graph: Graph, call: Call, planned: PlannedNode, components: Mapping[str, Any]) -> None:
+    for name in sorted(planned.active.uses):
+        if components.get(name) is None and not accepts_none(planned.node.uses[name]):
+            triggers = [
+                w for w in planned.node.reads
+                if w in graph.inputs and w not in RESERVED and w in call.explicit and accepts_none(graph.inputs[w].hint)
+            ]  # fmt: skip
+            because = f" (because {', '.join(f'{w}=' for w in triggers)} was given)" if triggers else ""
+            raise ComponentNotLoaded(
+                f"{planned.name} needs component {name!r} ({spell(bare(planned.node.uses[name]))}){because}, but this "
+                f"{graph.owner} was loaded without it. Set pipe.{name} = ..., or load it: "
+                f"{graph.owner}.from_pretrained(..., {name}=...)"
+            )
+
+
+def with_counts(plan: Plan, counts: Mapping[str, tuple[int, int]], sizes: Mapping[str, int]) -> Plan:
+    """The plan with runs and memo hits of each node, and the bytes of each component, filled in."""
+    nodes = tuple(replace(n, runs=counts[n.name][0], hits=counts[n.name][1]) for n in plan.nodes)
+    return replace(plan, nodes=nodes, sizes=MappingProxyType(dict(sizes)))

@@ -1,0 +1,378 @@
+"""One call: the values on every wire, and the evaluation of nodes over guidance branches, prompts and images.
+
+A wire's value may differ along three axes: the guidance branch, the prompt (item of a list) and the image (seed).
+Each unit runs once for every combination that what it reads differs in, and no more.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from calotype.errors import CalotypeError, InputError
+from calotype.graph.branches import Branch, Branches
+from calotype.graph.graph import Graph
+from calotype.graph.hints import branches_of
+from calotype.graph.memo import Memo, Unknowable, fingerprint
+from calotype.graph.node import BY_BRANCH, project
+from calotype.graph.plan import Plan, PlannedNode
+from calotype.graph.unit import State, TakeOver, Unit
+
+Index = tuple[Any, int, int]
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One step of a loop, as `pipe.stream` yields it.
+
+    Attributes:
+        node: the name of the loop.
+        index, total: the step just done, from 0, and how many there are.
+        latents: the loop's value after the step, all items in one batch.
+        denoised: the estimate of the finished latents at this step, all items in one batch.
+        preview: makes the pipeline's outputs of the first item from the estimate; computed when called.
+    """
+
+    node: str
+    index: int
+    total: int
+    latents: Any
+    denoised: Any
+    preview: Callable[[], Any] = field(repr=False)
+
+
+class Cells:
+    """The values of one wire: along which axes they differ, and the value at each index."""
+
+    __slots__ = ("image", "item", "keys", "lift", "seeded", "values")
+
+    def __init__(self, lift: frozenset[str], item: bool, image: bool, seeded: bool) -> None:
+        self.lift, self.item, self.image, self.seeded = lift, item, image, seeded
+        self.values: dict[Index, Any] = {}
+        self.keys: dict[Index, Hashable] = {}
+
+    def index(self, branch: Branch, prompt: int, image: int) -> Index:
+        return project(self.lift, branch), prompt if self.item else 0, image if self.image else 0
+
+    def at(self, branch: Branch, prompt: int, image: int) -> Any:
+        return self.values[self.index(branch, prompt, image)]
+
+    def key(self, branch: Branch, prompt: int, image: int) -> Hashable:
+        return self.keys[self.index(branch, prompt, image)]
+
+
+class Holder(Protocol):
+    """What the engine asks of memory: keep the named components on their device while a node runs."""
+
+    def hold(self, names: frozenset[str], upcoming: Sequence[frozenset[str]]) -> AbstractContextManager[None]: ...
+
+
+class Run:
+    """The state of one call. Made per call, so that a pipeline holds nothing of it.
+
+    Args:
+        components: every component by name.
+        generations: the generation of each component, for memo keys.
+        memo: results across calls, or None.
+        holder: memory; brings a node's components to their device before it runs.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        components: Mapping[str, Any],
+        generations: Mapping[str, Hashable],
+        memo: Memo | None,
+        holder: Holder,
+    ) -> None:
+        self.graph, self.plan, self.memo = graph, plan, memo
+        self._components, self._generations, self._holder = components, generations, holder
+        self.wires: dict[str, Cells] = {}
+        self._position = 0
+        self._enter_inputs()
+        self._enter_given()
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def execute(self) -> Iterator[StepEvent]:
+        """Run the plan's nodes in order, dropping each wire after the last node that reads it."""
+        for self._position, planned in enumerate(self.plan.nodes):
+            yield from planned.node.run(self)
+            self._drop_finished()
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """How often each unit would run and how often the memo would answer, without running anything."""
+        found: dict[str, tuple[int, int]] = {}
+        for planned in self.plan.nodes:
+            node = planned.node
+            if isinstance(node, Unit):
+                places = self._places(node)
+                hits = sum(self.memo is not None and p.key is not None and p.key in self.memo for p in places)
+                found[node.name] = (len(places), hits)
+                self._enter_results(node, places, None)
+            else:
+                found[node.name] = (1, 0)
+                for wire in node.writes:
+                    self._enter_opaque(wire, node, planned)
+        return found
+
+    def hold(self, names: frozenset[str]) -> AbstractContextManager[None]:
+        """Components on their device while the context lasts; what later nodes need is known to memory."""
+        return self._holder.hold(names, [n.components for n in self.plan.nodes[self._position + 1 :]])
+
+    def components(self, names: frozenset[str]) -> dict[str, Any]:
+        return {name: self._components[name] for name in names}
+
+    # -- the inputs ------------------------------------------------------------------------------------------------
+
+    def _enter_inputs(self) -> None:
+        call, twins = self.plan.call, self.graph.twins
+        for name, value in call.values.items():
+            twin = twins.get(name)
+            lists = self.graph.inputs[name].each and isinstance(value, list)
+            lists |= twin is not None and self.graph.inputs[twin].each and isinstance(call.values[twin], list)
+            seeds = name == "seed"
+            cells = Cells(frozenset({name}) if twin else frozenset(), lists, seeds and self.plan.images > 1, seeds)
+            for branch in self.plan.branches if twin else self.plan.branches[:1]:
+                source = call.values[twin] if twin is not None and name in branch.negated else value
+                for prompt in range(self.plan.prompts if lists else 1):
+                    for image in range(self.plan.images if cells.image else 1):
+                        each = source[prompt] if isinstance(source, list) and lists else source
+                        one = each + image if seeds and each is not None else each
+                        at = cells.index(branch, prompt, image)
+                        cells.values[at] = one
+                        cells.keys[at] = fingerprint(one)
+            self.wires[name] = cells
+
+    def _enter_given(self) -> None:
+        for name, value in self.plan.call.given.items():
+            rows = value if isinstance(value, list) else [value]
+            prompts, images = self.plan.prompts, self.plan.images
+            if isinstance(value, list) and len(rows) not in (prompts, prompts * images):
+                raise InputError(
+                    f"given: {name!r} is a list of {len(rows)}, this call makes {prompts} prompt(s) x {images} image(s)"
+                )
+            by_image = isinstance(value, list) and len(rows) == prompts * images and images > 1
+            by_prompt = isinstance(value, list) and prompts > 1
+            lifted = any(isinstance(row, Branches) for row in rows)
+            cells = Cells(BY_BRANCH if lifted else frozenset(), by_prompt, by_image, seeded=False)
+            for branch in self.plan.branches if lifted else self.plan.branches[:1]:
+                for number, row in enumerate(rows):
+                    prompt, image = divmod(number, images) if by_image else (number, 0)
+                    one = row[branch.name] if isinstance(row, Branches) else row
+                    at = cells.index(branch, prompt, image)
+                    cells.values[at] = one
+                    cells.keys[at] = fingerprint(one)
+            self.wires[name] = cells
+
+    # -- units -----------------------------------------------------------------------------------------------------
+
+    def evaluate(self, unit: Unit[..., Any]) -> None:
+        """Run a unit once for every place where what it reads differs, answering from the memo where it can."""
+        places = self._places(unit)
+        made: list[Mapping[str, Any]] = [{}] * len(places)
+        todo = []
+        for number, place in enumerate(places):
+            known = self.memo.get(place.key) if self.memo is not None and place.key is not None else None
+            if known is None:
+                todo.append(number)
+            else:
+                made[number] = known
+        if todo:
+            uses = frozenset(unit.uses)
+            with self.hold(uses):
+                parts = self.components(uses)
+                for number in todo:
+                    made[number] = self._call(unit, places[number], parts)
+        for number in todo:
+            if self.memo is not None and places[number].key is not None:
+                self.memo.put(places[number].key, made[number])
+        self._enter_results(unit, places, made)
+
+    def _places(self, unit: Unit[..., Any]) -> list["Place"]:
+        reads = {wire: self.wires[wire] for wire in unit.reads}
+        lift = unit.run_lift({wire: cells.lift for wire, cells in reads.items()})
+        shape = self._axes(reads.values(), lift)
+        shape.seeded |= unit.impure or unit.random
+        remember = self.memo is not None and bool(unit.uses) and not shape.seeded
+        distinct = {project(lift, branch): branch for branch in reversed(self.plan.branches)}
+        places = []
+        for branch in reversed(distinct.values()):
+            for prompt in range(self.plan.prompts if shape.item else 1):
+                for image in range(self.plan.images if shape.image else 1):
+                    keys = tuple((w, self._read_key(unit, w, c, branch, prompt, image)) for w, c in reads.items())
+                    used = tuple((name, self._generations[name]) for name in sorted(unit.uses))
+                    key: Hashable = Unknowable() if shape.seeded else (unit.fn, unit.name, keys, used)
+                    if unit.branch_parameter:
+                        key = (key, branch)
+                    places.append(Place(branch, prompt, image, shape, key, key if remember else None))
+        return places
+
+    def _read_key(
+        self, unit: Unit[..., Any], wire: str, cells: Cells, branch: Branch, prompt: int, image: int
+    ) -> Hashable:
+        if branches_of(unit.reads[wire]) is None:
+            return cells.key(branch, prompt, image)
+        return tuple((b.name, cells.key(b, prompt, image)) for b in self.plan.branches)
+
+    @staticmethod
+    def _axes(reads: Any, lift: frozenset[str]) -> Cells:
+        cells = list(reads)
+        return Cells(lift, any(c.item for c in cells), any(c.image for c in cells), any(c.seeded for c in cells))
+
+    def _call(self, unit: Unit[..., Any], place: "Place", parts: Mapping[str, Any]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, hint in unit.parameters.items():
+            if name == unit.branch_parameter:
+                values[name] = place.branch
+                continue
+            cells = self.wires[unit.wire(name)]
+            if branches_of(hint) is not None:
+                by_name = {b.name: cells.at(b, place.prompt, place.image) for b in self.plan.branches}
+                values[name] = Branches(**by_name)
+            else:
+                values[name] = cells.at(place.branch, place.prompt, place.image)
+        if any(values[parameter] is None for parameter in unit.needs.values()):
+            kept = {w: self.wires[w].at(place.branch, place.prompt, place.image) for w in unit.writes if w in unit.reads}
+            return {wire: kept.get(wire) for wire in unit.writes}
+        return unit.results(unit.fn(**values, **parts))
+
+    def _enter_results(
+        self, unit: Unit[..., Any], places: Sequence["Place"], made: Sequence[Mapping[str, Any]] | None
+    ) -> None:
+        lift = places[0].shape.lift
+        for wire, hint in unit.writes.items():
+            spreads = branches_of(hint) is not None
+            cells = Cells(BY_BRANCH if spreads else lift, places[0].shape.item, places[0].shape.image,
+                          places[0].shape.seeded)  # fmt: skip
+            for number, place in enumerate(places):
+                value = None if made is None else made[number][wire]
+                for branch in self.plan.branches if spreads else [place.branch]:
+                    at = cells.index(branch, place.prompt, place.image)
+                    cells.values[at] = self._on(branch, value, unit.name, wire) if spreads and made is not None else value
+                    cells.keys[at] = (place.identity, wire, branch.name) if spreads else (place.identity, wire)
+            self.wires[wire] = cells
+
+    @staticmethod
+    def _on(branch: Branch, value: Any, owner: str, wire: str) -> Any:
+        if not isinstance(value, Branches):
+            raise InputError(f"{owner} returned {type(value).__name__} for {wire!r}, wanted Branches(positive=..., ...)")
+        if branch.name not in list(value):
+            raise InputError(f"{owner} returned no value for the branch {branch.name!r} of {wire!r}")
+        return value[branch.name]
+
+    # -- take-over units and loops ---------------------------------------------------------------------------------
+
+    def take_over(self, node: TakeOver) -> None:
+        """Run a take-over unit for every prompt and image that what it reads differs in."""
+        reads = [self.wires[wire] for wire in node.reads]
+        uses = frozenset(node.uses)
+        entered: dict[str, Cells] = {}
+        shape = self._axes(reads, frozenset())
+        with self.hold(uses):
+            for prompt in range(self.plan.prompts if shape.item else 1):
+                for image in range(self.plan.images if shape.image else 1):
+                    values = {w: self._seen(node, w, prompt, image) for w in node.reads}
+                    state = State(node.name, values, node.reads, node.writes)
+                    node.fn(state, **self.components(uses))
+                    self._enter_state(node, state, shape, prompt, image, entered)
+        self.wires.update(entered)
+
+    def _seen(self, node: TakeOver, wire: str, prompt: int, image: int) -> Any:
+        cells = self.wires[wire]
+        if branches_of(node.reads[wire]) is None:
+            return cells.at(self.plan.branches[0], prompt, image)
+        return Branches(**{b.name: cells.at(b, prompt, image) for b in self.plan.branches})
+
+    def _enter_state(
+        self, node: TakeOver, state: State, shape: Cells, prompt: int, image: int, entered: dict[str, Cells]
+    ) -> None:
+        for wire, hint in node.writes.items():
+            if wire not in state.written:
+                raise CalotypeError(f"{node.name} declares that it writes {wire!r}, but did not")
+            spreads = branches_of(hint) is not None
+            lift = BY_BRANCH if spreads else frozenset()
+            cells = entered.setdefault(wire, Cells(lift, shape.item, shape.image, shape.seeded))
+            for branch in self.plan.branches if spreads else self.plan.branches[:1]:
+                at = cells.index(branch, prompt, image)
+                value = state.written[wire]
+                cells.values[at] = self._on(branch, value, node.name, wire) if spreads else value
+                cells.keys[at] = Unknowable()
+
+    def _enter_opaque(self, wire: str, node: Any, planned: PlannedNode) -> None:
+        reads = [self.wires[w] for w in planned.active.reads if w in self.wires]
+        shape = self._axes(reads, node.lift({w: self.wires[w].lift for w in planned.active.reads if w in self.wires}))
+        cells = Cells(shape.lift, shape.item, shape.image, shape.seeded)
+        for branch in self.plan.branches:
+            for prompt, image in self.items():
+                cells.keys[cells.index(branch, prompt, image)] = Unknowable()
+        self.wires[wire] = cells
+
+    def items(self) -> list[tuple[int, int]]:
+        """Every (prompt, image) of the call, prompt-major."""
+        return [(p, k) for p in range(self.plan.prompts) for k in range(self.plan.images)]
+
+    def items_of(self, wires: Sequence[str]) -> list[tuple[int, int]]:
+        """The (prompt, image) pairs that the values of these wires differ in, prompt-major."""
+        shape = self._axes([self.wires[w] for w in wires], frozenset())
+        prompts = range(self.plan.prompts if shape.item else 1)
+        return [(p, k) for p in prompts for k in range(self.plan.images if shape.image else 1)]
+
+    def gather(self, wire: str, branch: Branch, items: Sequence[tuple[int, int]]) -> list[Any]:
+        """The values of a wire on one branch, one for each item."""
+        cells = self.wires[wire]
+        return [cells.at(branch, prompt, image) for prompt, image in items]
+
+    def enter(self, wire: str, values: Sequence[Any], items: Sequence[tuple[int, int]]) -> None:
+        """Put one value for each item on a wire, the same on every branch."""
+        item, image = len({p for p, _ in items}) > 1, len({k for _, k in items}) > 1
+        cells = Cells(frozenset(), item, image, seeded=True)
+        for value, (prompt, number) in zip(values, items, strict=True):
+            at = cells.index(self.plan.branches[0], prompt, number)
+            cells.values[at] = value
+            cells.keys[at] = Unknowable()
+        self.wires[wire] = cells
+
+    def fork(self, wire: str, value: Any) -> "Run":
+        """A copy that has `value` on a wire and runs the nodes after the present one: how a preview is made."""
+        other = object.__new__(Run)
+        other.__dict__.update(self.__dict__)
+        other.wires = dict(self.wires)
+        other.enter(wire, [value], [(0, 0)])
+        return other
+
+    def finish(self) -> None:
+        """Run the nodes after the present one to the end."""
+        for self._position in range(self._position + 1, len(self.plan.nodes)):
+            for _ in self.plan.nodes[self._position].node.run(self):
+                pass
+
+    # -- results ---------------------------------------------------------------------------------------------------
+
+    def results(self, wire: str) -> list[Any]:
+        """The values of an output, prompt-major: `Branches` where the wire differs between branches."""
+        cells = self.wires[wire]
+        return [self._result(cells, p, k) for p, k in self.items_of([wire])]
+
+    def _result(self, cells: Cells, prompt: int, image: int) -> Any:
+        if not cells.lift or len(self.plan.branches) == 1:
+            return cells.at(self.plan.branches[0], prompt, image)
+        return Branches(**{b.name: cells.at(b, prompt, image) for b in self.plan.branches})
+
+    def _drop_finished(self) -> None:
+        wanted = {w for n in self.plan.nodes[self._position + 1 :] for w in n.active.reads} | set(self.plan.outputs)
+        for wire in [w for w in self.wires if w not in wanted]:
+            del self.wires[wire]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a unit runs once: a representative branch, a prompt and an image; `key` is None where nothing is kept."""
+
+    branch: Branch
+    prompt: int
+    image: int
+    shape: Cells
+    identity: Hashable
+    key: Hashable | None
