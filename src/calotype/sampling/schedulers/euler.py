@@ -1,0 +1,231 @@
+"""Euler's method for diffusion models, deterministic or ancestral, with sigma as noise over signal."""
+
+import math
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from calotype.sampling.betas import noise_ratios
+from calotype.sampling.config import Numbers, SchedulerConfig
+from calotype.sampling.noise import NoiseSource
+from calotype.sampling.parameterization import VPrediction, parameterization
+from calotype.sampling.schedule import VarianceExploding
+from calotype.sampling.schedulers.base import Plan, plan
+from calotype.sampling.schedulers.training import as_floats, training_tables
+from calotype.sampling.solver import Euler, EulerAncestral, Level, Move, Solver
+from calotype.sampling.spacing import Ramp, Spacing
+from calotype.sampling.stateful import ByIndex, Device, Generators, answer, source, steps_asked, steps_or_custom
+
+
+def one_ramp(config: Any) -> Ramp | None:
+    """The ramp that a configuration asks for. Raises `ValueError` where it asks for several."""
+    ramps: tuple[Ramp, ...] = ("karras", "exponential", "beta")
+    asked = [ramp for ramp in ramps if getattr(config, f"use_{ramp}_sigmas")]
+    if len(asked) > 1:
+        raise ValueError(f"only one of {' and '.join(f'use_{ramp}_sigmas' for ramp in asked)} can be true")
+    return asked[0] if asked else None
+
+
+class EulerConfig(SchedulerConfig):
+    """The ecosystem's configuration of Euler's method."""
+
+    num_train_timesteps: int = Field(1000, ge=1)
+    beta_start: float = Field(0.0001, ge=0)
+    beta_end: float = Field(0.02, ge=0)
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    trained_betas: Numbers | None = None
+    prediction_type: Literal["epsilon", "sample", "original_sample", "v_prediction"] = "epsilon"
+    interpolation_type: Literal["linear", "log_linear"] = "linear"
+    use_karras_sigmas: bool | None = False
+    use_exponential_sigmas: bool | None = False
+    use_beta_sigmas: bool | None = False
+    sigma_min: float | None = Field(None, gt=0)
+    sigma_max: float | None = Field(None, gt=0)
+    timestep_spacing: Spacing = "linspace"
+    timestep_type: Literal["discrete", "continuous"] = "discrete"
+    steps_offset: int = Field(0, ge=0)
+    rescale_betas_zero_snr: bool = False
+    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+
+    @model_validator(mode="after")
+    def _one_ramp(self) -> Self:
+        one_ramp(self)
+        return self
+
+
+class EulerAncestralConfig(SchedulerConfig):
+    """The ecosystem's configuration of Euler's ancestral method."""
+
+    num_train_timesteps: int = Field(1000, ge=1)
+    beta_start: float = Field(0.0001, ge=0)
+    beta_end: float = Field(0.02, ge=0)
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    trained_betas: Numbers | None = None
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    timestep_spacing: Spacing = "linspace"
+    steps_offset: int = Field(0, ge=0)
+    rescale_betas_zero_snr: bool = False
+
+
+class _NoiseOverSignal(ByIndex):
+    """What both methods share."""
+
+    family = "diffusion"
+    noise_schedule: VarianceExploding
+    betas: Tensor
+    alphas: Tensor
+    alphas_cumprod: Tensor
+
+    def _compose(self) -> None:
+        self.betas, self.alphas, shares = training_tables(self.config)
+        ratios = noise_ratios(shares, self.config.rescale_betas_zero_snr)
+        self.alphas_cumprod = 1.0 / (1.0 + ratios.square()) if self.config.rescale_betas_zero_snr else shares
+        self.parameterization = parameterization(self.config.prediction_type)
+        self.noise_schedule = self._noise_schedule(as_floats(ratios))
+
+    def _noise_schedule(self, table: tuple[float, ...]) -> VarianceExploding:
+        return VarianceExploding(table, self.config.timestep_spacing, self.config.steps_offset)
+
+    def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
+        """What the network is shown at `timestep`: the sample over `sqrt(1 + sigma^2)`."""
+        return self.model_input(sample, self._current(), self._here(timestep))
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Noised samples [B, ...] at timesteps [B] of the schedule: `original + sigma * noise`."""
+        sigma = self._levels_at(timesteps, original_samples)
+        return (original_samples + noise * sigma).to(original_samples.dtype)
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The target [B, ...] of v-prediction at timesteps [B] of the schedule, for clean `sample`."""
+        sigma = self._levels_at(timesteps, sample)
+        return ((noise - sigma * sample) / (1.0 + sigma**2).sqrt()).to(sample.dtype)
+
+    def _make(
+        self, output: Tensor, sample: Tensor, weights: Plan, solver: Solver, draw: NoiseSource, return_dict: bool
+    ) -> Any:
+        moved, clean = self._full_step(sample, output, weights, solver, draw)
+        assert self.step_index is not None
+        self.step_index += 1
+        return answer(moved.to(output.dtype), clean, return_dict)
+
+
+class EulerDiscreteScheduler(_NoiseOverSignal):
+    """Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 2 without its
+    second order, with the ecosystem's keywords and defaults."""
+
+    Config = EulerConfig
+    config: EulerConfig
+    solver: Euler
+
+    def _compose(self) -> None:
+        super()._compose()
+        self.solver = Euler()
+
+    def _noise_schedule(self, table: tuple[float, ...]) -> VarianceExploding:
+        config = self.config
+        return VarianceExploding(
+            table,
+            config.timestep_spacing,
+            config.steps_offset,
+            log_linear=config.interpolation_type == "log_linear",
+            ramp=one_ramp(config),
+            smallest=config.sigma_min,
+            largest=config.sigma_max,
+            log_timesteps=config.timestep_type == "continuous" and config.prediction_type == "v_prediction",
+            final_sigma=table[0] if config.final_sigmas_type == "sigma_min" else 0.0,
+        )
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Device = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+    ) -> None:
+        """Sets the steps of the next loop: their number, descending timesteps, or sigmas with the final one.
+
+        Raises:
+            InputError: not exactly one is given, or a value is out of range.
+        """
+        steps_or_custom(num_inference_steps, timesteps=timesteps, sigmas=sigmas)
+        levels = self.schedule(steps_asked(num_inference_steps), timesteps=timesteps, sigmas=sigmas)
+        self._set(levels, device)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = math.inf,
+        s_noise: float = 1.0,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """One step from `timestep`.
+
+        Args:
+            model_output: [B, C, ...] for the scaled sample.
+            timestep: where `sample` is: one of `timesteps`.
+            sample: latents [B, C, ...], not scaled.
+            s_churn, s_tmin, s_tmax, s_noise: noise that is added before each step (Karras et al., algorithm 2).
+            generator: of that noise; a list has one per item; None is torch's own.
+
+        Returns:
+            `SchedulerOutput`, or a tuple of its two tensors. The clean sample is at least float32.
+        """
+        self._check_step(timestep)
+        index, levels = self._here(timestep), self._current()
+        here, there, weights = levels.here[index], levels.there[index], levels.plans[index]
+        gamma = min(s_churn / len(levels), math.sqrt(2) - 1) if s_tmin <= here.sigma <= s_tmax else 0.0
+        draw = source(generator, model_output)
+        if gamma > 0:
+            raised = here._replace(sigma=here.sigma * (1 + gamma))
+            spread = s_noise * math.sqrt(raised.sigma**2 - here.sigma**2)
+            sample = sample.to(torch.promote_types(sample.dtype, torch.float32)) + draw(sample) * spread
+            weights = self._churned(here, raised, there)
+        return self._make(model_output, sample, weights, self.solver, draw, return_dict)
+
+    def _churned(self, here: Level, raised: Level, there: Level) -> Plan:
+        """The weights from a raised level, for a network that was still shown the latents as they were at `here`."""
+        read = here if isinstance(self.parameterization, VPrediction) else raised
+        weights = plan(self.parameterization, self.solver, _shown(read), there)
+        kept = there.sigma / raised.sigma
+        return weights._replace(move=Move(latents=kept, clean=1.0 - kept))
+
+
+def _shown(level: Level) -> Level:
+    return level._replace(scale=1.0 / math.sqrt(1.0 + level.sigma**2))
+
+
+class EulerAncestralDiscreteScheduler(_NoiseOverSignal):
+    """Euler's method with ancestral noise, as k-diffusion has it, with the ecosystem's keywords and defaults."""
+
+    Config = EulerAncestralConfig
+    config: EulerAncestralConfig
+    solver: EulerAncestral
+
+    def _compose(self) -> None:
+        super()._compose()
+        self.solver = EulerAncestral()
+
+    def set_timesteps(self, num_inference_steps: int, device: Device = None) -> None:
+        """Sets the steps of the next loop. Raises `InputError` for 0, a negative number or too many."""
+        steps_or_custom(num_inference_steps)
+        self._set(self.schedule(steps_asked(num_inference_steps)), device)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """One step from `timestep`, one of `timesteps`, as `EulerDiscreteScheduler.step` without churn."""
+        self._check_step(timestep)
+        weights, draw = self._current().plans[self._here(timestep)], source(generator, model_output)
+        return self._make(model_output, sample, weights, self.solver, draw, return_dict)
