@@ -1,3 +1,92 @@
-"""calotype turns noise into pictures, video and sound through pipelines that are plain typed functions."""
+"""calotype turns noise into pictures, video and sound through pipelines that are plain typed functions.
+
+The names below load on first use, so that importing one costs one, and `import calotype` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from calotype._names import PUBLIC
+
+if TYPE_CHECKING:
+    from calotype.graph.branches import Branch, Branches, NegativeOf
+    from calotype.graph.hints import Component, Each, Pad
+    from calotype.graph.inputs import Inputs
+    from calotype.graph.unit import State, takes_over, unit
+    from calotype.models.mini_autoencoder import MiniAutoencoderKL
+    from calotype.models.mini_transformer import MiniTransformer2DModel
+    from calotype.models.unet_2d import UNet2DModel
+    from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
+    from calotype.pipelines.base import DiffusionPipeline, takes
+    from calotype.pipelines.ddpm import DDPMPipeline
+    from calotype.pipelines.packs import UnitPack
+    from calotype.pipelines.pictures import Picture
+    from calotype.pipelines.text_to_image import TextToImagePipeline
+    from calotype.sampling import (
+        ClassifierFree,
+        DDIMScheduler,
+        DDPMScheduler,
+        Denoise,
+        EulerAncestralDiscreteScheduler,
+        EulerDiscreteScheduler,
+        FlowMatchEuler,
+        FlowMatchEulerDiscreteScheduler,
+        Guidance,
+        NoGuidance,
+        NoiseLevels,
+        Scheduler,
+        Step,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Branch",
+    "Branches",
+    "ClassifierFree",
+    "Component",
+    "DDIMScheduler",
+    "DDPMPipeline",
+    "DDPMScheduler",
+    "Denoise",
+    "DiffusionPipeline",
+    "Each",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEuler",
+    "FlowMatchEulerDiscreteScheduler",
+    "Guidance",
+    "Inputs",
+    "MiniAutoencoderKL",
+    "MiniTransformer2DModel",
+    "NegativeOf",
+    "NoGuidance",
+    "NoiseLevels",
+    "Pad",
+    "Picture",
+    "Scheduler",
+    "State",
+    "Step",
+    "TextToImagePipeline",
+    "UNet2DModel",
+    "UnitPack",
+    "WordTextEncoder",
+    "WordTokenizer",
+    "takes",
+    "takes_over",
+    "unit",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        from calotype.errors import did_you_mean
+
+        raise AttributeError(f"module 'calotype' has no attribute {name!r}{did_you_mean(name, PUBLIC)}")
+    value = getattr(importlib.import_module(PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -108,6 +108,11 @@ def _check_reads(
             after = next((n.name for n in later if wire in n.writes), None)
             why = f"; {after} makes it, but runs later" if after else did_you_mean(wire, wires)
             raise GraphError(f"{owner}: {node.name} reads {wire!r}, which nothing before it makes{why}")
+        if wire in node.plan_reads and makers[wire] != "the inputs":
+            raise GraphError(
+                f"{owner}: {node.name} decides its branches by {wire!r} before anything runs, so it must be an input; "
+                f"{makers[wire]} makes it"
+            )
         made, inner = wires[wire], branches_of(wires[wire])
         wanted = branches_of(hint) or hint
         if not fits(inner if inner is not None else made, wanted):

@@ -4,6 +4,7 @@ Types are compared by array type, dtype family and rank; axis names document, th
 """
 
 import types
+from dataclasses import dataclass
 from typing import Annotated, Any, ForwardRef, NewType, TypeVar, Union, get_args, get_origin
 
 from calotype.graph.branches import Branches
@@ -12,6 +13,17 @@ T = TypeVar("T")
 
 Each = T | list[T]
 """An input that may be one value or a list of them: the engine maps over the list, an item each."""
+
+
+@dataclass(frozen=True)
+class Pad:
+    """How a wire of arrays that differ in length along `dim` becomes one batch: `Annotated[Tensor, Pad(1)]`.
+
+    Shorter ones are filled up with `value` at the end. A wire whose type does not declare it needs equal shapes.
+    """
+
+    dim: int
+    value: float = 0.0
 
 
 class ComponentRef:

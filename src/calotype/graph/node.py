@@ -34,8 +34,8 @@ class Node:
         impure: it may give another result for the same values, so it is never pruned, memoised or cached.
         random: it draws randomness for each sample, so that training may not cache it.
         is_loop: it denoises; training replaces it by its objective.
+        plan_reads: the wires that decide what is planned, which must therefore be inputs.
         may_skip: it may be left out although a wire it needs is None.
-        by_name: it must see branches one by one, so that it runs once for each of them.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Node:
     random: bool = False
     is_loop: ClassVar[bool] = False
     may_skip: bool = True
+    plan_reads: frozenset[str] = frozenset()
 
     def active(self, absent: frozenset[str]) -> Active | None:
         """What runs when the `absent` wires are None; None when the node is then skipped."""

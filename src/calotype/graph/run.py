@@ -29,16 +29,23 @@ class StepEvent:
         node: the name of the loop.
         index, total: the step just done, from 0, and how many there are.
         latents: the loop's value after the step, all items in one batch.
-        denoised: the estimate of the finished latents at this step, all items in one batch.
-        preview: makes the pipeline's outputs of the first item from the estimate; computed when called.
     """
 
     node: str
     index: int
     total: int
-    latents: Any
-    denoised: Any
-    preview: Callable[[], Any] = field(repr=False)
+    latents: Any = field(repr=False)
+    _denoised: Callable[[], Any] = field(repr=False)
+    _preview: Callable[[], Mapping[str, Any]] = field(repr=False)
+
+    @property
+    def denoised(self) -> Any:
+        """The estimate of the finished latents at this step, all items in one batch."""
+        return self._denoised()
+
+    def preview(self) -> Mapping[str, Any]:
+        """The pipeline's outputs of the first item, made from the estimate; computed when called."""
+        return self._preview()
 
 
 class Cells:
@@ -89,7 +96,7 @@ class Run:
         self.graph, self.plan, self.memo = graph, plan, memo
         self._components, self._generations, self._holder = components, generations, holder
         self.wires: dict[str, Cells] = {}
-        self._position = 0
+        self.position = 0
         self._enter_inputs()
         self._enter_given()
 
@@ -97,7 +104,7 @@ class Run:
 
     def execute(self) -> Iterator[StepEvent]:
         """Run the plan's nodes in order, dropping each wire after the last node that reads it."""
-        for self._position, planned in enumerate(self.plan.nodes):
+        for self.position, planned in enumerate(self.plan.nodes):
             yield from planned.node.run(self)
             self._drop_finished()
 
@@ -119,7 +126,7 @@ class Run:
 
     def hold(self, names: frozenset[str]) -> AbstractContextManager[None]:
         """Components on their device while the context lasts; what later nodes need is known to memory."""
-        return self._holder.hold(names, [n.components for n in self.plan.nodes[self._position + 1 :]])
+        return self._holder.hold(names, [n.components for n in self.plan.nodes[self.position + 1 :]])
 
     def components(self, names: frozenset[str]) -> dict[str, Any]:
         return {name: self._components[name] for name in names}
@@ -344,8 +351,8 @@ class Run:
 
     def finish(self) -> None:
         """Run the nodes after the present one to the end."""
-        for self._position in range(self._position + 1, len(self.plan.nodes)):
-            for _ in self.plan.nodes[self._position].node.run(self):
+        for self.position in range(self.position + 1, len(self.plan.nodes)):
+            for _ in self.plan.nodes[self.position].node.run(self):
                 pass
 
     # -- results ---------------------------------------------------------------------------------------------------
@@ -361,7 +368,7 @@ class Run:
         return Branches(**{b.name: cells.at(b, prompt, image) for b in self.plan.branches})
 
     def _drop_finished(self) -> None:
-        wanted = {w for n in self.plan.nodes[self._position + 1 :] for w in n.active.reads} | set(self.plan.outputs)
+        wanted = {w for n in self.plan.nodes[self.position + 1 :] for w in n.active.reads} | set(self.plan.outputs)
         for wire in [w for w in self.wires if w not in wanted]:
             del self.wires[wire]
 

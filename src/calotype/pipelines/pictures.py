@@ -1,0 +1,86 @@
+"""Pictures as values: the `Picture` input type with its codecs, and the conversion between pictures and arrays."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
+from torch import Tensor
+
+DATA_URL = "data:image/png;base64,"
+
+
+class PictureCodec:
+    """Reads a picture from a PIL image, a path or a `data:` URL, and writes it to JSON as a PNG `data:` URL."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            read_picture, serialization=core_schema.plain_serializer_function_ser_schema(write_data_url)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "format": "data-url", "description": "A picture as a data: URL, or a file's path."}
+
+
+Picture = Annotated[Image.Image, PictureCodec()]
+"""A picture among the inputs: a PIL image, the path of a file, or a `data:` URL."""
+
+
+def read_picture(value: Any) -> Image.Image:
+    """The picture that a value is or names, loaded whole. Raises the validation error that says what is wrong."""
+    if isinstance(value, Image.Image):
+        return value
+    if not isinstance(value, str | Path):
+        raise PydanticCustomError(
+            "picture", "must be a picture (a PIL image, a path or a data: URL), got {kind}", {"kind": type(value).__name__}
+        )
+    try:
+        if isinstance(value, str) and value.startswith("data:"):
+            _, _, payload = value.partition(",")
+            source: Any = io.BytesIO(base64.b64decode(payload, validate=True))
+        else:
+            source = Path(value).expanduser()
+        picture = Image.open(source)
+        picture.load()
+    except FileNotFoundError:
+        raise PydanticCustomError("picture", "there is no picture file {path}", {"path": str(value)}) from None
+    except (OSError, ValueError) as error:
+        what = "the data: URL" if str(value).startswith("data:") else str(value)
+        raise PydanticCustomError(
+            "picture", "{what} is not a picture that can be read: {error}", {"what": what, "error": str(error)}
+        ) from None
+    return picture
+
+
+def write_data_url(picture: Image.Image) -> str:
+    """A picture as a PNG `data:` URL; reading it back gives the same pixels."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return DATA_URL + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def to_array(picture: Image.Image) -> Float[Tensor, "1 3 h w"]:
+    """A picture as values in [-1, 1]; transparent parts over white."""
+    if picture.has_transparency_data:
+        over = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(over, picture.convert("RGBA"))
+    pixels = torch.from_numpy(np.array(picture.convert("RGB")))
+    return (pixels.permute(2, 0, 1).float() / 127.5 - 1.0)[None]
+
+
+def to_mask(picture: Image.Image) -> Float[Tensor, "1 1 h w"]:
+    """A mask picture as values in [0, 1]: white (1) is what may change, black (0) what is kept."""
+    return torch.from_numpy(np.array(picture.convert("L"))).float()[None, None] / 255.0
+
+
+def to_picture(values: Float[Tensor, "1 c h w"]) -> Image.Image:
+    """Values in [-1, 1] as a picture, rounded to the nearest of 256 levels; one channel is grey, three are RGB."""
+    levels = ((values[0].detach().float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    pixels = levels.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

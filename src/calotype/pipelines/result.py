@@ -1,0 +1,74 @@
+"""What a call returns: its outputs by name, and the recipe that makes them again."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from calotype.errors import InputError, did_you_mean
+from calotype.pipelines.recipe import Recipe, save_png
+
+
+class Result:
+    """The outputs of one call, prompt-major: image k of prompt p is item `p * num_images + k`.
+
+    `result["latents"]` is the list of an output's values, one for each item; `result.image` is the only value of the
+    output `image`, and `result.images` the list of pictures. `save` writes the pictures with their recipe.
+    """
+
+    def __init__(self, outputs: Mapping[str, list[Any]], recipe: Recipe) -> None:
+        self._outputs, self.recipe = dict(outputs), recipe
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self._outputs:
+            raise InputError(f"the result has no {name!r}{did_you_mean(name, self._outputs)}; it has {', '.join(self)}")
+        return self._outputs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outputs)
+
+    def __len__(self) -> int:
+        return max((len(values) for values in self._outputs.values()), default=0)
+
+    def __getattr__(self, name: str) -> Any:
+        outputs = self.__dict__.get("_outputs", {})
+        if name in outputs:
+            values = outputs[name]
+            if len(values) != 1:
+                raise InputError(f"result.{name} is one value, but there are {len(values)}; use result[{name!r}]")
+            return values[0]
+        raise AttributeError(f"the result has no {name!r}{did_you_mean(name, outputs)}; it has {', '.join(outputs)}")
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """Every picture among the outputs, prompt-major."""
+        return [value for values in self._outputs.values() for value in values if isinstance(value, Image.Image)]
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the pictures as PNG files that carry their recipe; several get `-0`, `-1`, ... before the suffix.
+
+        Each file is written aside and renamed, so that no cut file is left.
+
+        Raises:
+            InputError: there is no picture among the outputs, or the path does not end in `.png`.
+        """
+        pictures = self.images
+        if not pictures:
+            raise InputError(f"nothing to save: the outputs {', '.join(self)} hold no picture")
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise InputError(f"{path}: pictures are saved as .png, which carries the recipe; name it {path.stem}.png")
+        paths = [path] if len(pictures) == 1 else [
+            path.with_stem(f"{path.stem}-{number}") for number in range(len(pictures))
+        ]  # fmt: skip
+        for number, (picture, where) in enumerate(zip(pictures, paths, strict=True)):
+            save_png(picture, where, self.recipe.of_item(number))
+        return paths
+
+    def _repr_png_(self) -> bytes | None:
+        pictures = self.images
+        return pictures[0]._repr_png_() if len(pictures) == 1 else None  # type: ignore[no-untyped-call, no-any-return]
+
+    def __repr__(self) -> str:
+        return f"Result({', '.join(f'{name}: {len(values)}' for name, values in self._outputs.items())})"

@@ -1,0 +1,58 @@
+"""What the graph needs to know of arrays and pictures: a fingerprint, a size, and whether they were changed in place."""
+
+import hashlib
+from collections.abc import Hashable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from calotype.graph.memo import fingerprint, nbytes, version
+
+
+def digest(*tensors: Tensor) -> str:
+    """A digest of the types, shapes and contents of tensors."""
+    found = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        if flat.numel():
+            found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+@fingerprint.register(Tensor)
+def _(value: Tensor) -> Hashable:
+    return Tensor, str(value.device), digest(value)
+
+
+@fingerprint.register(np.ndarray)
+def _(value: np.ndarray) -> Hashable:  # type: ignore[type-arg]
+    return np.ndarray, value.shape, str(value.dtype), hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()
+
+
+@fingerprint.register(Image.Image)
+def _(value: Image.Image) -> Hashable:
+    pixels = hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()
+    return Image.Image, value.mode, value.size, pixels
+
+
+@nbytes.register(Tensor)
+def _(value: Tensor) -> int:
+    return value.untyped_storage().nbytes()
+
+
+@nbytes.register(np.ndarray)
+def _(value: np.ndarray) -> int:  # type: ignore[type-arg]
+    return value.nbytes
+
+
+@nbytes.register(Image.Image)
+def _(value: Image.Image) -> int:
+    return value.width * value.height * len(value.getbands())
+
+
+@version.register(Tensor)
+def _(value: Tensor) -> Hashable:
+    return None if value.is_inference() else value._version

@@ -1,0 +1,297 @@
+"""`Denoise`: the sampling loop as one node of the graph."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calotype.errors import GraphError, InputError
+from calotype.graph.branches import POSITIVE, Branch
+from calotype.graph.hints import bare
+from calotype.graph.node import Active, Node
+from calotype.graph.run import Run, StepEvent
+from calotype.graph.unit import Unit, unit
+from calotype.sampling.collate import collate, is_composite, leaves_of, map_leaves, split_items
+from calotype.sampling.guidance import ClassifierFree, Guidance
+from calotype.sampling.noise import per_item
+from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
+from calotype.sampling.step import Step
+
+Items = Sequence[tuple[int, int]]
+
+BATCHED_ELEMENTS = 2**15
+"""On a CPU, branches share one batch while the loop's value has at most this many elements for all items; above it,
+running them in turn keeps activations in cache."""
+
+
+@unit
+def classifier_free(guidance_scale: float) -> Guidance:
+    """Classifier-free guidance by the input `guidance_scale`."""
+    return ClassifierFree(guidance_scale)
+
+
+class Denoise(Node):
+    """Refines `latents` along `sigmas`: predicts once per guidance branch and step, combines, and takes a step.
+
+    Args:
+        predict: a unit; it names what it takes. Its parameter `latents` is what the network is shown at this step, a
+            parameter of type `Step` tells where the loop is, one of type `Branch` which branch is predicted.
+        name: the node's name, where a pipeline has several loops.
+        latents: the wire that is refined.
+        sigmas: the wire that holds the noise levels to go through.
+        scheduler: the component that takes the steps.
+        guidance: a unit without components that makes the `Guidance` policy from inputs; it runs in the plan.
+        after_step: units that refine `latents` after every step (keeping a known part, blending windows).
+        batch_branches: predict all branches in one batch, or in turn; by default whichever is better for the size.
+        optional: the loop may be skipped, which leaves `latents` as they are.
+
+    Raises:
+        GraphError: a unit lacks `latents`, or the guidance unit uses components.
+    """
+
+    is_loop = True
+
+    def __init__(
+        self,
+        predict: Unit[..., Any],
+        *,
+        name: str = "denoise",
+        latents: str = "latents",
+        sigmas: str = "sigmas",
+        scheduler: str = "scheduler",
+        guidance: Unit[..., Guidance] = classifier_free,
+        after_step: Sequence[Unit[..., Any]] = (),
+        batch_branches: bool | None = None,
+        optional: bool = False,
+    ) -> None:
+        self.name, self.latents, self.sigmas, self.scheduler = name, latents, sigmas, scheduler
+        self.predict, self.guidance, self.after_step = predict, guidance, tuple(after_step)
+        self.batch_branches, self.may_skip = batch_branches, optional
+        self.doc = predict.doc
+        for inner in (predict, *self.after_step):
+            if "latents" not in inner.parameters:
+                raise GraphError(f"{name}: {inner.name} needs a parameter `latents`, the value that the loop refines")
+        if guidance.uses:
+            raise GraphError(
+                f"{name}: {guidance.name} decides the branches before anything runs, so it has no components"
+            )
+        self.plan_reads = frozenset(guidance.reads)
+        hint = predict.parameters["latents"]
+        self.reads = MappingProxyType(self._all_reads() | {latents: hint, sigmas: NoiseLevels, "seed": int})
+        self.uses = MappingProxyType(
+            {scheduler: Scheduler} | {n: h for u in (predict, *self.after_step) for n, h in u.uses.items()}
+        )
+        self.writes = MappingProxyType({latents: hint})
+
+    def __repr__(self) -> str:
+        return f"<loop {self.name}: {self.predict.name} on {self.latents}>"
+
+    def active(self, absent: frozenset[str]) -> Active | None:
+        if self.blockers(absent):
+            return None
+        running = [self.predict, *(u for u in self.after_step if self._runs(u, absent))]
+        reads = {w for u in running for w in self._outer(u)} | set(self.guidance.reads)
+        uses = {n for u in running for n in u.uses}
+        return Active(frozenset(reads | {self.latents, self.sigmas, "seed"}), frozenset(uses | {self.scheduler}))
+
+    def blockers(self, absent: frozenset[str]) -> tuple[str, ...]:
+        needed = [w for w in self._outer(self.predict) if w in self.predict.needs] + [self.latents, self.sigmas]
+        return tuple(w for w in needed if w in absent)
+
+    def lift(self, lifts: Mapping[str, frozenset[str]]) -> frozenset[str]:
+        return frozenset()
+
+    def branches(self, inputs: Mapping[str, Any], twins: frozenset[str]) -> tuple[Branch, ...]:
+        return self._policy(inputs).branches(twins)
+
+    def run(self, run: Run) -> Iterator[StepEvent]:
+        planned = run.plan.nodes[run.position]
+        with run.hold(planned.active.uses):
+            yield from _Loop(self, run, planned.active).steps()
+
+    def _policy(self, inputs: Mapping[str, Any]) -> Guidance:
+        values = {}
+        for parameter in self.guidance.parameters:
+            wire = self.guidance.wire(parameter)
+            if isinstance(inputs[wire], list):
+                raise InputError(f"{wire} must be one value for the whole call, got a list: it decides the branches")
+            values[parameter] = inputs[wire]
+        return self.guidance.fn(**values)
+
+    def _all_reads(self) -> dict[str, Any]:
+        outer = {w: h for u in (self.predict, *self.after_step) for w, h in self._outer(u).items()}
+        return {**outer, **self.guidance.reads}
+
+    def _outer(self, inner: Unit[..., Any]) -> dict[str, Any]:
+        """The wires that a unit in the loop reads from outside of it."""
+        return {inner.wire(name): hint for name, hint in _outer_parameters(inner).items()}
+
+    def _runs(self, inner: Unit[..., Any], absent: frozenset[str]) -> bool:
+        return not any(w in absent for w in self._outer(inner) if w in inner.needs)
+
+
+class _Loop:
+    """One run of a `Denoise` node: its batch, its branches and its solver state."""
+
+    def __init__(self, node: Denoise, run: Run, active: Active) -> None:
+        self.node, self.run = node, run
+        policy_inputs = run.plan.call.values
+        self.policy = node._policy(policy_inputs)
+        twins = frozenset(run.graph.twins) & frozenset(n for b in run.plan.branches for n in b.negated)
+        wanted = {b.name for b in self.policy.branches(twins)}
+        self.branches = {b.name: b for b in run.plan.branches if b.name in wanted}
+        self.items = run.items_of(sorted(active.reads))
+        self.parts = run.components(active.uses)
+        self.scheduler: Scheduler = self.parts[node.scheduler]
+        self.levels: NoiseLevels = self._collated(node.sigmas, POSITIVE, node.reads[node.sigmas])
+        self.after = [
+            u for u in node.after_step if frozenset(u.uses) <= active.uses and node._outer(u).keys() <= active.reads
+        ]
+        self._arguments: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._after_arguments = [self._unit_arguments(u, POSITIVE) for u in self.after]
+
+    def steps(self) -> Iterator[StepEvent]:
+        latents = self._collated(self.node.latents, POSITIVE, self.node.reads[self.node.latents])
+        count = len(self.levels)
+        states = [self.scheduler.init_state() for _ in leaves_of(latents)]
+        sources = self._noise_sources(len(states))
+        for index in range(count):
+            step = self.levels.step(index)
+            shown = map_leaves(lambda t, i=index: self.scheduler.model_input(t, self.levels, i), latents)
+            output = self._predict(shown, step)
+            before = latents
+            latents, states = self._advance(latents, output, index, states, sources)
+            for inner, arguments in zip(self.after, self._after_arguments, strict=True):
+                latents = inner.fn(latents=latents, **arguments, **self._injected(inner, step, POSITIVE))
+            yield self._event(index, count, latents, before, output)
+        self.run.enter(self.node.latents, split_items(latents, len(self.items)), self.items)
+
+    def _advance(
+        self, latents: Any, output: Any, index: int, states: list[Any], sources: Sequence[Any]
+    ) -> tuple[Any, list[Any]]:
+        after: list[Any] = []
+
+        def leaf(x: Tensor, predicted: Tensor) -> Tensor:
+            number = len(after)
+            moved, state = self.scheduler.advance(x, predicted, self.levels, index, states[number], sources[number])
+            after.append(state)
+            return moved
+
+        return map_leaves(leaf, latents, output), after
+
+    def _event(self, index: int, count: int, latents: Any, before: Any, output: Any) -> StepEvent:
+        def denoised() -> Any:
+            return map_leaves(lambda x, out: self.scheduler.denoised(x, out, self.levels, index), before, output)
+
+        def preview() -> Any:
+            first = split_items(denoised(), len(self.items))[0]
+            fork = self.run.fork(self.node.latents, first)
+            fork.finish()
+            return {wire: fork.results(wire)[0] for wire in self.run.plan.outputs if wire in fork.wires}
+
+        return StepEvent(self.node.name, index, count, latents, denoised, preview)
+
+    # -- predicting ------------------------------------------------------------------------------------------------
+
+    def _predict(self, shown: Any, step: Step) -> Any:
+        names = self.policy.active(step)
+        if len(names) > 1 and self._batched(shown, names):
+            found = self._predict_batched(shown, step, names)
+        else:
+            found = {name: self._predict_one(shown, step, name) for name in names}
+        if len(leaves_of(shown)) == 1 and isinstance(shown, Tensor):
+            return self.policy.combine(found, step)
+        return map_leaves(
+            lambda *parts: self.policy.combine(dict(zip(names, parts, strict=True)), step), *(found[n] for n in names)
+        )
+
+    def _predict_one(self, shown: Any, step: Step, name: str) -> Any:
+        if (name,) not in self._arguments:
+            self._arguments[(name,)] = self._unit_arguments(self.node.predict, self.branches[name])
+        injected = self._injected(self.node.predict, step, self.branches[name])
+        return self.node.predict.fn(latents=shown, **self._arguments[(name,)], **injected)
+
+    def _predict_batched(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
+        arguments = self._arguments[names]
+        several = map_leaves(lambda t: torch.cat([t] * len(names)), shown)
+        output = self.node.predict.fn(latents=several, **arguments, **self._injected(self.node.predict, step, POSITIVE))
+        size = len(self.items)
+        return {
+            name: map_leaves(lambda t, i=number: t[i * size : (i + 1) * size], output)
+            for number, name in enumerate(names)
+        }
+
+    def _batched(self, shown: Any, names: tuple[str, ...]) -> bool:
+        """Whether these branches are predicted in one batch: a pure function of the call and the configuration."""
+        if names in self._arguments:
+            return True
+        if self.node.batch_branches is False or self.node.predict.branch_parameter is not None:
+            return False
+        branches = [self.branches[name] for name in names]
+        if len({(b.tag, b.adapters) for b in branches}) > 1:
+            return False
+        leaves = leaves_of(shown)
+        small = leaves[0].device.type != "cpu" or sum(t.numel() for t in leaves) <= BATCHED_ELEMENTS
+        if self.node.batch_branches is None and not small:
+            return False
+        each = [self._wire_values(self.node.predict, b) for b in branches]
+        if any(_fixed_differs([values[name] for values in each]) for name in each[0]):
+            return False
+        hints = self.node.predict.parameters
+        joined = {name: collate(name, [values[name] for values in each], hints[name]) for name in each[0]}
+        self._arguments[names] = joined | self._components(self.node.predict)
+        return True
+
+    def _unit_arguments(self, inner: Unit[..., Any], branch: Branch) -> dict[str, Any]:
+        return self._wire_values(inner, branch) | self._components(inner)
+
+    def _wire_values(self, inner: Unit[..., Any], branch: Branch) -> dict[str, Any]:
+        return {
+            name: self._collated(inner.wire(name), branch, hint)
+            for name, hint in _outer_parameters(inner).items()
+        }
+
+    def _components(self, inner: Unit[..., Any]) -> dict[str, Any]:
+        return {name: self.parts[name] for name in inner.uses}
+
+    def _injected(self, inner: Unit[..., Any], step: Step, branch: Branch) -> dict[str, Any]:
+        return {
+            n: step if bare(h) is Step else branch
+            for n, h in inner.parameters.items()
+            if bare(h) is Step or n == inner.branch_parameter
+        }
+
+    def _collated(self, wire: str, branch: Branch, hint: Any) -> Any:
+        return collate(wire, self.run.gather(wire, branch, self.items), hint)
+
+    def _noise_sources(self, count: int) -> list[Callable[[Tensor], Tensor]]:
+        """For each part of the latents, noise from generators of the items' own, apart from the initial noise."""
+        seeds = self.run.gather("seed", POSITIVE, self.items)
+        return [
+            per_item([torch.Generator().manual_seed(_mixed(seed, self.node.name, part)) for seed in seeds])
+            for part in range(count)
+        ]
+
+
+def _outer_parameters(inner: Unit[..., Any]) -> dict[str, Any]:
+    """The parameters of a unit in the loop that come from outside of it."""
+    return {
+        name: hint
+        for name, hint in inner.parameters.items()
+        if name != "latents" and name != inner.branch_parameter and bare(hint) is not Step
+    }
+
+
+def _fixed_differs(values: Sequence[Any]) -> bool:
+    """Whether values of the branches are no arrays and differ, so that one batch cannot hold them."""
+    if all(v is values[0] for v in values) or all(isinstance(v, Tensor) or is_composite(v) for v in values):
+        return False
+    return any(type(v) is not type(values[0]) or bool(v != values[0]) for v in values[1:])
+
+
+def _mixed(seed: int, name: str, part: int) -> int:
+    digest = hashlib.blake2b(f"{seed}/{name}/{part}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
