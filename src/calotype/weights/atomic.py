@@ -50,11 +50,12 @@ def atomic_folder(folder: Path, *, owns: Callable[[str], bool]) -> Iterator[Path
     aside.mkdir()
     try:
         yield aside
-        for path in [*aside.rglob("*"), aside]:
+        for path in aside.rglob("*"):
             _flush(path)
+        if folder.exists():
+            _link_foreign(folder, aside, owns)
+        _flush(aside)
         _take_place(aside, folder)
-        if aside.exists():  # now the old folder
-            _keep_foreign(aside, folder, owns)
         _flush(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -104,10 +105,24 @@ def _exchange(a: Path, b: Path) -> bool:
     raise OSError(code, os.strerror(code), str(b))
 
 
-def _keep_foreign(old: Path, new: Path, owns: Callable[[str], bool]) -> None:
+def _link_foreign(old: Path, new: Path, owns: Callable[[str], bool]) -> None:
+    """Give the new folder what the old one has and does not own. Links take no space, and neither folder is ever
+    without them."""
     for entry in old.iterdir():
-        if not owns(entry.name) and not (new / entry.name).exists():
-            entry.rename(new / entry.name)
+        target = new / entry.name
+        if owns(entry.name) or target.exists():
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, target, symlinks=True, copy_function=_link)
+        else:
+            _link(entry, target)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _flush(path: Path) -> None:

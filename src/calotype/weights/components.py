@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, did_you_mean
+from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, WeightsError, did_you_mean
 from calotype.weights.atomic import atomic_folder
 from calotype.weights.model_index import (
     INDEX_NAME,
@@ -63,11 +63,14 @@ def load_components(
     """
     index = index or read_model_index(folder)
     overrides = overrides or {}
-    types = dict.fromkeys(index.components) if wanted is None else dict(wanted)
+    types: dict[str, Expected] = dict.fromkeys(index.components) if wanted is None else dict(wanted)
+    if wanted is None:
+        optional = types  # the index alone says what there is
     _check_names("override", overrides, types)
     _check_names("only", only or (), types)
-    if isinstance(dtype, Mapping):
-        _check_names("dtype", set(dtype) - {"default"}, types)
+    dtypes = dict(dtype) if isinstance(dtype, Mapping) else {"default": dtype}
+    _check_names("dtype", set(dtypes) - {"default"}, types)
+    _check_dtypes(dtypes)
     if ignored := sorted(set(index.components) - set(types)):
         logger.info("%s lists %s, which the pipeline does not take: not loaded", folder / INDEX_NAME, ignored)
     for name, component in overrides.items():
@@ -77,7 +80,10 @@ def load_components(
     for name, expected in types.items():
         if name not in overrides and (only is None or name in only):
             classes[name] = _class_of(folder, index, name, expected, name in optional)
-    loaded = {name: cls and _load(cls, folder / name, _dtype_of(dtype, name)) for name, cls in classes.items()}
+    loaded = {
+        name: cls and _load(cls, folder / name, dtypes.get(name, dtypes.get("default")))
+        for name, cls in classes.items()
+    }
     return {name: overrides.get(name, loaded.get(name)) for name in types if name in overrides or name in loaded}
 
 
@@ -154,21 +160,40 @@ def _load(cls: type[Any], folder: Path, dtype: "Dtype | None") -> Any:
 
     if issubclass(cls, Network):
         return load_network(cls, folder, dtype=dtype)
-    root = cls.__module__.partition(".")[0]
-    if root == "calotype":
+    library = cls.__module__.partition(".")[0]
+    if library == "calotype":
         return cls.from_pretrained(folder)
     options: dict[str, Any] = {"local_files_only": True}
     if issubclass(cls, torch.nn.Module):
         parsed = parse_dtype(torch.float32 if dtype is None else dtype)
-        keyword = "dtype" if root == "transformers" else "torch_dtype"
-        options |= {"use_safetensors": True, keyword: parsed or "auto"}
+        keyword = "dtype" if library == "transformers" else "torch_dtype"
+        options |= {"use_safetensors": True, "output_loading_info": True, keyword: parsed or "auto"}
     if cls.__name__.startswith("Auto"):
         options["trust_remote_code"] = False
-    return cls.from_pretrained(folder, **options)
+    try:
+        loaded = cls.from_pretrained(folder, **options)
+    except Exception as error:
+        raise RepositoryError(f"{folder}: {library}'s {cls.__name__} cannot be loaded: {error}") from error
+    return _complete(folder, *loaded) if "output_loading_info" in options else loaded
 
 
-def _dtype_of(dtype: "Dtype | Mapping[str, Dtype] | None", name: str) -> "Dtype | None":
-    return dtype.get(name, dtype.get("default")) if isinstance(dtype, Mapping) else dtype
+def _complete(folder: Path, network: Any, info: Mapping[str, Any]) -> Any:
+    """`network`, unless its library left some of its parameters unset, which it only warns about."""
+    if missing := sorted(info["missing_keys"]):
+        raise WeightsError(
+            f"{folder} does not fit {type(network).__name__}: {len(missing)} missing: "
+            f"{', '.join(map(repr, missing[:8]))}{', ...' if len(missing) > 8 else ''}"
+        )
+    return network
+
+
+def _check_dtypes(dtypes: Mapping[str, Any]) -> None:
+    if any(dtype is not None for dtype in dtypes.values()):
+        from calotype.weights.component import parse_dtype
+
+        for dtype in dtypes.values():
+            if dtype is not None:
+                parse_dtype(dtype)
 
 
 def _check_names(what: str, names: Collection[str], known: Collection[str]) -> None:
