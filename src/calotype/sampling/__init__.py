@@ -1,5 +1,6 @@
 """Sampling: noise schedules, parameterizations and solvers as values, guidance, and the schedulers composed of them."""
 
+from calotype.sampling.denoise import Denoise, classifier_free
 from calotype.sampling.guidance import ClassifierFree, Guidance, NoGuidance
 from calotype.sampling.noise import NoiseSource, per_item
 from calotype.sampling.schedulers import (
@@ -17,6 +18,7 @@ __all__ = [
     "ClassifierFree",
     "DDIMScheduler",
     "DDPMScheduler",
+    "Denoise",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "FlowMatchEuler",
@@ -27,5 +29,6 @@ __all__ = [
     "NoiseSource",
     "Scheduler",
     "Step",
+    "classifier_free",
     "per_item",
 ]

@@ -223,13 +223,13 @@ def steps_or_custom(steps: Any, **custom: Any) -> None:
         raise InputError(f"give one of {choices}, got {' and '.join(given)}")
 
 
-def source(generator: Generators, output: Tensor) -> NoiseSource:
-    """Fresh noise as the ecosystem draws it: in the network's dtype, from one generator or one per item."""
+def source(generator: Generators, dtype: torch.dtype) -> NoiseSource:
+    """Fresh noise as the ecosystem draws it: of one dtype, from one generator or one per item."""
     if isinstance(generator, Sequence):
         drawn = per_item(generator) if len(generator) > 1 else shared(generator[0])
     else:
         drawn = shared(generator)
-    return lambda like: drawn(like.to(output.dtype))
+    return lambda like: drawn(like.to(dtype))
 
 
 def answer(moved: Tensor, clean: Tensor, return_dict: bool) -> Any:

@@ -100,7 +100,9 @@ class DDIMScheduler(ByTimestep):
         weights = plan(self.parameterization, Ddim(eta), *levels)
         if use_clipped_model_output:
             weights = _from_clean(weights, levels[0])
-        draw: NoiseSource = source(generator, model_output) if variance_noise is None else lambda _: variance_noise
+        draw: NoiseSource = (
+            source(generator, model_output.dtype) if variance_noise is None else lambda _: variance_noise
+        )
         moved, clean = self._full_step(sample, model_output, weights, self.solver, draw)
         dtype = torch.result_type(sample, model_output)
         return answer(moved.to(dtype), clean.to(dtype), return_dict)

@@ -92,7 +92,7 @@ class DDPMScheduler(ByTimestep):
         Returns:
             `SchedulerOutput`, or a tuple of its two tensors.
         """
-        draw: NoiseSource = source(generator, model_output)
+        draw: NoiseSource = source(generator, model_output.dtype)
         here, there = self._timestep(timestep), self.previous_timestep(timestep)
         levels = self.noise_schedule.level(here), self.noise_schedule.level(there)
         weights = plan(self.parameterization, self.solver, *levels)

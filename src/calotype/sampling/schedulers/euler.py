@@ -152,6 +152,9 @@ class EulerDiscreteScheduler(_NoiseOverSignal):
         steps_or_custom(num_inference_steps, timesteps=timesteps, sigmas=sigmas)
         levels = self.schedule(steps_asked(num_inference_steps), timesteps=timesteps, sigmas=sigmas)
         self._set(levels, device)
+        if self.noise_schedule.log_linear and self.noise_schedule.ramp is None and sigmas is None:
+            unused = torch.tensor([self.noise_schedule.final_sigma])  # the ecosystem shows it, and never steps to it
+            self.sigmas = torch.cat([self.sigmas, unused])
 
     def step(
         self,
@@ -181,7 +184,7 @@ class EulerDiscreteScheduler(_NoiseOverSignal):
         index, levels = self._here(timestep), self._current()
         here, there, weights = levels.here[index], levels.there[index], levels.plans[index]
         gamma = min(s_churn / len(levels), math.sqrt(2) - 1) if s_tmin <= here.sigma <= s_tmax else 0.0
-        draw = source(generator, model_output)
+        draw = source(generator, model_output.dtype)
         if gamma > 0:
             raised = here._replace(sigma=here.sigma * (1 + gamma))
             spread = s_noise * math.sqrt(raised.sigma**2 - here.sigma**2)
@@ -227,5 +230,5 @@ class EulerAncestralDiscreteScheduler(_NoiseOverSignal):
     ) -> Any:
         """One step from `timestep`, one of `timesteps`, as `EulerDiscreteScheduler.step` without churn."""
         self._check_step(timestep)
-        weights, draw = self._current().plans[self._here(timestep)], source(generator, model_output)
+        weights, draw = self._current().plans[self._here(timestep)], source(generator, model_output.dtype)
         return self._make(model_output, sample, weights, self.solver, draw, return_dict)

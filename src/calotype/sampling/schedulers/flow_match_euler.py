@@ -3,6 +3,7 @@
 import math
 from typing import Any, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -148,7 +149,8 @@ class FlowMatchEulerDiscreteScheduler(ByIndex):
         if per_token_timesteps is not None:
             raise InputError("per_token_timesteps are not supported")
         weights = self._current().plans[self._here(timestep)]
-        moved, clean = self._full_step(sample, model_output, weights, self.solver, source(generator, model_output))
+        draw = source(generator, torch.float32)  # whatever the sample's dtype, as the ecosystem draws here
+        moved, clean = self._full_step(sample, model_output, weights, self.solver, draw)
         assert self.step_index is not None
         self.step_index += 1
         moved = moved.to(model_output.dtype)
