@@ -40,14 +40,6 @@ class Graph:
     def makers(self, wire: str) -> list[Node]:
         return [n for n in self.nodes if wire in n.writes]
 
-    def seeded(self) -> frozenset[str]:
-        """The wires whose value depends on the seed."""
-        found = {"seed"}
-        for node in self.nodes:
-            if node.impure or node.random or not found.isdisjoint(node.reads):
-                found |= set(node.writes)
-        return frozenset(found)
-
 
 def build_graph(owner: str, nodes: Sequence[Any], inputs: type[Inputs], components: Mapping[str, Any]) -> Graph:
     """Wire `nodes` by name and check that they fit.
@@ -80,7 +72,7 @@ def build_graph(owner: str, nodes: Sequence[Any], inputs: type[Inputs], componen
             lifts[wire] = written | (lifts.get(wire, frozenset()) if refined else frozenset())
             if (skippable and not refined) or (accepts_none(hint) and not (refined and wire not in maybe_none)):
                 maybe_none.add(wire)
-            elif not refined:
+            elif not (refined and skippable):
                 maybe_none.discard(wire)
             wires[wire] = hint
             makers[wire] = node.name
@@ -155,7 +147,9 @@ def _check_writes(owner: str, node: Node, wires: Mapping[str, Any], makers: Mapp
                 f"{owner}: {node.name} overwrites {wire!r} from {makers[wire]} without reading it; "
                 f"read it to refine it, or write another wire with {node.name}.renamed({wire}=...)"
             )
-        if wire in node.reads and not fits(branches_of(hint) or hint, branches_of(node.reads[wire]) or node.reads[wire]):
+        if wire in node.reads and not fits(
+            branches_of(hint) or hint, branches_of(node.reads[wire]) or node.reads[wire]
+        ):
             raise GraphError(
                 f"{owner}: {node.name} refines {wire!r} from {spell(node.reads[wire])} into {spell(hint)}; "
                 "a refined value keeps its type"
@@ -184,5 +178,3 @@ def lifted_twins(graph: Graph) -> frozenset[str]:
     """The inputs with a negative twin that some node reads."""
     read = {wire for node in graph.nodes for wire in node.reads}
     return frozenset(t for t in graph.twins if t in read)
-
-

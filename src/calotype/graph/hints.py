@@ -5,13 +5,13 @@ Types are compared by array type, dtype family and rank; axis names document, th
 
 import types
 from dataclasses import dataclass
-from typing import Annotated, Any, ForwardRef, NewType, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ForwardRef, NewType, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from calotype.graph.branches import Branches
 
 T = TypeVar("T")
 
-Each = T | list[T]
+Each: TypeAlias = T | list[T]
 """An input that may be one value or a list of them: the engine maps over the list, an item each."""
 
 

@@ -26,7 +26,9 @@ class Inputs(BaseModel):
         None, description="Image k of a prompt is drawn with seed + k. Left out, one is drawn and recorded."
     )
     num_images: Annotated[int, Field(ge=1)] = Field(1, description="How many images to make of each prompt.")
-    outputs: Sequence[str] | None = Field(None, description="Names of the values to return, instead of the last unit's.")
+    outputs: Sequence[str] | None = Field(
+        None, description="Names of the values to return, instead of the last unit's."
+    )
     given: Mapping[str, Any] | None = Field(None, description="Values to take in place of what units would make.")
 
 
@@ -160,7 +162,9 @@ def _sentence(model: type[Inputs], name: str, problems: list[Any]) -> str:
         return f"{name} must be {words} {context[key]}, got {value}"
     if kind == "literal_error":
         options = [o for m in _literals(model.model_fields[name].annotation) for o in get_args(m)]
-        return f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}{did_you_mean(str(value), options)}"
+        return (
+            f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}{did_you_mean(str(value), options)}"
+        )
     if name in model.model_fields and kind.endswith("_type"):
         wanted = spell(model.model_fields[name].annotation)
         return f"{name} must be {wanted}, got {type(value).__name__} {_short(value)}"

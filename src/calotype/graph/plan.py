@@ -5,7 +5,15 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from calotype.errors import ComponentNotLoaded, GraphError, InputError, MissingInput, UnknownInput, UnusedInput, did_you_mean
+from calotype.errors import (
+    ComponentNotLoaded,
+    GraphError,
+    InputError,
+    MissingInput,
+    UnknownInput,
+    UnusedInput,
+    did_you_mean,
+)
 from calotype.graph.branches import POSITIVE, Branch, Branches
 from calotype.graph.graph import Graph, lifted_twins
 from calotype.graph.hints import accepts_none, bare, fits, members, spell
@@ -161,6 +169,7 @@ def _triggered(graph: Graph, call: Call) -> tuple[list[PlannedNode], dict[str, s
             absent |= {w for w in unrefined if w not in call.given}
         else:
             running.append(PlannedNode(node, active))
+            absent -= {w for w, hint in node.writes.items() if not accepts_none(hint)}
     return running, skipped
 
 
@@ -174,7 +183,7 @@ def _live(
     for planned in reversed(running):
         node = planned.node
         needed = [w for w in node.writes if w in live]
-        if not needed and not node.impure:
+        if not needed and not (node.impure and not set(node.writes) <= set(call.given)):
             if not any(w in call.given for w in node.writes):
                 pruned.append(node.name)
             continue
@@ -205,7 +214,9 @@ def _branches(graph: Graph, call: Call, kept: list[PlannedNode]) -> tuple[Branch
     for planned in kept:
         for branch in planned.node.branches(call.values, lifted_twins(graph)):
             if found.setdefault(branch.name, branch) != branch:
-                raise GraphError(f"{planned.name}: its branch {branch.name!r} is another one in an earlier loop; rename it")
+                raise GraphError(
+                    f"{planned.name}: its branch {branch.name!r} is another one in an earlier loop; rename it"
+                )
     return tuple(found.values())
 
 
@@ -237,7 +248,9 @@ def _is_instance(value: Any, hint: Any) -> bool:
         return any(_is_instance(value, m) for m in members(supertype))
     if not isinstance(origin, type):
         return True
-    return fits(type(value), origin) or isinstance(value, origin) if not getattr(origin, "_is_protocol", False) else True
+    return (
+        fits(type(value), origin) or isinstance(value, origin) if not getattr(origin, "_is_protocol", False) else True
+    )
 
 
 def _refuse_unused(

@@ -99,12 +99,14 @@ class Run:
         self.position = 0
         self._enter_inputs()
         self._enter_given()
+        self._enter_absent()
 
     # -- running ---------------------------------------------------------------------------------------------------
 
     def execute(self) -> Iterator[StepEvent]:
         """Run the plan's nodes in order, dropping each wire after the last node that reads it."""
-        for self.position, planned in enumerate(self.plan.nodes):
+        for position, planned in enumerate(self.plan.nodes):
+            self.position = position
             yield from planned.node.run(self)
             self._drop_finished()
 
@@ -172,6 +174,15 @@ class Run:
                     cells.values[at] = one
                     cells.keys[at] = fingerprint(one)
             self.wires[name] = cells
+
+    def _enter_absent(self) -> None:
+        """Wires of skipped units are None."""
+        skipped = (node for node in self.graph.nodes if node.name in self.plan.skipped)
+        for wire in {w for node in skipped for w in node.writes if w not in self.wires}:
+            cells = Cells(frozenset(), item=False, image=False, seeded=False)
+            at = cells.index(self.plan.branches[0], 0, 0)
+            cells.values[at], cells.keys[at] = None, fingerprint(None)
+            self.wires[wire] = cells
 
     # -- units -----------------------------------------------------------------------------------------------------
 
@@ -241,7 +252,9 @@ class Run:
             else:
                 values[name] = cells.at(place.branch, place.prompt, place.image)
         if any(values[parameter] is None for parameter in unit.needs.values()):
-            kept = {w: self.wires[w].at(place.branch, place.prompt, place.image) for w in unit.writes if w in unit.reads}
+            kept = {
+                w: self.wires[w].at(place.branch, place.prompt, place.image) for w in unit.writes if w in unit.reads
+            }
             return {wire: kept.get(wire) for wire in unit.writes}
         return unit.results(unit.fn(**values, **parts))
 
@@ -257,14 +270,18 @@ class Run:
                 value = None if made is None else made[number][wire]
                 for branch in self.plan.branches if spreads else [place.branch]:
                     at = cells.index(branch, place.prompt, place.image)
-                    cells.values[at] = self._on(branch, value, unit.name, wire) if spreads and made is not None else value
+                    cells.values[at] = (
+                        self._on(branch, value, unit.name, wire) if spreads and made is not None else value
+                    )
                     cells.keys[at] = (place.identity, wire, branch.name) if spreads else (place.identity, wire)
             self.wires[wire] = cells
 
     @staticmethod
     def _on(branch: Branch, value: Any, owner: str, wire: str) -> Any:
         if not isinstance(value, Branches):
-            raise InputError(f"{owner} returned {type(value).__name__} for {wire!r}, wanted Branches(positive=..., ...)")
+            raise InputError(
+                f"{owner} returned {type(value).__name__} for {wire!r}, wanted Branches(positive=..., ...)"
+            )
         if branch.name not in list(value):
             raise InputError(f"{owner} returned no value for the branch {branch.name!r} of {wire!r}")
         return value[branch.name]
@@ -351,7 +368,8 @@ class Run:
 
     def finish(self) -> None:
         """Run the nodes after the present one to the end."""
-        for self.position in range(self.position + 1, len(self.plan.nodes)):
+        for position in range(self.position + 1, len(self.plan.nodes)):
+            self.position = position
             for _ in self.plan.nodes[self.position].node.run(self):
                 pass
 

@@ -49,7 +49,7 @@ def split_graph(graph: Graph, trained: Iterable[str]) -> Split:
                 f"The components are {', '.join(graph.components)}"
             )
     needed = _needed_by_loops(graph)
-    changing: set[str] = set(graph.seeded())
+    changing = {"seed"}
     live: list[Node] = []
     cached: list[Node] = []
     for node in needed:

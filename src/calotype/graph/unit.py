@@ -209,7 +209,11 @@ class TakeOver(Node):
         self.reads, self.writes = MappingProxyType(dict(reads)), MappingProxyType(dict(writes))
         parameters = list(inspect.signature(fn).parameters.values())
         hints = hints_of(fn, self.name)
-        if not parameters or parameters[0].kind is parameters[0].KEYWORD_ONLY or hints.get(parameters[0].name) is not State:
+        if (
+            not parameters
+            or parameters[0].kind is parameters[0].KEYWORD_ONLY
+            or hints.get(parameters[0].name) is not State
+        ):
             raise GraphError(f"{self.name}: a take-over unit takes `state: State` first, then components after `*`")
         extra = [p.name for p in parameters[1:] if p.kind is not p.KEYWORD_ONLY]
         if extra:

@@ -265,7 +265,9 @@ class DiffusionPipeline:
         held = [f"{n}={'None' if c is None else type(c).__name__}" for n, c in self.components.items()]
         return f"{type(self).__name__}({', '.join(held)})"
 
-    def with_units(self, pack: UnitPack | Sequence[Node], *, after: str | None = None, before: str | None = None) -> Any:
+    def with_units(
+        self, pack: UnitPack | Sequence[Node], *, after: str | None = None, before: str | None = None
+    ) -> Any:
         """A new pipeline with more units, sharing this one's components. The wiring is checked here.
 
         Args:
@@ -489,7 +491,9 @@ def _declared_components(cls: type[DiffusionPipeline]) -> dict[str, Any]:
     }
     for name in declared:
         if name in OPTIONS or hasattr(DiffusionPipeline, name):
-            raise GraphError(f"{cls.__name__}: a component cannot be named {name!r}, which every pipeline has; rename it")
+            raise GraphError(
+                f"{cls.__name__}: a component cannot be named {name!r}, which every pipeline has; rename it"
+            )
     return declared
 
 

@@ -36,7 +36,9 @@ def inserted(graph: Graph, units: Sequence[Node], after: str | None, before: str
         raise GraphError("with_units: give after= or before=, not both")
     for unit in units:
         if getattr(unit, "name", None) in names:
-            raise GraphError(f"with_units: {graph.owner} already has a unit {unit.name!r}; rename one with .renamed(...)")
+            raise GraphError(
+                f"with_units: {graph.owner} already has a unit {unit.name!r}; rename one with .renamed(...)"
+            )
     at = after if after is not None else before
     if at is not None and at not in names:
         raise GraphError(

@@ -38,7 +38,9 @@ def read_picture(value: Any) -> Image.Image:
         return value
     if not isinstance(value, str | Path):
         raise PydanticCustomError(
-            "picture", "must be a picture (a PIL image, a path or a data: URL), got {kind}", {"kind": type(value).__name__}
+            "picture",
+            "must be a picture (a PIL image, a path or a data: URL), got {kind}",
+            {"kind": type(value).__name__},
         )
     try:
         if isinstance(value, str) and value.startswith("data:"):

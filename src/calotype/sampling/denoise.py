@@ -1,7 +1,7 @@
 """`Denoise`: the sampling loop as one node of the graph."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +16,7 @@ from calotype.graph.run import Run, StepEvent
 from calotype.graph.unit import Unit, unit
 from calotype.sampling.collate import collate, is_composite, leaves_of, map_leaves, split_items
 from calotype.sampling.guidance import ClassifierFree, Guidance
-from calotype.sampling.noise import per_item
+from calotype.sampling.noise import NoiseSource, per_item
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
 from calotype.sampling.step import Step
 
@@ -45,6 +45,8 @@ class Denoise(Node):
         scheduler: the component that takes the steps.
         guidance: a unit without components that makes the `Guidance` policy from inputs; it runs in the plan.
         after_step: units that refine `latents` after every step (keeping a known part, blending windows).
+        noise_source: the wire that holds the source of a stochastic solver's fresh noise; by default, or where it is
+            None, each item draws from a generator of its own seed.
         batch_branches: predict all branches in one batch, or in turn; by default whichever is better for the size.
         optional: the loop may be skipped, which leaves `latents` as they are.
 
@@ -64,12 +66,13 @@ class Denoise(Node):
         scheduler: str = "scheduler",
         guidance: Unit[..., Guidance] = classifier_free,
         after_step: Sequence[Unit[..., Any]] = (),
+        noise_source: str | None = None,
         batch_branches: bool | None = None,
         optional: bool = False,
     ) -> None:
         self.name, self.latents, self.sigmas, self.scheduler = name, latents, sigmas, scheduler
         self.predict, self.guidance, self.after_step = predict, guidance, tuple(after_step)
-        self.batch_branches, self.may_skip = batch_branches, optional
+        self.noise_source, self.batch_branches, self.may_skip = noise_source, batch_branches, optional
         self.doc = predict.doc
         for inner in (predict, *self.after_step):
             if "latents" not in inner.parameters:
@@ -95,7 +98,8 @@ class Denoise(Node):
         running = [self.predict, *(u for u in self.after_step if self._runs(u, absent))]
         reads = {w for u in running for w in self._outer(u)} | set(self.guidance.reads)
         uses = {n for u in running for n in u.uses}
-        return Active(frozenset(reads | {self.latents, self.sigmas, "seed"}), frozenset(uses | {self.scheduler}))
+        reads |= {self.latents, self.sigmas, "seed"} | ({self.noise_source} if self.noise_source else set())
+        return Active(frozenset(reads), frozenset(uses | {self.scheduler}))
 
     def blockers(self, absent: frozenset[str]) -> tuple[str, ...]:
         needed = [w for w in self._outer(self.predict) if w in self.predict.needs] + [self.latents, self.sigmas]
@@ -123,7 +127,8 @@ class Denoise(Node):
 
     def _all_reads(self) -> dict[str, Any]:
         outer = {w: h for u in (self.predict, *self.after_step) for w, h in self._outer(u).items()}
-        return {**outer, **self.guidance.reads}
+        source = {self.noise_source: NoiseSource | None} if self.noise_source else {}
+        return {**outer, **self.guidance.reads, **source}
 
     def _outer(self, inner: Unit[..., Any]) -> dict[str, Any]:
         """The wires that a unit in the loop reads from outside of it."""
@@ -267,8 +272,12 @@ class _Loop:
     def _collated(self, wire: str, branch: Branch, hint: Any) -> Any:
         return collate(wire, self.run.gather(wire, branch, self.items), hint)
 
-    def _noise_sources(self, count: int) -> list[Callable[[Tensor], Tensor]]:
+    def _noise_sources(self, count: int) -> list[NoiseSource]:
         """For each part of the latents, noise from generators of the items' own, apart from the initial noise."""
+        if self.node.noise_source is not None:
+            given = self._collated(self.node.noise_source, POSITIVE, NoiseSource)
+            if given is not None:
+                return [given] * count
         seeds = self.run.gather("seed", POSITIVE, self.items)
         return [
             per_item([torch.Generator().manual_seed(_mixed(seed, self.node.name, part)) for seed in seeds])

@@ -1,0 +1,43 @@
+"""Unconditional diffusion on pixels: Ho et al., "Denoising Diffusion Probabilistic Models", 2020."""
+
+from typing import Annotated
+
+import torch
+from pydantic import AliasChoices, Field, PlainSerializer
+
+from calotype.graph.inputs import Inputs
+from calotype.models.unet_2d import UNet2DModel
+from calotype.pipelines.base import DiffusionPipeline
+from calotype.pipelines.ddpm.units import guidance, image, latents, noise, noise_source, predicted, sigmas
+from calotype.sampling import DDPMScheduler, Denoise, Scheduler
+
+Generator = Annotated[torch.Generator, PlainSerializer(lambda _: None)]
+
+
+class DDPMInputs(Inputs):
+    """What a user may set."""
+
+    num_images: int = Field(
+        1, ge=1, validation_alias=AliasChoices("num_images", "batch_size"), description="How many images to make."
+    )
+    num_inference_steps: int = Field(1000, ge=1, description="How many denoising steps to take.")
+    generator: Generator | None = Field(
+        None, description="Draw all noise from this generator instead of from seeds; such a call cannot be replayed."
+    )
+
+
+class DDPMPipeline(DiffusionPipeline):
+    """Draws pictures like those that its network was trained on."""
+
+    unet: UNet2DModel
+    scheduler: Scheduler = DDPMScheduler()
+
+    Inputs = DDPMInputs
+    units = (
+        noise_source,
+        noise,
+        sigmas,
+        latents,
+        Denoise(predicted, guidance=guidance, noise_source="noise_source"),
+        image,
+    )

@@ -1,0 +1,56 @@
+"""Units that latent pipelines share: noise levels, where the loop starts, and keeping a known part."""
+
+from typing import NewType
+
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from calotype.graph.unit import unit
+from calotype.sampling import NoiseLevels, Scheduler, Step
+
+Noise = NewType("Noise", Tensor)
+"""Standard normal noise [1, c, h, w] of one item."""
+
+CleanLatents = NewType("CleanLatents", Tensor)
+"""Encoded picture [1, c, h, w] without noise."""
+
+Latents = NewType("Latents", Tensor)
+"""What a loop refines, [b, c, h, w]."""
+
+
+@unit
+def sigmas(steps: int, start: float | None, *, scheduler: Scheduler) -> NoiseLevels:
+    """The noise levels to go through, from pure noise or from the level that an input picture starts at."""
+    return scheduler.schedule(steps, start=1.0 if start is None else start)
+
+
+@unit
+def latents(noise: Noise, image_latents: CleanLatents | None, sigmas: NoiseLevels, *, scheduler: Scheduler) -> Latents:
+    """Where the loop starts: noise, or the input picture's latents noised to the first level."""
+    if image_latents is None:
+        return Latents(scheduler.initial(noise, sigmas))
+    return Latents(scheduler.noised(image_latents, noise, sigmas))
+
+
+@unit
+def keep_known(
+    latents: Latents,
+    mask_latents: Tensor,
+    image_latents: CleanLatents,
+    noise: Noise,
+    sigmas: NoiseLevels,
+    step: Step,
+    *,
+    scheduler: Scheduler,
+) -> Latents:
+    """After a step, put back what the mask keeps, noised to the level that the step arrived at.
+
+    Source: Lugmayr et al., "RePaint", 2022, eq. 8, without resampling.
+    """
+    known = scheduler.noised(image_latents, noise, sigmas, step.index + 1)
+    return Latents(known + mask_latents * (latents - known))
+
+
+def shrink_mask(mask: Tensor, downscale: int) -> Tensor:
+    """A mask [1, 1, h, w] at the size of latents: a latent may change where any of its pixels may."""
+    return (interpolate(mask, scale_factor=1 / downscale, mode="area") > 0).to(mask.dtype)

@@ -1,0 +1,114 @@
+"""Units of the embedded model: words to embeddings, pictures to latents and back, and the velocity."""
+
+from typing import Annotated, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from calotype.errors import InputError
+from calotype.graph.hints import Pad
+from calotype.graph.unit import unit
+from calotype.models.mini_autoencoder import MiniAutoencoderKL
+from calotype.models.mini_transformer import MiniTransformer2DModel
+from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
+from calotype.pipelines.latents import CleanLatents, Latents, Noise, shrink_mask
+from calotype.pipelines.pictures import Picture, to_array, to_mask, to_picture
+from calotype.sampling import ClassifierFree, Guidance, Step
+
+
+class PromptEmbeds(NamedTuple):
+    """A prompt for the transformer: a hidden state per token, which tokens are there, and the prompt as a whole."""
+
+    prompt_embeds: Annotated[Float[Tensor, "b l c"], Pad(1)]
+    prompt_mask: Annotated[Bool[Tensor, "b l"], Pad(1)]
+    pooled_embeds: Float[Tensor, "b c"]
+
+
+@unit
+def prompt_embeds(prompt: str, *, tokenizer: WordTokenizer, text_encoder: WordTextEncoder) -> PromptEmbeds:
+    """Encode one prompt: hidden states [1, l, c], their mask [1, l] and a pooled vector [1, c]."""
+    ids, mask = (t[None].to(text_encoder.device) for t in tokenizer(prompt))
+    return PromptEmbeds(*text_encoder(ids, mask))
+
+
+@unit
+def noise(seed: int, height: int, width: int, *, vae: MiniAutoencoderKL) -> Noise:
+    """Standard normal noise [1, c, h / 8, w / 8], drawn on the CPU so that every device gets the same."""
+    side = vae.config.downscale
+    shape = (1, vae.config.latent_channels, height // side, width // side)
+    generator = torch.Generator().manual_seed(seed)
+    return Noise(torch.randn(shape, generator=generator).to(vae.device))
+
+
+@unit
+def image_latents(image: Picture, height: int, width: int, *, vae: MiniAutoencoderKL) -> CleanLatents:
+    """Encode the input picture, scaled and cropped to height x width: [1, c, h / 8, w / 8]."""
+    pixels = to_array(fitted(image, height, width))
+    return CleanLatents(vae.encode(pixels.to(vae.device, vae.dtype)).float())
+
+
+@unit
+def start(strength: float, image: Picture) -> float:
+    """The share of the noise that the loop starts from: the strength, where there is an input picture."""
+    return strength
+
+
+class Mask(NamedTuple):
+    """What may change (1) and what is kept (0): at the picture's size and at that of its latents."""
+
+    mask_pixels: Float[Tensor, "1 1 h w"]
+    mask_latents: Float[Tensor, "1 1 h8 w8"]
+
+
+@unit
+def masks(mask: Picture, image: Picture, height: int, width: int, *, vae: MiniAutoencoderKL) -> Mask:
+    """The mask at both sizes. Raises `InputError` when it is not as large as the picture that it masks."""
+    if mask.size != image.size:
+        raise InputError(
+            f"mask must be as large as image, {image.size[0]}x{image.size[1]}, got {mask.size[0]}x{mask.size[1]}"
+        )
+    pixels = to_mask(fitted(mask, height, width)).to(vae.device)
+    return Mask(pixels, shrink_mask(pixels, vae.config.downscale))
+
+
+@unit
+def guidance(guidance_scale: float, guidance_rescale: float, guidance_interval: tuple[float, float]) -> Guidance:
+    """Classifier-free guidance, with rescale and interval."""
+    return ClassifierFree(guidance_scale, guidance_rescale, guidance_interval)
+
+
+@unit
+def velocity(
+    latents: Latents,
+    step: Step,
+    prompt_embeds: Float[Tensor, "b l c"],
+    prompt_mask: Bool[Tensor, "b l"],
+    pooled_embeds: Float[Tensor, "b c"],
+    *,
+    transformer: MiniTransformer2DModel,
+) -> Latents:
+    """The flow's velocity, noise minus data, at the step's sigma: [b, c, h, w]."""
+    shown = latents.to(transformer.dtype)
+    sigma = shown.new_full((shown.shape[0],), step.sigma)
+    return Latents(transformer(shown, sigma, prompt_embeds, prompt_mask, pooled_embeds))
+
+
+@unit
+def image(
+    latents: Latents, image: Picture | None, mask_pixels: Float[Tensor, "1 1 h w"] | None, *, vae: MiniAutoencoderKL
+) -> Picture:
+    """Decode latents [1, c, h, w] to a picture; what a mask keeps comes from the input picture itself."""
+    pixels = vae.decode(latents.to(vae.dtype)).float()
+    if image is not None and mask_pixels is not None:
+        known = to_array(fitted(image, *pixels.shape[-2:])).to(pixels.device)
+        pixels = torch.lerp(known, pixels, mask_pixels)
+    return to_picture(pixels)
+
+
+def fitted(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """A picture scaled to cover height x width and cropped around its middle."""
+    if picture.size == (width, height):
+        return picture
+    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
