@@ -135,8 +135,7 @@ class Configured:
     @classmethod
     def _check_family(cls, fields: Mapping[str, Any]) -> None:
         """Refuses to read a flow-matching configuration as a diffusion one, and the other way round."""
-        name = str(fields.get("_class_name", cls.__name__))
-        flow = "FlowMatch" in name or ("shift" in fields and "beta_start" not in fields)
+        flow = "FlowMatch" in str(fields.get("_class_name", "")) or ("shift" in fields and "beta_start" not in fields)
         diffusion = "beta_start" in fields or "beta_schedule" in fields
         if (cls.family == "diffusion" and flow) or (cls.family == "flow" and diffusion):
             raise ConfigError(

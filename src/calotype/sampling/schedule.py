@@ -192,7 +192,8 @@ class VarianceExploding:
             sigmas = np.exp(np.linspace(top, math.log(self.table[0]), len(times) + 1))
         if self.ramp is not None:
             largest = min(self.largest or sigmas[0], sigmas[0] if request.partial else math.inf)
-            sigmas = ramped(self.ramp, largest, self.smallest or self._last(sigmas), len(times))
+            smallest = largest if len(times) == 1 else self.smallest or self._last(sigmas)
+            sigmas = ramped(self.ramp, largest, smallest, len(times))
             times, sigmas = self.timesteps_of(sigmas), np.append(sigmas, self.final_sigma)
         return self._path(times, sigmas)
 
