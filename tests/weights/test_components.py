@@ -83,6 +83,27 @@ def test_ours_only_classes_are_named_as_ours_and_foreign_ones_as_theirs(unet, tm
     assert loaded["safety_checker"] is None
 
 
+def test_the_layout_of_the_first_repositories_is_loaded(reference_folder):
+    weights = diffusers.DDPMPipeline.from_pretrained(reference_folder).unet
+    for part in ("unet", "scheduler"):
+        for path in (reference_folder / part).iterdir():
+            path.rename(reference_folder / path.name)
+        (reference_folder / part).rmdir()
+    assert state_equal(diffusers.DDPMPipeline.from_pretrained(reference_folder).unet, weights)
+    loaded = load_components(reference_folder)
+    assert state_equal(loaded["unet"], weights)
+    assert loaded["scheduler"].config.num_train_timesteps == 20
+    assert state_equal(UNet2DModel.from_pretrained(reference_folder), weights)
+
+
+def test_a_network_in_a_pipeline_is_asked_for_by_its_folder(reference_folder):
+    with pytest.raises(
+        RepositoryError, match="it holds a whole pipeline: give the network's folder in it as subfolder="
+    ):
+        UNet2DModel.from_pretrained(reference_folder)
+    assert UNet2DModel.from_pretrained(reference_folder, subfolder="unet").config.sample_size == 8
+
+
 # what is loaded
 
 

@@ -2,13 +2,15 @@
 
 import inspect
 from os import PathLike
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from calotype.errors import ConfigError, did_you_mean
+
+N = TypeVar("N", bound="Network")
 
 
 class NetworkConfig(BaseModel):
@@ -51,13 +53,13 @@ class Network(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[N],
         folder: str | PathLike[str],
         *,
         subfolder: str | None = None,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
-    ) -> Self:
+    ) -> N:
         """The network in `folder`, or in its `subfolder`; `calotype.weights.component.load_network` has the details.
 
         Args:

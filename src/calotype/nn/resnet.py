@@ -55,7 +55,7 @@ class ResnetBlock2D(nn.Module):
         needs_shortcut = shortcut or in_channels != out_channels
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if needs_shortcut else None
 
-    def forward(self, x: Float[Tensor, "b c h w"], temb: Float[Tensor, "b t"] | None) -> Float[Tensor, "b c2 h2 w2"]:
+    def forward(self, x: Float[Tensor, "b c h w"], temb: Float[Tensor, "#b t"] | None) -> Float[Tensor, "b c2 h2 w2"]:
         """`temb` is the *activated* time embedding: it is the same for all blocks, so the network activates it once.
         Its batch may be 1, for a time that all items share."""
         h = self.act(self.norm1(x))

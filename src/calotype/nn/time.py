@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -23,7 +23,7 @@ class SinusoidalTime(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, channels: int, *, cos_first: bool = True, freq_shift: float = 0) -> None:
+    def __init__(self, channels: int, *, cos_first: bool = True, freq_shift: int = 0) -> None:
         super().__init__()
         self.channels = channels
         self.cos_first = cos_first
@@ -41,7 +41,7 @@ class SinusoidalTime(nn.Module):
         exponents = -math.log(10000) * torch.arange(half, dtype=torch.float32) / (half - self.freq_shift)
         return torch.exp(exponents)
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.frequencies.dtype != torch.float32:
             self.frequencies = self._frequencies().to(self.frequencies.device)

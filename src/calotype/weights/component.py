@@ -18,7 +18,7 @@ from calotype.errors import ConfigError, InputError, RepositoryError, WeightsErr
 from calotype.nn.network import Network
 from calotype.weights.atomic import atomic_folder
 from calotype.weights.files import SafetensorsFile, write_safetensors
-from calotype.weights.model_index import read_json_object, write_json
+from calotype.weights.model_index import INDEX_NAME, read_json_object, write_json
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
@@ -82,7 +82,9 @@ def read_config(cls: type[Network], folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         what = f"{folder} is a file; give the folder that holds {CONFIG_NAME}"
         raise RepositoryError(what if folder.exists() else f"there is no folder {folder}")
-    config = read_json_object(path, missing=f"{folder} has no {CONFIG_NAME}{_contents(folder)}")
+    whole = "; it holds a whole pipeline: give the network's folder in it as subfolder="
+    what = whole if (folder / INDEX_NAME).exists() else _contents(folder)
+    config = read_json_object(path, missing=f"{folder} has no {CONFIG_NAME}{what}")
     found = config.get("_class_name", cls.__name__)
     if found != cls.__name__:
         raise RepositoryError(f"{path} describes a {found!r}, not a {cls.__name__!r}; load it with that class")

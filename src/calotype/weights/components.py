@@ -81,7 +81,7 @@ def load_components(
         if name not in overrides and (only is None or name in only):
             classes[name] = _class_of(folder, index, name, expected, name in optional)
     loaded = {
-        name: cls and _load(cls, folder / name, dtypes.get(name, dtypes.get("default")))
+        name: cls and _load(cls, _place(folder, name), dtypes.get(name, dtypes.get("default")))
         for name, cls in classes.items()
     }
     return {name: overrides.get(name, loaded.get(name)) for name in types if name in overrides or name in loaded}
@@ -138,8 +138,7 @@ def _class_of(folder: Path, index: ModelIndex, name: str, expected: Expected, op
             f"{'says [null, null]' if name in index.components else found}; give {name}= yourself, or {name}=None to "
             f"load the rest without it{did_you_mean(name, index.components)}"
         )
-    if not (folder / name).is_dir():
-        raise RepositoryError(f"{folder / INDEX_NAME} lists {name!r}, but there is no folder {folder / name}")
+    _place(folder, name)
     try:
         cls = resolve(ref.library, ref.class_name)
     except RepositoryError as error:
@@ -150,6 +149,15 @@ def _class_of(folder: Path, index: ModelIndex, name: str, expected: Expected, op
             f"give {name}= yourself, or use the pipeline that the folder was made for, {index.class_name!r}"
         )
     return cls
+
+
+def _place(folder: Path, name: str) -> Path:
+    """The folder of a component: its own or, in the layout of the first DDPM repositories, the pipeline's."""
+    if (folder / name).is_dir():
+        return folder / name
+    if any((folder / config).exists() for config in ("config.json", "scheduler_config.json")):
+        return folder
+    raise RepositoryError(f"{folder / INDEX_NAME} lists {name!r}, but there is no folder {folder / name}")
 
 
 def _load(cls: type[Any], folder: Path, dtype: "Dtype | None") -> Any:

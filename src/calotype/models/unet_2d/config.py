@@ -1,6 +1,6 @@
 """What describes a `UNet2DModel`."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
@@ -69,7 +69,7 @@ class UNet2DConfig(NetworkConfig):
         return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _fits_together(self) -> "UNet2DConfig":
         counts = {
             name: len(getattr(self, name)) for name in ("block_out_channels", "down_block_types", "up_block_types")
         }

@@ -60,8 +60,8 @@ class UNet2DModel(Network):
     def forward(
         self,
         sample: Float[Tensor, "b c h w"],
-        timestep: Shaped[Tensor, "*batch"] | float,
-        class_labels: Shaped[Tensor, "b ..."] | None = None,
+        timestep: Shaped[Tensor, "*batch"] | float | int,
+        class_labels: Shaped[Tensor, "labels ..."] | None = None,
         return_dict: bool = True,
     ) -> UNet2DOutput | tuple[Tensor]:
         """Predict what was added to `sample`.
@@ -129,7 +129,7 @@ class UNet2DModel(Network):
         both: Tensor = vector + self.class_embedding(labels)
         return both
 
-    def _times(self, timestep: Tensor | float, sample: Tensor) -> Tensor:
+    def _times(self, timestep: Tensor | float | int, sample: Tensor) -> Tensor:
         """`timestep` as one number, or one for each item: `[1]` or `[b]`."""
         learned = self.config.time_embedding_type == "learned"
         if not isinstance(timestep, Tensor):
@@ -145,7 +145,7 @@ class UNet2DModel(Network):
             )
         return timestep if timestep.device == sample.device else timestep.to(sample.device)
 
-    def _check_number(self, timestep: float) -> None:
+    def _check_number(self, timestep: float | int) -> None:
         kind = self.config.time_embedding_type
         if kind == "fourier" and timestep <= 0:
             raise InputError(
