@@ -21,7 +21,7 @@ from calotype.errors import ComponentError, GraphError, InputError, RepositoryEr
 from calotype.graph.draw import draw_html, draw_svg, draw_text
 from calotype.graph.graph import Graph, build_graph
 from calotype.graph.hints import ComponentRef, accepts_none, bare, spell, unannotated
-from calotype.graph.inputs import ABSENT, Call, Inputs, describe_inputs, read_call, signature_of
+from calotype.graph.inputs import Call, Inputs, describe_inputs, read_call, signature_of
 from calotype.graph.memo import Memo, MemoInfo
 from calotype.graph.node import Node
 from calotype.graph.plan import Plan, make_plan, with_counts
@@ -30,7 +30,7 @@ from calotype.graph.split import Split, split_graph
 from calotype.memory.residency import Residency, parse_bytes
 from calotype.pipelines.generations import Generations
 from calotype.pipelines.packs import UnitPack, inserted
-from calotype.pipelines.recipe import Recipe
+from calotype.pipelines.recipe import Recipe, recorded_inputs
 from calotype.pipelines.result import Result
 from calotype.pipelines.values import digest
 from calotype.weights.component import one_dtype
@@ -399,15 +399,14 @@ class DiffusionPipeline:
         for name in dict.fromkeys(n for node in plan.nodes for n in sorted(node.active.uses)):
             component = getattr(self, name)
             components[name] = self._digest(name, component)
-            if isinstance(component, torch.nn.Module):
-                dtypes[name] = str(next(iter(component.parameters())).dtype).removeprefix("torch.")
-        values = {n: v for n, v in plan.call.values.items() if v is not ABSENT}
-        model = self.Inputs.model_construct(**values)
-        inputs = model.model_dump(mode="json", include=set(values))
+            weights = list(component.parameters()) if isinstance(component, torch.nn.Module) else []
+            if weights:
+                dtypes[name] = str(weights[0].dtype).removeprefix("torch.")
+        inputs = recorded_inputs(self.Inputs, plan.call.values)
         return Recipe(
             pipeline=type(self).__name__, source=self._source, components=components, inputs=inputs, dtypes=dtypes,
             device=str(self.device), versions={"calotype": __version__, "torch": str(torch.__version__)},
-            given=tuple(plan.call.given),
+            given=tuple(plan.call.given), outputs=plan.call.outputs or (),
         )  # fmt: skip
 
     def _digest(self, name: str, component: Any) -> str:

@@ -1,14 +1,17 @@
 """The recipe of a picture: everything that makes it again, carried in the file itself."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pydantic import TypeAdapter, ValidationError
 
 from calotype.errors import RepositoryError
+from calotype.graph.inputs import ABSENT, Inputs
 from calotype.weights.atomic import atomic_file
 
 PNG_KEY = "calotype"
@@ -25,6 +28,7 @@ class Recipe:
         inputs: every input as JSON, with the seed that was drawn.
         item: which of the call's pictures it is.
         given: the names of computed values that were given in place of units; such a call cannot be replayed.
+        outputs: the names of the values that the call returned; empty for the pipeline's own.
         dtypes: the type of each component's weights.
         device: where it ran.
         versions: of calotype and of the libraries that compute.
@@ -38,6 +42,7 @@ class Recipe:
     device: str
     versions: dict[str, str]
     given: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
     item: int = 0
 
     def of_item(self, item: int) -> Self:
@@ -51,10 +56,23 @@ class Recipe:
     def from_json(cls, text: str) -> Self:
         """Raises `RepositoryError` when the text is not a recipe."""
         try:
-            fields = json.loads(text)
-            return cls(**{**fields, "given": tuple(fields.get("given", ()))})
-        except (ValueError, TypeError) as error:
-            raise RepositoryError(f"this is not a recipe that this version reads: {error}") from None
+            recipe = TypeAdapter(cls).validate_json(text)
+            unknown = set(json.loads(text)) - {field.name for field in fields(cls)}
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise RepositoryError(
+                f"this is not a recipe that this version reads: {f'{where}: ' if where else ''}{problem['msg']}"
+            ) from None
+        if unknown:
+            raise RepositoryError(f"this is not a recipe that this version reads: {', '.join(sorted(unknown))} is new")
+        return recipe
+
+
+def recorded_inputs(model: type[Inputs], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a call as a recipe records them: JSON, without what was left out."""
+    there = {name: value for name, value in values.items() if value is not ABSENT}
+    return model.model_construct(**there).model_dump(mode="json", include=set(there))
 
 
 def save_png(picture: Image.Image, path: Path, recipe: Recipe) -> None:
@@ -73,10 +91,13 @@ def read_recipe(path: str | Path) -> Recipe:
             text = getattr(picture, "text", {}).get(PNG_KEY)
     except FileNotFoundError:
         raise RepositoryError(f"there is no file {path}") from None
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RepositoryError(f"{path} is not a picture that can be read: {error}") from None
     if text is None:
         raise RepositoryError(
             f"{path} carries no recipe; only PNG files that calotype wrote do, and editors often drop it"
         )
-    return Recipe.from_json(text)
+    try:
+        return Recipe.from_json(text)
+    except RepositoryError as error:
+        raise RepositoryError(f"{path}: {error}") from None

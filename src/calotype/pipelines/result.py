@@ -10,6 +10,17 @@ from calotype.errors import InputError, did_you_mean
 from calotype.pipelines.recipe import Recipe, save_png
 
 
+def picture_paths(path: str | Path, count: int) -> list[Path]:
+    """The files that `count` pictures saved as `path` go to: several get `-0`, `-1`, ... before the suffix.
+
+    Raises `InputError` when the path does not end in `.png`.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: pictures are saved as .png, which carries the recipe; name it {path.stem}.png")
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{number}") for number in range(count)]
+
+
 class Result:
     """The outputs of one call, prompt-major: image k of prompt p is item `p * num_images + k`.
 
@@ -56,12 +67,7 @@ class Result:
         pictures = self.images
         if not pictures:
             raise InputError(f"nothing to save: the outputs {', '.join(self)} hold no picture")
-        path = Path(path)
-        if path.suffix.lower() != ".png":
-            raise InputError(f"{path}: pictures are saved as .png, which carries the recipe; name it {path.stem}.png")
-        paths = [path] if len(pictures) == 1 else [
-            path.with_stem(f"{path.stem}-{number}") for number in range(len(pictures))
-        ]  # fmt: skip
+        paths = picture_paths(path, len(pictures))
         for number, (picture, where) in enumerate(zip(pictures, paths, strict=True)):
             save_png(picture, where, self.recipe.of_item(number))
         return paths
