@@ -179,3 +179,16 @@ def test_a_step_too_many_is_refused(oracle):
 def test_two_ramps_are_refused():
     with pytest.raises(ConfigError, match="only one of use_karras_sigmas and use_beta_sigmas can be true"):
         EulerDiscreteScheduler(use_karras_sigmas=True, use_beta_sigmas=True)
+
+
+@pytest.mark.parametrize("name", [EULER, ANCESTRAL])
+def test_the_answer_has_the_ecosystem_s_dtypes(oracle, name):
+    answers = []
+    for scheduler in oracle.pair(name):
+        scheduler.set_timesteps(4)
+        x, t = oracle.noise(torch.bfloat16), scheduler.timesteps[1]
+        shown = scheduler.scale_model_input(x, t)
+        answers.append(scheduler.step(shown, t, x, generator=torch.Generator().manual_seed(0), return_dict=False))
+    for mine, theirs in zip(*answers, strict=True):
+        assert mine.dtype == theirs.dtype
+        torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=2e-2)

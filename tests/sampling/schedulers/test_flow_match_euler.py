@@ -139,3 +139,13 @@ def test_a_dynamic_shift_needs_the_picture():
         FlowMatchEuler(use_dynamic_shifting=True, time_shift_type="linear").set_timesteps(4, mu=0.0)
     with pytest.raises(ConfigError, match="must differ for a dynamic shift"):
         FlowMatchEuler(use_dynamic_shifting=True, max_image_seq_len=256)
+
+
+def test_the_answer_has_the_ecosystem_s_shape(oracle):
+    scheduler = FlowMatchEuler()
+    scheduler.set_timesteps(2)
+    x = oracle.noise(torch.bfloat16)
+    [moved] = scheduler.step(x, scheduler.timesteps[0], x, return_dict=False)
+    found = scheduler.step(x, scheduler.timesteps[1], moved)
+    assert moved.dtype == found.prev_sample.dtype == torch.bfloat16
+    torch.testing.assert_close(found.prev_sample, found.pred_original_sample.to(torch.bfloat16))

@@ -209,11 +209,11 @@ class Scheduler:
 
 def plan(parameterization: Parameterization, solver: Solver, here: Level, there: Level) -> Plan:
     """The weights of one step, in terms of the latents themselves rather than of what the network is shown."""
-    shown = (here.alpha * here.scale, here.sigma * here.scale)
-    clean, noise = (
-        Mix(_exact(mix.latents * here.scale), _exact(mix.output))
-        for mix in (parameterization.clean(*shown), parameterization.noise(*shown))
-    )
+    alpha, sigma = here.alpha * here.scale, here.sigma * here.scale
+    clean, noise = parameterization.clean(alpha, sigma), parameterization.noise(alpha, sigma)
+    if here.scale != 1.0:
+        clean = Mix(_exact(clean.latents * here.scale), clean.output)
+        noise = Mix(_exact(noise.latents * here.scale), noise.output)
     move = solver.move(here, there)
     latents = move.latents + move.clean * clean.latents + move.noise * noise.latents
     output = move.clean * clean.output + move.noise * noise.output

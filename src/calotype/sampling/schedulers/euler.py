@@ -9,12 +9,11 @@ from torch import Tensor
 
 from calotype.sampling.betas import noise_ratios
 from calotype.sampling.config import Numbers, SchedulerConfig
-from calotype.sampling.noise import NoiseSource
-from calotype.sampling.parameterization import VPrediction, parameterization
-from calotype.sampling.schedule import VarianceExploding
-from calotype.sampling.schedulers.base import Plan, plan
+from calotype.sampling.parameterization import Mix, VPrediction, parameterization
+from calotype.sampling.schedule import Path, VarianceExploding
+from calotype.sampling.schedulers.base import NoiseLevels, plan, split_variance
 from calotype.sampling.schedulers.training import as_floats, training_tables
-from calotype.sampling.solver import Euler, EulerAncestral, Level, Move, Solver
+from calotype.sampling.solver import Euler, EulerAncestral, Level
 from calotype.sampling.spacing import Ramp, Spacing
 from calotype.sampling.stateful import ByIndex, Device, Generators, answer, source, steps_asked, steps_or_custom
 
@@ -102,13 +101,28 @@ class _NoiseOverSignal(ByIndex):
         sigma = self._levels_at(timesteps, sample)
         return ((noise - sigma * sample) / (1.0 + sigma**2).sqrt()).to(sample.dtype)
 
-    def _make(
-        self, output: Tensor, sample: Tensor, weights: Plan, solver: Solver, draw: NoiseSource, return_dict: bool
-    ) -> Any:
-        moved, clean = self._full_step(sample, output, weights, solver, draw)
+    def _follow(self, x: Tensor, clean: Tensor, sigma: float, lower: float) -> Tensor:
+        """Euler's step in its textbook form, `x + (x - clean) / sigma * (lower - sigma)`, rounding as it does.
+
+        `advance` is the same step in one sum, and more exact; in single precision they differ by what the subtraction
+        of latents of size sigma leaves of a clean sample of size 1.
+        """
+        return x + (x - clean) / sigma * (lower - sigma)
+
+    def _read(self, sample: Tensor, output: Tensor, clean: Mix) -> tuple[Tensor, Tensor]:
+        """The latents and the clean sample, both at least float32."""
+        split_variance(output, sample, self.solver)
+        wide = sample.to(torch.promote_types(sample.dtype, torch.float32))
+        return wide, clean.of(wide, output.to(wide.dtype))
+
+    def _show(self, path: Path | NoiseLevels, device: Device) -> None:
+        super()._show(path, device)
+        self._rounded = self.sigmas.tolist()
+
+    def _taken(self, moved: Tensor, clean: Tensor, dtype: torch.dtype, return_dict: bool) -> Any:
         assert self.step_index is not None
         self.step_index += 1
-        return answer(moved.to(output.dtype), clean, return_dict)
+        return answer(moved.to(dtype), clean, return_dict)
 
 
 class EulerDiscreteScheduler(_NoiseOverSignal):
@@ -182,26 +196,22 @@ class EulerDiscreteScheduler(_NoiseOverSignal):
         """
         self._check_step(timestep)
         index, levels = self._here(timestep), self._current()
-        here, there, weights = levels.here[index], levels.there[index], levels.plans[index]
-        gamma = min(s_churn / len(levels), math.sqrt(2) - 1) if s_tmin <= here.sigma <= s_tmax else 0.0
-        draw = source(generator, model_output.dtype)
+        sigma, lower, clean = self._rounded[index], self._rounded[index + 1], levels.plans[index].clean
+        gamma = min(s_churn / len(levels), math.sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
         if gamma > 0:
-            raised = here._replace(sigma=here.sigma * (1 + gamma))
-            spread = s_noise * math.sqrt(raised.sigma**2 - here.sigma**2)
-            sample = sample.to(torch.promote_types(sample.dtype, torch.float32)) + draw(sample) * spread
-            weights = self._churned(here, raised, there)
-        return self._make(model_output, sample, weights, self.solver, draw, return_dict)
-
-    def _churned(self, here: Level, raised: Level, there: Level) -> Plan:
-        """The weights from a raised level, for a network that was still shown the latents as they were at `here`."""
-        read = here if isinstance(self.parameterization, VPrediction) else raised
-        weights = plan(self.parameterization, self.solver, _shown(read), there)
-        kept = there.sigma / raised.sigma
-        return weights._replace(move=Move(latents=kept, clean=1.0 - kept))
+            raised = sigma * (1 + gamma)
+            fresh = source(generator, model_output.dtype)(sample)
+            sample = sample.to(torch.promote_types(sample.dtype, torch.float32))
+            sample = sample + fresh * (s_noise * math.sqrt(raised**2 - sigma**2))
+            if not isinstance(self.parameterization, VPrediction):  # which the ecosystem reads at the level before
+                clean = plan(self.parameterization, self.solver, _shown(raised), _shown(lower)).clean
+            sigma = raised
+        wide, denoised = self._read(sample, model_output, clean)
+        return self._taken(self._follow(wide, denoised, sigma, lower), denoised, model_output.dtype, return_dict)
 
 
-def _shown(level: Level) -> Level:
-    return level._replace(scale=1.0 / math.sqrt(1.0 + level.sigma**2))
+def _shown(sigma: float) -> Level:
+    return Level(1.0, sigma, scale=1.0 / math.sqrt(1.0 + sigma**2))
 
 
 class EulerAncestralDiscreteScheduler(_NoiseOverSignal):
@@ -230,5 +240,10 @@ class EulerAncestralDiscreteScheduler(_NoiseOverSignal):
     ) -> Any:
         """One step from `timestep`, one of `timesteps`, as `EulerDiscreteScheduler.step` without churn."""
         self._check_step(timestep)
-        weights, draw = self._current().plans[self._here(timestep)], source(generator, model_output.dtype)
-        return self._make(model_output, sample, weights, self.solver, draw, return_dict)
+        index = self._here(timestep)
+        weights = self._current().plans[index]
+        wide, denoised = self._read(sample, model_output, weights.clean)
+        moved = self._follow(wide, denoised, self._rounded[index], weights.move.noise)
+        if weights.move.fresh:
+            moved = torch.add(moved, source(generator, model_output.dtype)(sample), alpha=weights.move.fresh)
+        return self._taken(moved, denoised, model_output.dtype, return_dict)

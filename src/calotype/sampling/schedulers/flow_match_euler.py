@@ -11,7 +11,7 @@ from calotype.errors import InputError, MissingInput, UnusedInput
 from calotype.sampling.config import SchedulerConfig
 from calotype.sampling.parameterization import Flow
 from calotype.sampling.schedule import FlowMatching, Path
-from calotype.sampling.schedulers.base import NoiseLevels
+from calotype.sampling.schedulers.base import NoiseLevels, split_variance
 from calotype.sampling.schedulers.euler import one_ramp
 from calotype.sampling.solver import Euler, Renoise
 from calotype.sampling.stateful import ByIndex, Device, Generators, SchedulerOutput, source, steps_asked
@@ -149,12 +149,15 @@ class FlowMatchEulerDiscreteScheduler(ByIndex):
         if per_token_timesteps is not None:
             raise InputError("per_token_timesteps are not supported")
         weights = self._current().plans[self._here(timestep)]
-        draw = source(generator, torch.float32)  # whatever the sample's dtype, as the ecosystem draws here
-        moved, clean = self._full_step(sample, model_output, weights, self.solver, draw)
+        split_variance(model_output, sample, self.solver)
+        wide = sample.to(torch.promote_types(sample.dtype, torch.float32))
+        moved = weights.fused.of(wide, model_output)
+        if weights.move.fresh:  # drawn in float32 whatever the sample's dtype, as the ecosystem does here
+            moved = torch.add(moved, source(generator, torch.float32)(sample), alpha=weights.move.fresh)
         assert self.step_index is not None
         self.step_index += 1
         moved = moved.to(model_output.dtype)
-        return SchedulerOutput(moved, clean) if return_dict else (moved,)
+        return SchedulerOutput(moved, weights.clean.of(wide, model_output)) if return_dict else (moved,)
 
     def _show(self, path: Path | NoiseLevels, device: Device) -> None:
         super()._show(path, device)
