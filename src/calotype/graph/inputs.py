@@ -45,6 +45,10 @@ class _Absent:
 ABSENT = _Absent()
 
 
+class Unreplayable:
+    """Marks an input whose value a recipe cannot hold, so that a call that gives it cannot be replayed."""
+
+
 @dataclass(frozen=True)
 class InputField:
     """One input as the engine sees it: `hint` is the type of one item, `each` whether a list maps over items."""
@@ -165,7 +169,7 @@ def _sentence(model: type[Inputs], name: str, problems: list[Any]) -> str:
         return (
             f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}{did_you_mean(str(value), options)}"
         )
-    if name in model.model_fields and kind.endswith("_type"):
+    if name in model.model_fields and (kind.endswith("_type") or kind == "is_instance_of"):
         wanted = spell(model.model_fields[name].annotation)
         return f"{name} must be {wanted}, got {type(value).__name__} {_short(value)}"
     return f"{name}: {problem['msg'].removeprefix('Value error, ')}"

@@ -20,8 +20,8 @@ from calotype import __version__
 from calotype.errors import ComponentError, GraphError, InputError, RepositoryError, UnknownInput, did_you_mean
 from calotype.graph.draw import draw_html, draw_svg, draw_text
 from calotype.graph.graph import Graph, build_graph
-from calotype.graph.hints import ComponentRef, accepts_none, bare, spell, unannotated
-from calotype.graph.inputs import Call, Inputs, describe_inputs, read_call, signature_of
+from calotype.graph.hints import ComponentRef, accepts_none, bare, metadata_of, spell, unannotated
+from calotype.graph.inputs import Call, Inputs, Unreplayable, describe_inputs, read_call, signature_of
 from calotype.graph.memo import Memo, MemoInfo
 from calotype.graph.node import Node
 from calotype.graph.plan import Plan, make_plan, with_counts
@@ -406,8 +406,17 @@ class DiffusionPipeline:
         return Recipe(
             pipeline=type(self).__name__, source=self._source, components=components, inputs=inputs, dtypes=dtypes,
             device=str(self.device), versions={"calotype": __version__, "torch": str(torch.__version__)},
-            given=tuple(plan.call.given), outputs=plan.call.outputs or (),
+            given=(*plan.call.given, *self._unreplayable(plan.call)), outputs=plan.call.outputs or (),
         )  # fmt: skip
+
+    def _unreplayable(self, call: Call) -> list[str]:
+        """The inputs given in this call that a recipe cannot hold."""
+        fields = self.Inputs.model_fields
+        return [
+            name
+            for name, value in call.values.items()
+            if value is not None and any(isinstance(m, Unreplayable) for m in metadata_of(fields[name].annotation))
+        ]
 
     def _digest(self, name: str, component: Any) -> str:
         """A digest of a component's weights, computed once per generation; the class of one without weights."""

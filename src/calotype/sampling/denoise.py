@@ -15,7 +15,7 @@ from calotype.graph.node import Active, Node
 from calotype.graph.run import Run, StepEvent
 from calotype.graph.unit import Unit, unit
 from calotype.sampling.collate import collate, is_composite, leaves_of, map_leaves, split_items
-from calotype.sampling.guidance import ClassifierFree, Guidance
+from calotype.sampling.guidance import ClassifierFree, Guidance, NoGuidance
 from calotype.sampling.noise import NoiseSource, per_item
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
 from calotype.sampling.step import Step
@@ -33,6 +33,12 @@ def classifier_free(guidance_scale: float) -> Guidance:
     return ClassifierFree(guidance_scale)
 
 
+@unit
+def unguided() -> Guidance:
+    """No guidance: the positive branch as it is."""
+    return NoGuidance()
+
+
 class Denoise(Node):
     """Refines `latents` along `sigmas`: predicts once per guidance branch and step, combines, and takes a step.
 
@@ -43,7 +49,8 @@ class Denoise(Node):
         latents: the wire that is refined.
         sigmas: the wire that holds the noise levels to go through.
         scheduler: the component that takes the steps.
-        guidance: a unit without components that makes the `Guidance` policy from inputs; it runs in the plan.
+        guidance: a unit without components that makes the `Guidance` policy from inputs; it runs in the plan. None
+            predicts the positive branch alone.
         after_step: units that refine `latents` after every step (keeping a known part, blending windows).
         noise_source: the wire that holds the source of a stochastic solver's fresh noise; by default, or where it is
             None, each item draws from a generator of its own seed.
@@ -64,13 +71,14 @@ class Denoise(Node):
         latents: str = "latents",
         sigmas: str = "sigmas",
         scheduler: str = "scheduler",
-        guidance: Unit[..., Guidance] = classifier_free,
+        guidance: Unit[..., Guidance] | None = classifier_free,
         after_step: Sequence[Unit[..., Any]] = (),
         noise_source: str | None = None,
         batch_branches: bool | None = None,
         optional: bool = False,
     ) -> None:
         self.name, self.latents, self.sigmas, self.scheduler = name, latents, sigmas, scheduler
+        guidance = guidance or unguided
         self.predict, self.guidance, self.after_step = predict, guidance, tuple(after_step)
         self.noise_source, self.batch_branches, self.may_skip = noise_source, batch_branches, optional
         self.doc = predict.doc
@@ -254,10 +262,7 @@ class _Loop:
         return self._wire_values(inner, branch) | self._components(inner)
 
     def _wire_values(self, inner: Unit[..., Any], branch: Branch) -> dict[str, Any]:
-        return {
-            name: self._collated(inner.wire(name), branch, hint)
-            for name, hint in _outer_parameters(inner).items()
-        }
+        return {name: self._collated(inner.wire(name), branch, hint) for name, hint in _outer_parameters(inner).items()}
 
     def _components(self, inner: Unit[..., Any]) -> dict[str, Any]:
         return {name: self.parts[name] for name in inner.uses}

@@ -5,13 +5,13 @@ from typing import Annotated
 import torch
 from pydantic import AliasChoices, Field, PlainSerializer
 
-from calotype.graph.inputs import Inputs
+from calotype.graph.inputs import Inputs, Unreplayable
 from calotype.models.unet_2d import UNet2DModel
 from calotype.pipelines.base import DiffusionPipeline
-from calotype.pipelines.ddpm.units import guidance, image, latents, noise, noise_source, predicted, sigmas
+from calotype.pipelines.ddpm.units import image, latents, noise, noise_source, predicted, sigmas
 from calotype.sampling import DDPMScheduler, Denoise, Scheduler
 
-Generator = Annotated[torch.Generator, PlainSerializer(lambda _: None)]
+Generator = Annotated[torch.Generator, PlainSerializer(lambda _: None), Unreplayable()]
 
 
 class DDPMInputs(Inputs):
@@ -38,6 +38,6 @@ class DDPMPipeline(DiffusionPipeline):
         noise,
         sigmas,
         latents,
-        Denoise(predicted, guidance=guidance, noise_source="noise_source"),
+        Denoise(predicted, guidance=None, noise_source="noise_source"),
         image,
     )

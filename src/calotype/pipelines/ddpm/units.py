@@ -10,7 +10,7 @@ from calotype.graph.unit import unit
 from calotype.models.unet_2d import UNet2DModel
 from calotype.pipelines.latents import Latents, Noise
 from calotype.pipelines.pictures import Picture, to_picture
-from calotype.sampling import Guidance, NoGuidance, NoiseLevels, NoiseSource, Scheduler, Step
+from calotype.sampling import NoiseLevels, NoiseSource, Scheduler, Step
 from calotype.sampling.noise import shared
 
 
@@ -44,12 +44,6 @@ def sigmas(num_inference_steps: int, *, scheduler: Scheduler) -> NoiseLevels:
 def latents(noise: Noise, sigmas: NoiseLevels, *, scheduler: Scheduler) -> Latents:
     """Pure noise at the first level."""
     return Latents(scheduler.initial(noise, sigmas))
-
-
-@unit
-def guidance() -> Guidance:
-    """An unconditional network has no branches."""
-    return NoGuidance()
 
 
 @unit

@@ -1,0 +1,50 @@
+"""Every Python block of the README and of `docs/` runs, in order, one program a page."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def program(page: Path) -> str:
+    """The page's Python blocks as one program, on the lines that they have in the page."""
+    text = page.read_text(encoding="utf-8")
+    lines = [""] * (text.count("\n") + 1)
+    for block in BLOCK.finditer(text):
+        start = text.count("\n", 0, block.start(1))
+        for offset, line in enumerate(block.group(1).splitlines()):
+            lines[start + offset] = line
+    return "\n".join(lines)
+
+
+def executable() -> list[Path]:
+    return [page for page in PAGES if program(page).strip()]
+
+
+def test_some_pages_hold_programs() -> None:
+    assert {"README.md", "tutorial.md"} <= {page.name for page in executable()}
+
+
+@pytest.mark.parametrize("page", executable(), ids=lambda page: page.name)
+def test_page_runs_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program(page), str(page), "exec"), {"__name__": page.stem})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    local = [t for t in targets if not t.startswith(("http:", "https:", "mailto:"))]
+    missing = [t for t in local if not (page.parent / t).exists()]
+    assert not missing
+
+
+def test_the_tutorial_is_a_pipeline_in_under_60_lines() -> None:
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    blocks = [b for b in BLOCK.findall(text)][:3]
+    assert "class Outline(DiffusionPipeline)" in blocks[-1]
+    assert sum(bool(line.strip()) for block in blocks for line in block.splitlines()) < 60
