@@ -1,19 +1,19 @@
 """Configurations of schedulers: frozen, validated, and read from and written to `scheduler_config.json`."""
 
-import inspect
 import json
 import logging
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BeforeValidator
 
-from calotype.errors import ConfigError, RepositoryError, did_you_mean
+from calotype.atomic import atomic_file
+from calotype.configured import BaseConfig, Configured
+from calotype.errors import ConfigError, RepositoryError
 
 logger = logging.getLogger(__name__)
 
@@ -41,52 +41,23 @@ def _as_list(value: Any) -> Any:
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_list)]
 
 
-class SchedulerConfig(BaseModel):
-    """What describes one scheduler. Frozen; its fields are also read by name, `config["beta_start"]`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in type(self).model_fields:
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in type(self).model_fields
-
-    def keys(self) -> Iterator[str]:
-        """The names of the fields, so that `dict(config)` and `**config` work."""
-        return iter(type(self).model_fields)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The field `name`, or `default` where this scheduler has none."""
-        return getattr(self, name) if name in self else default
+class SchedulerConfig(BaseConfig):
+    """What describes one scheduler."""
 
 
-class Configured:
+class ConfiguredScheduler(Configured):
     """Something that is described by its `Config`, whose fields are the constructor's keywords.
 
     Raises:
         ConfigError: a field is unknown or has a value that it does not take.
     """
 
-    Config: ClassVar[type[SchedulerConfig]]
+    Config: ClassVar[type[BaseConfig]] = SchedulerConfig
     family: ClassVar[str]
     """Schedulers of one family describe the same training, so that one's configuration can be turned into another's."""
 
-    config: Any  # a subclass narrows it to its own Config
-
     def __init__(self, **fields: Any) -> None:
-        given = {name: value for name, value in fields.items() if not name.startswith("_")}
-        try:
-            self.config = self.Config(**given)
-        except ValidationError as error:
-            raise ConfigError(_explain(type(self).__name__, self.Config, error)) from None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "Config" in cls.__dict__:
-            cls.__signature__ = inspect.signature(cls.Config)  # type: ignore[attr-defined]
+        self.config = self.parse_config(fields)
 
     def __repr__(self) -> str:
         changed = (f"{name}={value!r}" for name, value in self.config.model_dump(exclude_defaults=True).items())
@@ -130,7 +101,11 @@ class Configured:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes `scheduler_config.json` into `folder`: aside first, then renamed, so that it is never half written."""
         content = {"_class_name": type(self).__name__} | self.config.model_dump(mode="json")
-        write_aside(Path(folder) / FILE_NAME, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        path = Path(folder) / FILE_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as aside:
+            aside.write_text(text, encoding="utf-8")
 
     @classmethod
     def _check_family(cls, fields: Mapping[str, Any]) -> None:
@@ -144,20 +119,6 @@ class Configured:
             )
 
 
-def write_aside(path: Path, text: str) -> None:
-    """Writes a text file in one stroke, by way of a temporary file beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as aside:
-        try:
-            aside.write(text)
-            aside.flush()
-            Path(aside.name).chmod(0o644)
-            Path(aside.name).replace(path)
-        except BaseException:
-            Path(aside.name).unlink(missing_ok=True)
-            raise
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -168,14 +129,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise RepositoryError(f"{path} must hold a JSON object, got a {type(fields).__name__}")
     return fields
-
-
-def _explain(owner: str, config: type[SchedulerConfig], error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{name!r} is not a field{did_you_mean(name, config.model_fields)}")
-        else:
-            lines.append(f"{name!r}: {problem['msg']}, got {problem['input']!r}" if name else problem["msg"])
-    return f"{owner} cannot be made from this configuration: " + "; ".join(lines)

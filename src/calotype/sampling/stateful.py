@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calotype.errors import InputError, MissingInput
-from calotype.sampling.config import Configured
+from calotype.sampling.config import ConfiguredScheduler
 from calotype.sampling.noise import NoiseSource, per_item, shared
 from calotype.sampling.schedule import Path
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
@@ -34,7 +34,7 @@ class SchedulerOutput:
     pred_original_sample: Tensor
 
 
-class Stateful(Configured, Scheduler):
+class Stateful(ConfiguredScheduler, Scheduler):
     """A scheduler with the ecosystem's methods. A subclass composes the three pieces in `_compose`.
 
     Attributes:

@@ -14,9 +14,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from calotype import __version__
+from calotype.atomic import atomic_folder
 from calotype.errors import ConfigError, InputError, RepositoryError, WeightsError, did_you_mean
 from calotype.nn.network import Network
-from calotype.weights.atomic import atomic_folder
 from calotype.weights.files import SafetensorsFile, write_safetensors
 from calotype.weights.model_index import INDEX_NAME, read_json_object, write_json
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calotype.atomic import atomic_folder
 from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, WeightsError, did_you_mean
-from calotype.weights.atomic import atomic_folder
 from calotype.weights.model_index import (
     INDEX_NAME,
     ComponentRef,

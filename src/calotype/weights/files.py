@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from calotype.atomic import atomic_file
 from calotype.errors import WeightsError
-from calotype.weights.atomic import atomic_file
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,

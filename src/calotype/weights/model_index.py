@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from calotype.atomic import atomic_file
 from calotype.errors import RepositoryError
-from calotype.weights.atomic import atomic_file
 
 INDEX_NAME = "model_index.json"
 

@@ -1,0 +1,69 @@
+"""What is described by a config: networks and schedulers, whose constructors take the fields of their `Config`."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from calotype.errors import ConfigError, did_you_mean
+
+
+class BaseConfig(BaseModel):
+    """What describes one object. Validated at birth and frozen. Fields are also read by name: `config["shift"]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in type(self).model_fields:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in type(self).model_fields
+
+    def keys(self) -> Iterator[str]:
+        """The names of the fields, so that `dict(config)` and `**config` work."""
+        return iter(type(self).model_fields)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The field `name`, or `default` where there is none."""
+        return getattr(self, name) if name in self else default
+
+
+class Configured:
+    """Something whose constructor takes the fields of its `Config` as keywords.
+
+    A `config.json` is therefore the call: `UNet2DModel(**json.load(file))`. Keys that start with an underscore
+    (`_class_name`, `_diffusers_version`) are the file's own remarks, not fields, and are left out.
+    """
+
+    Config: ClassVar[type[BaseConfig]] = BaseConfig
+    config: Any  # a subclass narrows it to its own Config
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "Config" in cls.__dict__:
+            cls.__signature__ = inspect.signature(cls.Config)  # type: ignore[attr-defined]
+
+    @classmethod
+    def parse_config(cls, fields: Mapping[str, Any]) -> Any:
+        """The `Config` that `fields` describe. Raises `ConfigError`, naming every field that is wrong."""
+        given = {name: value for name, value in fields.items() if not name.startswith("_")}
+        try:
+            return cls.Config(**given)
+        except ValidationError as error:
+            raise ConfigError(_explained(cls, error)) from None
+
+
+def _explained(cls: type[Configured], error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{name!r} is not a field{did_you_mean(name, cls.Config.model_fields)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{name!r} is missing")
+        else:
+            lines.append(f"{name!r}: {problem['msg']}, got {problem['input']!r}" if name else problem["msg"])
+    return f"{cls.__name__} cannot be made from this configuration: " + "; ".join(lines)
