@@ -10,9 +10,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import TypeAdapter, ValidationError
 
+from calotype.atomic import atomic_file
 from calotype.errors import RepositoryError
 from calotype.graph.inputs import ABSENT, Inputs
-from calotype.weights.atomic import atomic_file
 
 PNG_KEY = "calotype"
 
