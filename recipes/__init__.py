@@ -1,0 +1,1 @@
+"""How the models that ship with calotype were made, end to end. Not part of the installed package."""

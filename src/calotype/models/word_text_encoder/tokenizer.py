@@ -1,0 +1,100 @@
+"""Whole words to ids."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from calotype.errors import ConfigError, InputError, RepositoryError, did_you_mean
+
+START = "<start>"
+PAD = "<pad>"
+FILE = "tokenizer.json"
+PUNCTUATION = ".,;:!?'\"()-_/"
+"""Characters that only separate words."""
+
+
+class WordTokens(NamedTuple):
+    """One tokenized prompt."""
+
+    ids: Tensor
+    """[l] int64, padded to the maximum length."""
+    mask: Tensor
+    """[l] bool, true where there is a token."""
+
+
+class WordTokenizer:
+    """Splits a prompt into lower-case words and looks each up in a closed vocabulary.
+
+    The first two ids are the start token, which every prompt has (the empty prompt has it alone), and padding.
+    Punctuation separates words; nothing else is dropped.
+
+    Raises:
+        ConfigError: the vocabulary has a word twice, or one that no prompt could contain, or no word fits.
+    """
+
+    def __init__(self, words: Sequence[str], max_length: int = 24) -> None:
+        self.words = tuple(words)
+        self.max_length = max_length
+        self.id_of = {word: index + 2 for index, word in enumerate(self.words)}
+        if len(self.id_of) != len(self.words):
+            raise ConfigError("the vocabulary of a WordTokenizer has a word more than once")
+        wrong = [word for word in self.words if split_words(word) != [word]]
+        if wrong:
+            raise ConfigError(f"the vocabulary of a WordTokenizer has {wrong[0]!r}, which is not one lower-case word")
+        if max_length < 2:
+            raise ConfigError(f"max_length must be at least 2 (the start token and a word), got {max_length}")
+
+    def __len__(self) -> int:
+        """How many ids there are, the start token and padding included."""
+        return len(self.words) + 2
+
+    def __call__(self, prompt: str) -> WordTokens:
+        """Tokenize one prompt.
+
+        Raises:
+            InputError: a word is not in the vocabulary, or there are more words than fit.
+        """
+        words = split_words(prompt)
+        if len(words) > self.max_length - 1:
+            raise InputError(f"a prompt must have at most {self.max_length - 1} words, got {len(words)}: {prompt!r}")
+        for word in words:
+            if word not in self.id_of:
+                raise InputError(f"the word {word!r} is not in the vocabulary{did_you_mean(word, self.id_of)}")
+        ids = torch.ones(self.max_length, dtype=torch.int64)
+        ids[: len(words) + 1] = torch.tensor([0, *(self.id_of[word] for word in words)])
+        return WordTokens(ids, torch.arange(self.max_length) <= len(words))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the vocabulary into `folder`, aside first, so that a file that exists is complete."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f"{FILE}.aside"
+        content = {"_class_name": type(self).__name__, "max_length": self.max_length, "words": " ".join(self.words)}
+        aside.write_text(json.dumps(content, indent=1) + "\n")
+        aside.replace(folder / FILE)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            RepositoryError: the file is missing or is not one of ours.
+        """
+        path = Path(folder) / FILE
+        try:
+            content = json.loads(path.read_text())
+            return cls(content["words"].split(), content["max_length"])
+        except FileNotFoundError:
+            raise RepositoryError(f"there is no {FILE} in {folder}") from None
+        except (KeyError, AttributeError, TypeError, json.JSONDecodeError):
+            raise RepositoryError(f"{path} is not the file of a WordTokenizer") from None
+
+
+def split_words(prompt: str) -> list[str]:
+    """Lower-case words of a prompt: what is between white space and punctuation."""
+    return [word for word in re.split(rf"[\s{re.escape(PUNCTUATION)}]+", prompt.lower()) if word]
