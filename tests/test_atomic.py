@@ -1,0 +1,61 @@
+"""Files and folders appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from calotype.atomic import atomic_file, atomic_folder
+from calotype.errors import RepositoryError
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    with atomic_file(target) as aside:
+        aside.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(KeyError), atomic_file(target) as aside:
+        aside.write_text("half")
+        raise KeyError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_is_exchanged_whole_and_keeps_what_is_not_owned(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("old")
+    (folder / "stale.bin").write_text("old")
+    (folder / "README.md").write_text("mine")
+    with atomic_folder(folder, owns={"config.json", "stale.bin"}.__contains__) as aside:
+        (aside / "config.json").write_text("new")
+        assert (folder / "config.json").read_text() == "old"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"config.json": "new", "README.md": "mine"}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("old")
+    with pytest.raises(KeyError), atomic_folder(folder, owns=lambda name: True) as aside:
+        (aside / "config.json").write_text("half")
+        raise KeyError
+    assert (folder / "config.json").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("a file")
+    with (
+        pytest.raises(RepositoryError, match="model"),
+        atomic_folder(tmp_path / "model", owns=lambda name: True),
+    ):
+        raise AssertionError("the block must not run")
+    assert (tmp_path / "model").read_text() == "a file"
