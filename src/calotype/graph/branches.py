@@ -67,6 +67,9 @@ class Branches(Generic[T]):
         """The same branches with `fn` of each value."""
         return Branches(**{name: fn(value) for name, value in self._values.items()})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _branches, (dict(self._values),)
+
     def __repr__(self) -> str:
         return f"Branches({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
 
@@ -75,3 +78,8 @@ class Branches(Generic[T]):
 
     def __hash__(self) -> int:
         return hash(tuple(self._values.items()))
+
+
+def _branches(values: dict[str, Any]) -> Branches[Any]:
+    """What copying and pickling make `Branches` again with."""
+    return Branches(**values)

@@ -72,8 +72,7 @@ def _edges(graph: Graph) -> list[tuple[str, str, str]]:
     maker: dict[str, str] = {name: f"input {name}" for name in graph.inputs}
     found = []
     for node in graph.nodes:
-        for wire in node.reads:
-            found.append((maker[wire], node.name, wire))
+        found += [(maker[wire], node.name, wire) for wire in node.reads]
         maker.update(dict.fromkeys(node.writes, node.name))
     return found
 
@@ -113,7 +112,8 @@ def _box(box: _Box) -> str:
         f'<g><title>{escape(box.hint)}</title><rect x="{box.x}" y="{box.y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" '
         f'rx="7" fill="{box.fill}" stroke="#999"/>'
         f'<text x="{middle}" y="{box.y + 19}" text-anchor="middle" font-weight="600">{escape(box.title)}</text>'
-        f'<text x="{middle}" y="{box.y + 36}" text-anchor="middle" fill="#666" font-size="10">{escape(detail)}</text></g>'
+        f'<text x="{middle}" y="{box.y + 36}" text-anchor="middle" fill="#666" font-size="10">{escape(detail)}</text>'
+        "</g>"
     )
 
 

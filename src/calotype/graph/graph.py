@@ -9,20 +9,22 @@ from calotype.errors import GraphError, did_you_mean
 from calotype.graph.hints import accepts_none, bare, branches_of, fits, spell
 from calotype.graph.inputs import RESERVED, InputField, Inputs, fields_of
 from calotype.graph.node import Node
-from calotype.graph.unit import TakeOver
+from calotype.graph.unit import TakeOver, Unit
 
 ENGINE_INPUTS = frozenset({"outputs", "given"})
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in the order they run, the inputs and components they may name, and every wire's type hint."""
+    """Nodes in the order they run, the inputs and components they may name, every wire's type hint, and its lift: the
+    inputs with a negative twin that it depends on."""
 
     owner: str
     nodes: tuple[Node, ...]
     inputs: Mapping[str, InputField]
     components: Mapping[str, Any]
     wires: Mapping[str, Any]
+    lifts: Mapping[str, frozenset[str]]
 
     @property
     def twins(self) -> Mapping[str, str]:
@@ -57,28 +59,28 @@ def build_graph(owner: str, nodes: Sequence[Any], inputs: type[Inputs], componen
     _refuse_same_names(owner, nodes)
     lifts = {f.twin_of: frozenset({f.twin_of}) for f in fields.values() if f.twin_of is not None}
     maybe_none = {n for n, h in wires.items() if accepts_none(h) and n != "seed"}
-    makers: dict[str, str] = {n: "the inputs" for n in wires}
+    makers: dict[str, str] = dict.fromkeys(wires, "the inputs")
     for position, node in enumerate(nodes):
         _check_reads(owner, node, nodes[position + 1 :], wires, makers)
         _check_components(owner, node, components)
         _check_branches(owner, node, lifts)
         _check_writes(owner, node, wires, makers)
         skippable = bool(node.blockers(frozenset(maybe_none)))
-        if skippable and (node.is_loop or position == len(nodes) - 1) and not node.may_skip:
+        if skippable and not node.may_skip:
             _refuse_skippable(owner, node, maybe_none, nodes)
         written = node.lift(lifts)
         for wire, hint in node.writes.items():
             refined = wire in node.reads
-            lifts[wire] = written | (lifts.get(wire, frozenset()) if refined else frozenset())
-            if (skippable and not refined) or (accepts_none(hint) and not (refined and wire not in maybe_none)):
+            lifts[wire] = written.get(wire, frozenset()) | (lifts.get(wire, frozenset()) if refined else frozenset())
+            if accepts_none(hint) or (skippable and not refined):
                 maybe_none.add(wire)
-            elif not (refined and skippable):
+            elif not skippable:
                 maybe_none.discard(wire)
             wires[wire] = hint
             makers[wire] = node.name
     _refuse_unread(owner, nodes, fields)
     return Graph(owner, tuple(nodes), MappingProxyType(fields), MappingProxyType(dict(components)),
-                 MappingProxyType(wires))  # fmt: skip
+                 MappingProxyType(wires), MappingProxyType(lifts))  # fmt: skip
 
 
 def _refuse_same_names(owner: str, nodes: Sequence[Node]) -> None:
@@ -128,6 +130,14 @@ def _check_components(owner: str, node: Node, components: Mapping[str, Any]) -> 
 
 
 def _check_branches(owner: str, node: Node, lifts: Mapping[str, frozenset[str]]) -> None:
+    if isinstance(node, Unit):
+        spread = next((w for w, h in node.writes.items() if branches_of(h) is not None), None)
+        lifted = next((w for w in node.one_by_one if lifts.get(w)), None)
+        if spread is not None and (lifted is not None or node.branch_parameter):
+            raise GraphError(
+                f"{owner}: {node.name} makes {spread!r} for all branches at once, but reads "
+                f"{lifted or node.branch_parameter!r} one branch at a time; declare what it reads as Branches[...] too"
+            )
     if not isinstance(node, TakeOver):
         return
     for wire, hint in node.reads.items():
@@ -158,10 +168,12 @@ def _check_writes(owner: str, node: Node, wires: Mapping[str, Any], makers: Mapp
 
 def _refuse_skippable(owner: str, node: Node, maybe_none: set[str], nodes: Sequence[Node]) -> None:
     wire = node.blockers(frozenset(maybe_none))[0]
-    maker = next((n.name for n in reversed(nodes) if wire in n.writes and n is not node), "an optional input")
+    maker = next((n.name for n in reversed(nodes) if wire in n.writes and n is not node), None)
+    why = f"{maker} may be skipped or make none" if maker else "it is an optional input"
+    fix = f"make what {maker} needs required" if maker else "give it a default"
     raise GraphError(
-        f"{owner}: {node.name} needs {wire!r}, but {maker} may be skipped and then it is None; "
-        f"type the parameter `{wire}: ... | None`, or make what {maker} needs required"
+        f"{owner}: {node.name} needs {wire!r}, but {why}, and then it is None; type the parameter "
+        f"`{wire}: ... | None`, or {fix}"
     )
 
 

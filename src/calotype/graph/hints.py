@@ -3,9 +3,22 @@
 Types are compared by array type, dtype family and rank; axis names document, they do not decide.
 """
 
+import inspect
 import types
 from dataclasses import dataclass
-from typing import Annotated, Any, ForwardRef, NewType, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    ForwardRef,
+    Literal,
+    NewType,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from calotype.graph.branches import Branches
 
@@ -20,10 +33,17 @@ class Pad:
     """How a wire of arrays that differ in length along `dim` becomes one batch: `Annotated[Tensor, Pad(1)]`.
 
     Shorter ones are filled up with `value` at the end. A wire whose type does not declare it needs equal shapes.
+
+    Raises:
+        TypeError: `dim` is 0, which is the batch.
     """
 
     dim: int
     value: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.dim == 0:
+            raise TypeError("Pad(0) would fill up the batch itself; name the dimension whose length differs")
 
 
 class ComponentRef:
@@ -140,16 +160,44 @@ def _fits_one(made: Any, wanted: Any) -> bool:
         )
     if _is_array(made) or _is_array(wanted):
         return _arrays_fit(made, wanted)
+    if Literal in (get_origin(made), get_origin(wanted)):
+        return _literals_fit(made, wanted)
     made_class, wanted_class = get_origin(made) or made, get_origin(wanted) or wanted
     if made_class is int and wanted_class is float:
         return True
-    if not (isinstance(made_class, type) and isinstance(wanted_class, type) and issubclass(made_class, wanted_class)):
+    if not (isinstance(made_class, type) and isinstance(wanted_class, type)):
+        return False
+    if getattr(wanted_class, "_is_protocol", False):
+        return _has_members_of(made_class, wanted_class)
+    if not issubclass(made_class, wanted_class):
         return False
     if made_class is wanted_class and get_args(made) and get_args(wanted):
         return len(get_args(made)) == len(get_args(wanted)) and all(
             a is b or fits(a, b) for a, b in zip(get_args(made), get_args(wanted), strict=True)
         )
     return True
+
+
+def _literals_fit(made: Any, wanted: Any) -> bool:
+    if get_origin(made) is not Literal:
+        return False
+    if get_origin(wanted) is Literal:
+        return set(get_args(made)) <= set(get_args(wanted))
+    return all(fits(type(value), wanted) for value in get_args(made))
+
+
+def _has_members_of(made: type, protocol: type) -> bool:
+    """Whether a class has every member that a protocol asks for, by name: signatures are a type checker's work."""
+    asked = [c for c in protocol.__mro__ if getattr(c, "_is_protocol", False) and c is not Protocol]
+    names = {n for c in asked for n in (*vars(c), *vars(c).get("__annotations__", {})) if _is_asked(n, vars(c).get(n))}
+    declared = {n for c in made.__mro__ for n in (*vars(c), *vars(c).get("__annotations__", {}))}
+    return names <= declared
+
+
+def _is_asked(name: str, member: Any) -> bool:
+    if name.startswith("__"):
+        return inspect.isfunction(member) and name not in ("__init__", "__subclasshook__")
+    return not name.startswith("_")
 
 
 def _is_array(hint: Any) -> bool:
@@ -175,7 +223,7 @@ def _any_dtype(hint: Any) -> bool:
 
 def _rank(hint: Any) -> int | None:
     words = hint.dim_str.split()
-    return None if any(w == "..." or w.startswith("*") for w in words) else len(words)
+    return None if any(w == "..." or w.lstrip("#?_").startswith("*") for w in words) else len(words)
 
 
 def spell(hint: Any) -> str:

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from calotype.errors import GraphError, InputError, UnknownInput, did_you_mean
 from calotype.graph.branches import NegativeOf
-from calotype.graph.hints import bare, fits, item_hint, spell
+from calotype.graph.hints import accepts_none, bare, fits, item_hint, metadata_of, spell
 
 
 class Inputs(BaseModel):
@@ -82,7 +82,8 @@ def fields_of(model: type[Inputs]) -> dict[str, InputField]:
     fields: dict[str, InputField] = {}
     for name, info in model.model_fields.items():
         hint, each = item_hint(info.annotation)
-        twin = next((m.name for m in info.metadata if isinstance(m, NegativeOf)), None)
+        attached = (*info.metadata, *metadata_of(info.annotation))
+        twin = next((m.name for m in attached if isinstance(m, NegativeOf)), None)
         fields[name] = InputField(
             name, hint, each, info.is_required(), info.get_default(call_default_factory=True), info.description or "",
             twin, info,
@@ -100,9 +101,14 @@ def _check_twin(owner: str, field: InputField, fields: Mapping[str, InputField])
             f"{owner}.{field.name} is the negative of {field.twin_of!r}, which is not an input"
             f"{did_you_mean(field.twin_of, fields)}"
         )
-    if not fits(field.hint, fields[field.twin_of].hint):
-        wanted = spell(fields[field.twin_of].hint)
-        raise GraphError(f"{owner}.{field.name} is {spell(field.hint)}, its twin {field.twin_of!r} is {wanted}")
+    wanted = fields[field.twin_of].hint
+    if not fits(field.hint, wanted):
+        raise GraphError(f"{owner}.{field.name} is {spell(field.hint)}, its twin {field.twin_of!r} is {spell(wanted)}")
+    if accepts_none(field.hint) and not accepts_none(wanted):
+        raise GraphError(
+            f"{owner}.{field.name} may be None, but {field.twin_of!r}, which it is the negative of, may not; "
+            f'type it {spell(wanted)} and give it a default, such as ""'
+        )
 
 
 def read_call(model: type[Inputs], values: Mapping[str, Any], *, strict: bool = True) -> Call:
@@ -124,8 +130,8 @@ def read_call(model: type[Inputs], values: Mapping[str, Any], *, strict: bool = 
     read = {name: getattr(parsed, name) for name in model.model_fields}
     given = dict(read.pop("given") or {})
     outputs = read.pop("outputs")
-    if isinstance(outputs, str):
-        raise InputError(f"outputs is a tuple of names, got the text {outputs!r}; write outputs=({outputs!r},)")
+    if outputs is not None and not outputs:
+        raise InputError("outputs is empty; name at least one value, or leave it out for the pipeline's own")
     return Call(read, frozenset(parsed.model_fields_set) & set(read), tuple(outputs) if outputs else None, given)
 
 
@@ -136,7 +142,7 @@ def _lenient(model: type[Inputs]) -> type[Inputs]:
 
 
 def _explain(model: type[Inputs], error: ValidationError) -> InputError:
-    names = [n for n in model.model_fields]
+    names = list(model.model_fields)
     problems = error.errors()
     unknown = [str(p["loc"][0]) for p in problems if p["type"] == "extra_forbidden"]
     if unknown:
@@ -150,15 +156,14 @@ def _explain(model: type[Inputs], error: ValidationError) -> InputError:
 
 
 def _sentence(model: type[Inputs], name: str, problems: list[Any]) -> str:
+    if name == "outputs" and isinstance(problems[0]["input"], str):
+        text = problems[0]["input"]
+        return f"outputs is a tuple of names, got the text {text!r}; write outputs=({text!r},)"
     problem = problems[-1] if len(problems) > 1 and problems[0]["type"].endswith("_type") else problems[0]
     value, context, kind = problem["input"], problem.get("ctx", {}), problem["type"]
     if kind == "multiple_of":
         step = context["multiple_of"]
-        low = int(value // step) * step
-        near = [v for v in (low, low + step) if v > 0]
-        best = min(abs(v - value) for v in near)
-        nearest = " and ".join(str(v) for v in near if abs(v - value) == best)
-        return f"{name} must be a multiple of {step}, got {value}; nearest is {nearest}"
+        return f"{name} must be a multiple of {step}, got {value}{_nearest_multiple(model, name, value, step)}"
     bounds = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le"),
               "greater_than": ("more than", "gt"), "less_than": ("less than", "lt")}  # fmt: skip
     if kind in bounds:
@@ -173,6 +178,20 @@ def _sentence(model: type[Inputs], name: str, problems: list[Any]) -> str:
         wanted = spell(model.model_fields[name].annotation)
         return f"{name} must be {wanted}, got {type(value).__name__} {_short(value)}"
     return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _nearest_multiple(model: type[Inputs], name: str, value: Any, step: Any) -> str:
+    info = model.model_fields[name]
+    attached = (*info.metadata, *metadata_of(info.annotation))
+    lowest, highest = (
+        next((getattr(m, bound) for m in attached if hasattr(m, bound)), end)
+        for bound, end in (("ge", step), ("le", float("inf")))
+    )
+    low = int(value // step) * step
+    allowed = [v for v in (low, low + step) if lowest <= v <= highest]
+    best = min((abs(v - value) for v in allowed), default=0)
+    nearest = " and ".join(str(v) for v in allowed if abs(v - value) == best)
+    return f"; nearest is {nearest}" if nearest else ""
 
 
 def _literals(hint: Any) -> Iterable[Any]:

@@ -8,12 +8,13 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import singledispatch
 from typing import Any
 
 from calotype.errors import CalotypeError
+from calotype.graph.branches import Branches
 
 
 class Unknowable:
@@ -22,8 +23,16 @@ class Unknowable:
 
 @singledispatch
 def fingerprint(value: Any) -> Hashable:
-    """What a value is known by in a memo key: equal for equal content. A type that nobody registered is never equal."""
+    """What a value is known by in a memo key: equal for equal content. A type that nobody registered is never equal;
+    a dataclass is known by its fields."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value), tuple(fingerprint(part) for part in _parts(value))
     return Unknowable()
+
+
+def knowable(key: Hashable) -> bool:
+    """Whether a key can be met again."""
+    return all(knowable(part) for part in key) if isinstance(key, tuple) else not isinstance(key, Unknowable)
 
 
 @fingerprint.register(type(None))
@@ -51,6 +60,8 @@ def _(value: dict[Any, Any]) -> Hashable:
 @singledispatch
 def nbytes(value: Any) -> int:
     """The bytes a value holds. Containers add up; other types count as Python sees them unless registered."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return sum(nbytes(part) for part in _parts(value))
     return sys.getsizeof(value)
 
 
@@ -68,6 +79,8 @@ def _(value: dict[Any, Any]) -> int:
 @singledispatch
 def version(value: Any) -> Hashable:
     """A token that changes when a value is changed in place, where its type can tell; else None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return tuple(version(part) for part in _parts(value))
     return None
 
 
@@ -80,6 +93,25 @@ def _(value: Any) -> Hashable:
 @version.register(dict)
 def _(value: dict[Any, Any]) -> Hashable:
     return tuple(version(v) for v in value.values())
+
+
+@fingerprint.register(Branches)
+def _(value: Branches[Any]) -> Hashable:
+    return Branches, tuple((name, fingerprint(part)) for name, part in value.items())
+
+
+@nbytes.register(Branches)
+def _(value: Branches[Any]) -> int:
+    return sum(nbytes(part) for _, part in value.items())
+
+
+@version.register(Branches)
+def _(value: Branches[Any]) -> Hashable:
+    return tuple(version(part) for _, part in value.items())
+
+
+def _parts(value: Any) -> list[Any]:
+    return [getattr(value, field.name) for field in fields(value)]
 
 
 @dataclass(frozen=True)
@@ -118,8 +150,8 @@ class Memo:
                 del self._entries[key]
                 self._bytes -= size
                 raise CalotypeError(
-                    f"a unit changed {', '.join(map(repr, values))} in place; results are shared between calls and "
-                    "read-only, so a unit that changes one must work on a copy"
+                    f"{' or '.join(map(repr, values))} was changed in place after it was made, by a unit or by who "
+                    "asked for it as an output; results are shared between calls and read-only, so work on a copy"
                 )
             self._entries.move_to_end(key)
             self._hits += 1

@@ -57,8 +57,8 @@ class Node:
         """The absent wires for which the node is skipped, for explanations."""
         raise NotImplementedError
 
-    def lift(self, lifts: Mapping[str, frozenset[str]]) -> frozenset[str]:
-        """The inputs with a negative twin that what this node writes depends on, given those of each wire."""
+    def lift(self, lifts: Mapping[str, frozenset[str]]) -> Mapping[str, frozenset[str]]:
+        """The inputs with a negative twin that each wire it writes depends on, given those of what it reads."""
         raise NotImplementedError
 
     def branches(self, inputs: Mapping[str, Any], twins: frozenset[str]) -> tuple["Branch", ...]:

@@ -14,9 +14,10 @@ from calotype.errors import (
     UnusedInput,
     did_you_mean,
 )
-from calotype.graph.branches import POSITIVE, Branch, Branches
+from calotype.graph.branches import POSITIVE, Branch
+from calotype.graph.given import check_given, check_names, given_prompts
 from calotype.graph.graph import Graph, lifted_twins
-from calotype.graph.hints import accepts_none, bare, fits, members, spell
+from calotype.graph.hints import accepts_none, bare, spell
 from calotype.graph.inputs import ABSENT, RESERVED, Call
 from calotype.graph.node import Active, Node
 
@@ -103,7 +104,8 @@ def make_plan(graph: Graph, call: Call, components: Mapping[str, Any]) -> Plan:
 
     Raises:
         UnknownInput: `outputs` or `given` names a wire that nothing makes.
-        MissingInput: a unit that runs reads an input that was left out.
+        MissingInput: a unit that runs reads an input that was left out, or the unit that makes an output is skipped.
+        InputError: a given value is wrong, or lists are not equally long.
         UnusedInput: an input was given explicitly, but every unit that reads it is skipped or pruned.
         ComponentNotLoaded: a unit that runs uses a component that is not loaded.
     """
@@ -111,13 +113,15 @@ def make_plan(graph: Graph, call: Call, components: Mapping[str, Any]) -> Plan:
     _check_outputs(graph, call, outputs)
     prompts = _count_prompts(graph, call)
     running, skipped = _triggered(graph, call)
+    _refuse_skipped_outputs(graph, call, outputs, skipped)
     kept, pruned = _live(graph, call, running, outputs)
     _refuse_missing(graph, call, kept)
-    branches = _branches(graph, call, kept)
-    _check_given(graph, call, branches)
-    _refuse_unused(graph, call, kept, skipped, branches)
+    branches = _branches(graph, call, running)
+    _refuse_missing_twins(graph, call, kept, branches)
+    check_given(graph, call, branches, prompts)
+    _refuse_unused(graph, call, kept, running, skipped, branches)
     for planned in kept:
-        _refuse_not_loaded(graph, call, planned, components)
+        _refuse_not_loaded(graph, call, planned, kept, components)
     return Plan(graph.owner, call, tuple(kept), MappingProxyType(skipped), tuple(pruned), tuple(outputs), branches,
                 prompts, call.num_images)  # fmt: skip
 
@@ -127,24 +131,19 @@ def _check_outputs(graph: Graph, call: Call, outputs: tuple[str, ...]) -> None:
     for name in outputs:
         if name not in made:
             raise UnknownInput(
-                f"outputs: {graph.owner} makes no {name!r}{did_you_mean(name, made)}. It makes {', '.join(sorted(made))}"
+                f"outputs: {graph.owner} makes no {name!r}{did_you_mean(name, made)}. "
+                f"It makes {', '.join(sorted(made))}"
             )
-    for name in call.given:
-        if name in graph.inputs:
-            raise UnknownInput(f"given: {name!r} is an input; pass it as {name}=...")
-        if name not in made:
-            raise UnknownInput(
-                f"given: {graph.owner} makes no {name!r}{did_you_mean(name, made)}. It makes {', '.join(sorted(made))}"
-            )
+    check_names(graph, call)
 
 
 def _count_prompts(graph: Graph, call: Call) -> int:
-    """How many items the lists among the inputs hold; they must agree."""
+    """How many items the lists among the inputs hold, or those given where no input is one; they must agree."""
     lengths = {
         name: len(value)
         for name, value in call.values.items()
         if graph.inputs[name].each and isinstance(value, list)
-    }  # fmt: skip
+    } or given_prompts(graph, call)  # fmt: skip
     for name, length in lengths.items():
         if length == 0:
             raise InputError(f"{name} is an empty list; give at least one value")
@@ -188,9 +187,10 @@ def _live(
                 pruned.append(node.name)
             continue
         if taken := [w for w in node.writes if w in call.given]:
+            rest = needed or [w for w in node.writes if w not in call.given]
             raise InputError(
-                f"given: {node.name} makes {' and '.join(node.writes)} together, and {' and '.join(needed)} is needed "
-                f"too; give {' and '.join(w for w in needed)} as well, or leave {' and '.join(taken)} out"
+                f"given: {node.name} makes {' and '.join(node.writes)} together, and {' and '.join(rest)} is needed "
+                f"too; give {' and '.join(rest)} as well, or leave {' and '.join(taken)} out"
             )
         kept.append(planned)
         live -= {w for w in node.writes if w not in node.reads}
@@ -209,9 +209,35 @@ def _refuse_missing(graph: Graph, call: Call, kept: list[PlannedNode]) -> None:
         raise MissingInput(f"{'; '.join(lines)}. Call {graph.owner} with {', '.join(f'{w}=...' for w in missing)}")
 
 
-def _branches(graph: Graph, call: Call, kept: list[PlannedNode]) -> tuple[Branch, ...]:
+def _refuse_skipped_outputs(graph: Graph, call: Call, outputs: tuple[str, ...], skipped: Mapping[str, str]) -> None:
+    for name in outputs:
+        makers = [n.name for n in graph.makers(name)]
+        absent = name not in graph.inputs or call.values[name] is None
+        if absent and name not in call.given and all(maker in skipped for maker in makers):
+            raise MissingInput(
+                f"outputs: nothing makes {name!r} in this call: {makers[0]} is skipped because {skipped[makers[0]]}; "
+                f"give that, or ask for other outputs"
+            )
+
+
+def _refuse_missing_twins(graph: Graph, call: Call, kept: list[PlannedNode], branches: tuple[Branch, ...]) -> None:
+    read = {wire for planned in kept for wire in planned.active.reads}
+    for name in sorted({name for branch in branches for name in branch.negated} & read):
+        twin = graph.twins[name]
+        if call.values[twin] is ABSENT:
+            raise MissingInput(
+                f"{twin!r} is missing: guidance takes the negative of {name!r} in this call. Call {graph.owner} with "
+                f"{twin}=..., or turn guidance off"
+            )
+
+
+def _branches(graph: Graph, call: Call, running: list[PlannedNode]) -> tuple[Branch, ...]:
+    """The branches of every loop that is not skipped, pruned or not: what a wire holds does not depend on which other
+    outputs are asked for."""
     found: dict[str, Branch] = {POSITIVE.name: POSITIVE}
-    for planned in kept:
+    for planned in running:
+        if any(call.values[wire] is ABSENT for wire in planned.node.plan_reads):
+            continue  # it is pruned, or the input would have been missed
         for branch in planned.node.branches(call.values, lifted_twins(graph)):
             if found.setdefault(branch.name, branch) != branch:
                 raise GraphError(
@@ -220,47 +246,21 @@ def _branches(graph: Graph, call: Call, kept: list[PlannedNode]) -> tuple[Branch
     return tuple(found.values())
 
 
-def _check_given(graph: Graph, call: Call, branches: tuple[Branch, ...]) -> None:
-    for name, value in call.given.items():
-        hint = graph.wires[name]
-        each = value if isinstance(value, list) else [value]
-        for item in each:
-            for part in (v for _, v in item.items()) if isinstance(item, Branches) else (item,):
-                if part is None and not accepts_none(hint):
-                    raise InputError(f"given: {name!r} must be {spell(hint)}, got None")
-                kinds = [m for m in members(hint)]
-                if part is not None and not any(_is_instance(part, kind) for kind in kinds):
-                    raise InputError(f"given: {name!r} must be {spell(hint)}, got {type(part).__name__}")
-            if isinstance(item, Branches) and {n for n, _ in item.items()} != {b.name for b in branches}:
-                raise InputError(
-                    f"given: {name!r} has the branches {', '.join(item)}, "
-                    f"this call needs {', '.join(b.name for b in branches)}"
-                )
-
-
-def _is_instance(value: Any, hint: Any) -> bool:
-    array = getattr(hint, "array_type", None)
-    if array is not None:
-        hint = array
-    origin = getattr(hint, "__origin__", hint)
-    supertype = getattr(origin, "__supertype__", None)
-    if supertype is not None:
-        return any(_is_instance(value, m) for m in members(supertype))
-    if not isinstance(origin, type):
-        return True
-    return (
-        fits(type(value), origin) or isinstance(value, origin) if not getattr(origin, "_is_protocol", False) else True
-    )
-
-
 def _refuse_unused(
-    graph: Graph, call: Call, kept: list[PlannedNode], skipped: Mapping[str, str], branches: tuple[Branch, ...]
+    graph: Graph,
+    call: Call,
+    kept: list[PlannedNode],
+    running: list[PlannedNode],
+    skipped: Mapping[str, str],
+    branches: tuple[Branch, ...],
 ) -> None:
     read = {wire for planned in kept for wire in planned.active.reads}
+    if any(graph.lifts.get(wire) for wire in read):
+        read |= {wire for planned in running for wire in planned.node.plan_reads}
     negated = {name for branch in branches for name in branch.negated}
     for name in sorted(call.explicit):
         info, value = graph.inputs[name], call.values[name]
-        if value is None or (not info.required and value == info.default):
+        if value is None or (not info.required and type(value) is type(info.default) and value == info.default):
             continue
         if info.twin_of is not None and info.twin_of in read and name not in read:
             if info.twin_of not in negated:
@@ -276,11 +276,13 @@ def _refuse_unused(
 
 
 def _unused_because(graph: Graph, name: str, skipped: Mapping[str, str]) -> str:
-    readers = [n.name for n in graph.nodes if name in n.reads]
+    twin_of = graph.inputs[name].twin_of
+    readers = [n.name for n in graph.nodes if name in n.reads or twin_of in n.reads]
     asleep = [r for r in readers if r in skipped]
     if asleep:
         reasons = "; ".join(f"{r} is skipped because {skipped[r]}" for r in asleep)
-        return f"{name} was given, but nothing in this call reads it: {reasons}. Give what is None too, or leave {name} out"
+        unread = f"{name} was given, but nothing in this call reads it: {reasons}"
+        return f"{unread}. Give what is None too, or leave {name} out"
     if not readers:
         return f"{name} was given, but nothing in {graph.owner} depends on it; leave it out"
     return (
@@ -289,13 +291,25 @@ def _unused_because(graph: Graph, name: str, skipped: Mapping[str, str]) -> str:
     )
 
 
-def _refuse_not_loaded(graph: Graph, call: Call, planned: PlannedNode, components: Mapping[str, Any]) -> None:
+def _triggers(graph: Graph, call: Call, planned: PlannedNode, kept: list[PlannedNode]) -> list[str]:
+    """The optional inputs that were given and that a node depends on, directly or through others."""
+    wires = set(planned.active.reads)
+    for other in reversed(kept[: kept.index(planned)]):
+        if not wires.isdisjoint(other.node.writes):
+            wires |= other.active.reads
+    return [
+        w for w in graph.inputs
+        if w in wires and w not in RESERVED and call.values[w] is not None and w in call.explicit
+        and accepts_none(graph.inputs[w].hint)
+    ]  # fmt: skip
+
+
+def _refuse_not_loaded(
+    graph: Graph, call: Call, planned: PlannedNode, kept: list[PlannedNode], components: Mapping[str, Any]
+) -> None:
     for name in sorted(planned.active.uses):
         if components.get(name) is None and not accepts_none(planned.node.uses[name]):
-            triggers = [
-                w for w in planned.node.reads
-                if w in graph.inputs and w not in RESERVED and w in call.explicit and accepts_none(graph.inputs[w].hint)
-            ]  # fmt: skip
+            triggers = _triggers(graph, call, planned, kept)
             because = f" (because {', '.join(f'{w}=' for w in triggers)} was given)" if triggers else ""
             raise ComponentNotLoaded(
                 f"{planned.name} needs component {name!r} ({spell(bare(planned.node.uses[name]))}){because}, but this "

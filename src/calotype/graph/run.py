@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from calotype.errors import CalotypeError, InputError
+from calotype.errors import GraphError
 from calotype.graph.branches import Branch, Branches
+from calotype.graph.given import rows_of
 from calotype.graph.graph import Graph
-from calotype.graph.hints import branches_of
-from calotype.graph.memo import Memo, Unknowable, fingerprint
-from calotype.graph.node import BY_BRANCH, project
+from calotype.graph.hints import accepts_none, branches_of
+from calotype.graph.memo import Memo, Unknowable, fingerprint, knowable
+from calotype.graph.node import BY_BRANCH, Node, project
 from calotype.graph.plan import Plan, PlannedNode
 from calotype.graph.unit import State, TakeOver, Unit
 
@@ -49,7 +50,8 @@ class StepEvent:
 
 
 class Cells:
-    """The values of one wire: along which axes they differ, and the value at each index."""
+    """The values of one wire: along which axes they differ, and the value at each index. `seeded`: they depend on the
+    seed, or on something else that makes them another value in every call."""
 
     __slots__ = ("image", "item", "keys", "lift", "seeded", "values")
 
@@ -61,6 +63,12 @@ class Cells:
     def index(self, branch: Branch, prompt: int, image: int) -> Index:
         return project(self.lift, branch), prompt if self.item else 0, image if self.image else 0
 
+    def put(self, index: Index, value: Any) -> None:
+        """A value that comes from outside, known by its content."""
+        self.values[index] = value
+        self.keys[index] = fingerprint(value)
+        self.seeded |= not knowable(self.keys[index])
+
     def at(self, branch: Branch, prompt: int, image: int) -> Any:
         return self.values[self.index(branch, prompt, image)]
 
@@ -69,9 +77,11 @@ class Cells:
 
 
 class Holder(Protocol):
-    """What the engine asks of memory: keep the named components on their device while a node runs."""
+    """What the engine asks of memory: keep components on their device while a node runs."""
 
-    def hold(self, names: frozenset[str], upcoming: Sequence[frozenset[str]]) -> AbstractContextManager[None]: ...
+    def hold(
+        self, components: Mapping[str, Any], upcoming: Sequence[frozenset[str]]
+    ) -> AbstractContextManager[None]: ...
 
 
 class Run:
@@ -82,6 +92,11 @@ class Run:
         generations: the generation of each component, for memo keys.
         memo: results across calls, or None.
         holder: memory; brings a node's components to their device before it runs.
+
+    Attributes:
+        wires: the value on each wire that something still needs.
+        position: the node that runs now.
+        watched: whether somebody looks at the steps, so that a loop lets go of its components between them.
     """
 
     def __init__(
@@ -97,6 +112,7 @@ class Run:
         self._components, self._generations, self._holder = components, generations, holder
         self.wires: dict[str, Cells] = {}
         self.position = 0
+        self.watched = True
         self._enter_inputs()
         self._enter_given()
         self._enter_absent()
@@ -117,18 +133,18 @@ class Run:
             node = planned.node
             if isinstance(node, Unit):
                 places = self._places(node)
-                hits = sum(self.memo is not None and p.key is not None and p.key in self.memo for p in places)
-                found[node.name] = (len(places), hits)
+                distinct = {p.identity: p for p in places}.values()
+                hits = sum(self.memo is not None and p.key is not None and p.key in self.memo for p in distinct)
+                found[node.name] = (len(distinct), hits)
                 self._enter_results(node, places, None)
             else:
                 found[node.name] = (1, 0)
-                for wire in node.writes:
-                    self._enter_opaque(wire, node, planned)
+                self._enter_opaque(node, planned)
         return found
 
     def hold(self, names: frozenset[str]) -> AbstractContextManager[None]:
         """Components on their device while the context lasts; what later nodes need is known to memory."""
-        return self._holder.hold(names, [n.components for n in self.plan.nodes[self.position + 1 :]])
+        return self._holder.hold(self.components(names), [n.components for n in self.plan.nodes[self.position + 1 :]])
 
     def components(self, names: frozenset[str]) -> dict[str, Any]:
         return {name: self._components[name] for name in names}
@@ -150,29 +166,23 @@ class Run:
                         each = source[prompt] if isinstance(source, list) and lists else source
                         one = each + image if seeds and each is not None else each
                         at = cells.index(branch, prompt, image)
-                        cells.values[at] = one
-                        cells.keys[at] = fingerprint(one)
+                        cells.put(at, one)
             self.wires[name] = cells
 
     def _enter_given(self) -> None:
         for name, value in self.plan.call.given.items():
-            rows = value if isinstance(value, list) else [value]
+            listed = rows_of(self.graph, name, value)
+            rows = [value] if listed is None else listed
             prompts, images = self.plan.prompts, self.plan.images
-            if isinstance(value, list) and len(rows) not in (prompts, prompts * images):
-                raise InputError(
-                    f"given: {name!r} is a list of {len(rows)}, this call makes {prompts} prompt(s) x {images} image(s)"
-                )
-            by_image = isinstance(value, list) and len(rows) == prompts * images and images > 1
-            by_prompt = isinstance(value, list) and prompts > 1
+            by_image = listed is not None and len(rows) == prompts * images and images > 1
+            by_prompt = listed is not None and prompts > 1
             lifted = any(isinstance(row, Branches) for row in rows)
             cells = Cells(BY_BRANCH if lifted else frozenset(), by_prompt, by_image, seeded=False)
             for branch in self.plan.branches if lifted else self.plan.branches[:1]:
                 for number, row in enumerate(rows):
                     prompt, image = divmod(number, images) if by_image else (number, 0)
                     one = row[branch.name] if isinstance(row, Branches) else row
-                    at = cells.index(branch, prompt, image)
-                    cells.values[at] = one
-                    cells.keys[at] = fingerprint(one)
+                    cells.put(cells.index(branch, prompt, image), one)
             self.wires[name] = cells
 
     def _enter_absent(self) -> None:
@@ -180,8 +190,7 @@ class Run:
         skipped = (node for node in self.graph.nodes if node.name in self.plan.skipped)
         for wire in {w for node in skipped for w in node.writes if w not in self.wires}:
             cells = Cells(frozenset(), item=False, image=False, seeded=False)
-            at = cells.index(self.plan.branches[0], 0, 0)
-            cells.values[at], cells.keys[at] = None, fingerprint(None)
+            cells.put(cells.index(self.plan.branches[0], 0, 0), None)
             self.wires[wire] = cells
 
     # -- units -----------------------------------------------------------------------------------------------------
@@ -189,24 +198,26 @@ class Run:
     def evaluate(self, unit: Unit[..., Any]) -> None:
         """Run a unit once for every place where what it reads differs, answering from the memo where it can."""
         places = self._places(unit)
-        made: list[Mapping[str, Any]] = [{}] * len(places)
-        todo = []
-        for number, place in enumerate(places):
+        made: dict[Hashable, Mapping[str, Any]] = {}
+        todo: dict[Hashable, Place] = {}
+        for place in places:
+            if place.identity in made or place.identity in todo:
+                continue
             known = self.memo.get(place.key) if self.memo is not None and place.key is not None else None
             if known is None:
-                todo.append(number)
+                todo[place.identity] = place
             else:
-                made[number] = known
+                made[place.identity] = known
         if todo:
             uses = frozenset(unit.uses)
             with self.hold(uses):
                 parts = self.components(uses)
-                for number in todo:
-                    made[number] = self._call(unit, places[number], parts)
-        for number in todo:
-            if self.memo is not None and places[number].key is not None:
-                self.memo.put(places[number].key, made[number])
-        self._enter_results(unit, places, made)
+                for identity, place in todo.items():
+                    made[identity] = self._call(unit, place, parts)
+        for identity, place in todo.items():
+            if self.memo is not None and place.key is not None:
+                self.memo.put(place.key, made[identity])
+        self._enter_results(unit, places, [made[place.identity] for place in places])
 
     def _places(self, unit: Unit[..., Any]) -> list["Place"]:
         reads = {wire: self.wires[wire] for wire in unit.reads}
@@ -221,9 +232,9 @@ class Run:
                 for image in range(self.plan.images if shape.image else 1):
                     keys = tuple((w, self._read_key(unit, w, c, branch, prompt, image)) for w, c in reads.items())
                     used = tuple((name, self._generations[name]) for name in sorted(unit.uses))
-                    key: Hashable = Unknowable() if shape.seeded else (unit.fn, unit.name, keys, used)
-                    if unit.branch_parameter:
-                        key = (key, branch)
+                    key: Hashable = (unit.fn, unit.name, keys, used, branch if unit.branch_parameter else None)
+                    if shape.seeded:
+                        key = Unknowable()
                     places.append(Place(branch, prompt, image, shape, key, key if remember else None))
         return places
 
@@ -278,12 +289,14 @@ class Run:
 
     @staticmethod
     def _on(branch: Branch, value: Any, owner: str, wire: str) -> Any:
+        if value is None:
+            return None
         if not isinstance(value, Branches):
-            raise InputError(
+            raise GraphError(
                 f"{owner} returned {type(value).__name__} for {wire!r}, wanted Branches(positive=..., ...)"
             )
         if branch.name not in list(value):
-            raise InputError(f"{owner} returned no value for the branch {branch.name!r} of {wire!r}")
+            raise GraphError(f"{owner} returned no value for the branch {branch.name!r} of {wire!r}")
         return value[branch.name]
 
     # -- take-over units and loops ---------------------------------------------------------------------------------
@@ -299,39 +312,45 @@ class Run:
                 for image in range(self.plan.images if shape.image else 1):
                     values = {w: self._seen(node, w, prompt, image) for w in node.reads}
                     state = State(node.name, values, node.reads, node.writes)
-                    node.fn(state, **self.components(uses))
+                    if any(values[w] is None and not accepts_none(h) for w, h in node.reads.items()):
+                        state.written = {w: values.get(w) for w in node.writes}
+                    else:
+                        node.fn(state, **self.components(uses))
+                        node.check(state)
                     self._enter_state(node, state, shape, prompt, image, entered)
         self.wires.update(entered)
 
     def _seen(self, node: TakeOver, wire: str, prompt: int, image: int) -> Any:
         cells = self.wires[wire]
-        if branches_of(node.reads[wire]) is None:
-            return cells.at(self.plan.branches[0], prompt, image)
-        return Branches(**{b.name: cells.at(b, prompt, image) for b in self.plan.branches})
+        values = {b.name: cells.at(b, prompt, image) for b in self.plan.branches}
+        if branches_of(node.reads[wire]) is None or all(value is None for value in values.values()):
+            return values[self.plan.branches[0].name]
+        return Branches(**values)
 
     def _enter_state(
         self, node: TakeOver, state: State, shape: Cells, prompt: int, image: int, entered: dict[str, Cells]
     ) -> None:
         for wire, hint in node.writes.items():
-            if wire not in state.written:
-                raise CalotypeError(f"{node.name} declares that it writes {wire!r}, but did not")
             spreads = branches_of(hint) is not None
             lift = BY_BRANCH if spreads else frozenset()
-            cells = entered.setdefault(wire, Cells(lift, shape.item, shape.image, shape.seeded))
+            cells = entered.setdefault(wire, Cells(lift, shape.item, shape.image, seeded=True))
             for branch in self.plan.branches if spreads else self.plan.branches[:1]:
                 at = cells.index(branch, prompt, image)
                 value = state.written[wire]
                 cells.values[at] = self._on(branch, value, node.name, wire) if spreads else value
                 cells.keys[at] = Unknowable()
 
-    def _enter_opaque(self, wire: str, node: Any, planned: PlannedNode) -> None:
-        reads = [self.wires[w] for w in planned.active.reads if w in self.wires]
-        shape = self._axes(reads, node.lift({w: self.wires[w].lift for w in planned.active.reads if w in self.wires}))
-        cells = Cells(shape.lift, shape.item, shape.image, shape.seeded)
-        for branch in self.plan.branches:
-            for prompt, image in self.items():
-                cells.keys[cells.index(branch, prompt, image)] = Unknowable()
-        self.wires[wire] = cells
+    def _enter_opaque(self, node: Node, planned: PlannedNode) -> None:
+        """What a take-over unit or a loop writes, as far as a plan knows it: the axes."""
+        reads = {wire: self.wires[wire] for wire in planned.active.reads}
+        lifts = node.lift({wire: cells.lift for wire, cells in reads.items()})
+        for wire in node.writes:
+            cells = self._axes(reads.values(), lifts.get(wire, frozenset()))
+            cells.seeded = True
+            for branch in self.plan.branches:
+                for prompt, image in self.items():
+                    cells.keys[cells.index(branch, prompt, image)] = Unknowable()
+            self.wires[wire] = cells
 
     def items(self) -> list[tuple[int, int]]:
         """Every (prompt, image) of the call, prompt-major."""
@@ -358,20 +377,22 @@ class Run:
             cells.keys[at] = Unknowable()
         self.wires[wire] = cells
 
-    def fork(self, wire: str, value: Any) -> "Run":
-        """A copy that has `value` on a wire and runs the nodes after the present one: how a preview is made."""
+    def fork(self) -> "Run":
+        """A copy that goes on by itself from the present node: how a preview is made."""
         other = object.__new__(Run)
         other.__dict__.update(self.__dict__)
         other.wires = dict(self.wires)
-        other.enter(wire, [value], [(0, 0)])
         return other
 
-    def finish(self) -> None:
-        """Run the nodes after the present one to the end."""
+    def preview(self, wire: str, value: Any) -> dict[str, Any]:
+        """The outputs of the first item if the present loop ended with `value`: later units run, later loops do not."""
+        self.enter(wire, [value], [(0, 0)])
         for position in range(self.position + 1, len(self.plan.nodes)):
             self.position = position
-            for _ in self.plan.nodes[self.position].node.run(self):
-                pass
+            if not self.plan.nodes[position].node.is_loop:
+                for _ in self.plan.nodes[position].node.run(self):
+                    pass
+        return {wire: self.results(wire)[0] for wire in self.plan.outputs}
 
     # -- results ---------------------------------------------------------------------------------------------------
 

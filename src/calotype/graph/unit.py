@@ -3,10 +3,10 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, get_args, get_origin, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Generic, Optional, ParamSpec, TypeVar, get_type_hints, overload
 
-from calotype.errors import GraphError, InputError, did_you_mean
-from calotype.graph.branches import Branch, Branches
+from calotype.errors import GraphError, did_you_mean
+from calotype.graph.branches import Branch
 from calotype.graph.hints import accepts_none, bare, branches_of, spell
 from calotype.graph.node import BY_BRANCH, Active, Node
 
@@ -17,8 +17,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def hints_of(fn: Callable[..., Any], owner: str) -> dict[str, Any]:
-    """The resolved annotations of a function. Raises `GraphError` where a name in them is not importable."""
+def hints_of(fn: Any, owner: str) -> dict[str, Any]:
+    """The resolved annotations of a function or class. Raises `GraphError` where a name in them is not importable."""
     try:
         return get_type_hints(fn, include_extras=True)
     except NameError as error:
@@ -39,7 +39,6 @@ class Unit(Node, Generic[P, R]):
         *,
         impure: bool = False,
         random: bool = False,
-        local: Mapping[type, str] | None = None,
     ) -> None:
         self.fn, self.impure, self.random = fn, impure, random
         self.function_name = fn.__name__
@@ -54,8 +53,8 @@ class Unit(Node, Generic[P, R]):
         made = hints["return"]
         fields = getattr(bare(made), "_fields", None)
         self._fields: tuple[str, ...] | None = fields
-        self.returns: dict[str, Any] = self._field_hints(bare(made)) if fields else {self.function_name: made}
-        self._refuse_unknown_renames()
+        self.returns: dict[str, Any] = self._field_hints(made) if fields else {self.function_name: made}
+        self._refuse_wrong_renames()
         self.name = self.wire(self.function_name)
         self.reads = MappingProxyType(
             {self.wire(n): h for n, h in self.parameters.items() if n != self.branch_parameter}
@@ -91,26 +90,31 @@ class Unit(Node, Generic[P, R]):
     def blockers(self, absent: frozenset[str]) -> tuple[str, ...]:
         return tuple(w for w in self.needs if w in absent)
 
-    def lift(self, lifts: Mapping[str, frozenset[str]]) -> frozenset[str]:
-        if self.branch_parameter or any(branches_of(h) is not None for h in self.returns.values()):
-            return BY_BRANCH
-        return self.run_lift(lifts)
+    def lift(self, lifts: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+        own = self.run_lift(lifts)
+        return {w: own if branches_of(h) is None else BY_BRANCH for w, h in self.writes.items()}
 
     def run_lift(self, lifts: Mapping[str, frozenset[str]]) -> frozenset[str]:
         """What decides how often the function runs: the lifts of what it reads one branch at a time."""
         if self.branch_parameter:
             return BY_BRANCH
-        one_by_one = [self.wire(n) for n, h in self.parameters.items() if branches_of(h) is None]
-        return frozenset().union(*(lifts.get(w, frozenset()) for w in one_by_one))
+        return frozenset().union(*(lifts.get(w, frozenset()) for w in self.one_by_one))
+
+    @property
+    def one_by_one(self) -> tuple[str, ...]:
+        """The wires that it reads one branch at a time."""
+        return tuple(self.wire(n) for n, h in self.parameters.items() if branches_of(h) is None)
 
     def run(self, run: "Run") -> Iterator["StepEvent"]:
         run.evaluate(self)
         return iter(())
 
     def results(self, made: Any) -> dict[str, Any]:
-        """What one call returned, by wire. Raises `InputError` for a `None` that the annotation excludes."""
-        if self._fields is not None and made is not None and not hasattr(made, "_asdict"):
-            raise InputError(f"{self.name} returned {type(made).__name__}, wanted {spell(tuple)} of {self._fields}")
+        """What one call returned, by wire. Raises `GraphError` for a `None` that the annotation excludes."""
+        if self._fields is not None and made is not None and getattr(made, "_fields", None) != self._fields:
+            raise GraphError(
+                f"{self.name} returned {type(made).__name__}, wanted a NamedTuple of {', '.join(self._fields)}"
+            )
         if self._fields is None:
             named = {self.function_name: made}
         elif made is None:
@@ -119,7 +123,7 @@ class Unit(Node, Generic[P, R]):
             named = made._asdict()
         for name, value in named.items():
             if value is None and not accepts_none(self.returns[name]):
-                raise InputError(
+                raise GraphError(
                     f"{self.name} returned None for {self.wire(name)!r}, wanted {spell(self.returns[name])}; "
                     f"annotate it `{spell(self.returns[name])} | None` if it may be left out"
                 )
@@ -129,6 +133,8 @@ class Unit(Node, Generic[P, R]):
         for p in parameters:
             if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
                 raise GraphError(f"{self.function_name}: {p} has no names to wire; name every value it takes")
+            if p.kind is p.POSITIONAL_ONLY:
+                raise GraphError(f"{self.function_name}: values are passed by name; leave out the `/` after {p.name!r}")
             if p.name not in hints:
                 raise GraphError(f"{self.function_name}: parameter {p.name!r} needs a type")
             if p.default is not p.empty:
@@ -139,17 +145,25 @@ class Unit(Node, Generic[P, R]):
         if "return" not in hints or hints["return"] is type(None):
             raise GraphError(f"{self.function_name}: annotate what it returns")
 
-    @staticmethod
-    def _field_hints(made: Any) -> dict[str, Any]:
-        return get_type_hints(made, include_extras=True)
+    def _field_hints(self, made: Any) -> dict[str, Any]:
+        """The type of each field; all may be None where the function may return None instead."""
+        hints = hints_of(bare(made), f"{self.function_name} returns {bare(made).__name__}")
+        untyped = [name for name in bare(made)._fields if name not in hints]
+        if untyped:
+            raise GraphError(f"{self.function_name}: the field {untyped[0]!r} of {bare(made).__name__} needs a type")
+        return {n: Optional[hints[n]] if accepts_none(made) else hints[n] for n in bare(made)._fields}  # noqa: UP045
 
-    def _refuse_unknown_renames(self) -> None:
+    def _refuse_wrong_renames(self) -> None:
         known = {*self.parameters, *self.returns, self.function_name}
         for name in self._wires:
             if name not in known:
                 raise GraphError(
                     f"{self.function_name}.renamed: it has no parameter or result {name!r}{did_you_mean(name, known)}"
                 )
+        written = [self.wire(name) for name in self.returns]
+        for wire in written:
+            if written.count(wire) > 1:
+                raise GraphError(f"{self.function_name}.renamed: two of its results would be {wire!r}; rename one")
 
 
 @overload
@@ -232,8 +246,16 @@ class TakeOver(Node):
     def blockers(self, absent: frozenset[str]) -> tuple[str, ...]:
         return tuple(w for w, h in self.reads.items() if w in absent and not accepts_none(h))
 
-    def lift(self, lifts: Mapping[str, frozenset[str]]) -> frozenset[str]:
-        return BY_BRANCH if any(branches_of(h) is not None for h in self.writes.values()) else frozenset()
+    def lift(self, lifts: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+        return {w: frozenset() if branches_of(h) is None else BY_BRANCH for w, h in self.writes.items()}
+
+    def check(self, state: "State") -> None:
+        """Raise `GraphError` unless every wire was written, and none is None that its type excludes."""
+        for wire, hint in self.writes.items():
+            if wire not in state.written:
+                raise GraphError(f"{self.name} declares that it writes {wire!r}, but did not; set state[{wire!r}]")
+            if state.written[wire] is None and not accepts_none(hint):
+                raise GraphError(f"{self.name} wrote None to {wire!r}, wanted {spell(hint)}")
 
     def run(self, run: "Run") -> Iterator["StepEvent"]:
         run.take_over(self)
@@ -249,8 +271,3 @@ def takes_over(*, reads: Mapping[str, Any], writes: Mapping[str, Any]) -> Callab
         GraphError: the function's first parameter is not `state: State`; later, when it touches an undeclared wire.
     """
     return lambda fn: TakeOver(fn, reads, writes)
-
-
-def generic_name(hint: Any) -> str:
-    origin = get_origin(hint)
-    return spell(origin if origin and get_args(hint) else hint)

@@ -5,9 +5,9 @@ room is needed (Belady's rule: the plan knows every coming use).
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -46,17 +46,11 @@ class ModuleTransfer:
         return next((t.device for t in (*component.parameters(), *component.buffers())), None)
 
 
-@dataclass
-class _Use:
-    """How many nodes hold a component at this moment."""
-
-    count: int = 0
-
-
 class Residency:
     """Keeps the components that run on `device`, at most `budget` bytes of them, and sends others to `host`.
 
-    One is shared by all calls of a pipeline: components that any call holds are never sent away.
+    One is shared by all calls of a pipeline, and by the pipelines that share its components: what any call holds is
+    never sent away. Where `host` is `device` itself (a CPU) there is nowhere to send anything, and nothing moves.
 
     Args:
         components: returns the pipeline's components by name, as they are now.
@@ -73,77 +67,101 @@ class Residency:
         host: torch.device | None = None,
         transfer: Transfer | None = None,
     ) -> None:
-        self._components, self.device, self.budget = components, device, budget
+        self.device, self.budget = device, budget
         self.host = host or torch.device("cpu")
+        self._sharers = [components]
         self._transfer: Transfer = transfer or ModuleTransfer()
-        self._held: dict[str, _Use] = {}
+        self._held: Counter[int] = Counter()
         self._changed = threading.Condition()
+
+    def share(self, components: Callable[[], Mapping[str, Any]]) -> None:
+        """Look after the components of another pipeline too, which has some of the same."""
+        with self._changed:
+            self._sharers.append(components)
+
+    def relocate(self, device: torch.device) -> None:
+        """Run on another device from now on. Waits until no call holds a component."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held)
+            self.device = device
 
     def sizes(self) -> dict[str, int]:
         """The bytes of each loaded component."""
-        return {name: self._transfer.size(c) for name, c in self._components().items() if c is not None}
+        return {name: self._transfer.size(c) for name, c in self._all()}
 
     def resident(self) -> tuple[str, ...]:
         """The components that are on the device now."""
-        return tuple(n for n, c in self._components().items() if c is not None and self._is_here(c))
+        return tuple(name for name, c in self._all() if self._is_here(c))
 
     @contextmanager
-    def hold(self, names: frozenset[str], upcoming: Sequence[frozenset[str]] = ()) -> Iterator[None]:
-        """Have the named components on the device while the context lasts.
+    def hold(self, components: Mapping[str, Any], upcoming: Sequence[frozenset[str]] = ()) -> Iterator[None]:
+        """Have these components on the device while the context lasts. Waits while another call holds what would have
+        to make room.
 
         Args:
-            upcoming: the components of each later node, soonest first; they decide who makes room.
+            components: by name; what is None or has no device is left alone.
+            upcoming: the names of the components of each later node, soonest first; they decide who makes room.
 
         Raises:
             ComponentError: together they are larger than the budget.
         """
-        parts = {n: c for n, c in self._components().items() if n in names and c is not None}
-        parts = {n: c for n, c in parts.items() if self._transfer.device(c) is not None}
+        parts = {n: c for n, c in components.items() if c is not None and self._transfer.device(c) is not None}
+        keys = {id(c) for c in parts.values()}
         with self._changed:
             self._make_room(parts, upcoming)
-            for name, component in parts.items():
-                self._held.setdefault(name, _Use()).count += 1
-                if not self._is_here(component):
-                    self._transfer.move(component, self.device)
+            self._held.update(keys)
+            try:
+                for component in parts.values():
+                    if not self._is_here(component):
+                        self._transfer.move(component, self.device)
+            except BaseException:
+                self._release(keys)
+                raise
         try:
             yield
         finally:
             with self._changed:
-                for name in parts:
-                    self._held[name].count -= 1
-                self._changed.notify_all()
+                self._release(keys)
+
+    def _release(self, keys: set[int]) -> None:
+        self._held -= Counter(keys)
+        self._changed.notify_all()
+
+    def _all(self) -> list[tuple[str, Any]]:
+        """Every component that is loaded, once, by name."""
+        found = {id(c): (name, c) for sharer in self._sharers for name, c in sharer().items() if c is not None}
+        return list(found.values())
 
     def _make_room(self, parts: Mapping[str, Any], upcoming: Sequence[frozenset[str]]) -> None:
         if self.budget is None:
             return
-        wanted = sum(self._transfer.size(c) for c in parts.values())
+        wanted = sum(self._transfer.size(c) for c in {id(c): c for c in parts.values()}.values())
         if wanted > self.budget:
             raise ComponentError(
                 f"{', '.join(sorted(parts))} must be on {self.device} together and take {in_bytes(wanted)}, but the "
-                f"budget is {in_bytes(self.budget)}; give memory={in_bytes(wanted)!r} or more"
+                f"budget is {in_bytes(self.budget)}; give memory={wanted} (bytes) or more"
             )
-        while (excess := self._excess(parts)) > 0:
+        while self.host != self.device and self._excess(parts) > 0:
             victim = self._next_victim(parts, upcoming)
             if victim is None:
+                assert self._held, "parts alone fit the budget, so something else is held"
                 self._changed.wait()  # another call holds what would make room
-                continue
-            assert excess > 0
-            self._transfer.move(self._components()[victim], self.host)
+            else:
+                self._transfer.move(victim, self.host)
 
     def _excess(self, parts: Mapping[str, Any]) -> int:
-        here = {n: c for n, c in self._components().items() if c is not None and self._is_here(c)}
-        return sum(self._transfer.size(c) for c in {**here, **parts}.values()) - (self.budget or 0)
+        here = {id(c): c for _, c in self._all() if self._is_here(c)} | {id(c): c for c in parts.values()}
+        return sum(self._transfer.size(c) for c in here.values()) - (self.budget or 0)
 
-    def _next_victim(self, parts: Mapping[str, Any], upcoming: Sequence[frozenset[str]]) -> str | None:
-        free = [
-            name for name, c in self._components().items()
-            if c is not None and name not in parts and self._is_here(c) and not self._held.get(name, _Use()).count
-        ]  # fmt: skip
+    def _next_victim(self, parts: Mapping[str, Any], upcoming: Sequence[frozenset[str]]) -> Any | None:
+        """The component to send away: among those that nobody holds, the one that is needed last."""
+        wanted = {id(c) for c in parts.values()}
+        free = [(n, c) for n, c in self._all() if self._is_here(c) and id(c) not in wanted and not self._held[id(c)]]
 
-        def next_use(name: str) -> int:
-            return next((i for i, names in enumerate(upcoming) if name in names), len(upcoming))
+        def next_use(named: tuple[str, Any]) -> int:
+            return next((i for i, names in enumerate(upcoming) if named[0] in names), len(upcoming))
 
-        return max(free, key=next_use, default=None)
+        return max(free, key=next_use)[1] if free else None
 
     def _is_here(self, component: Any) -> bool:
         at = self._transfer.device(component)

@@ -7,7 +7,7 @@ from calotype.pipelines.base import DiffusionPipeline
 
 _LAZY = {"DDPMPipeline": "calotype.pipelines.ddpm", "TextToImagePipeline": "calotype.pipelines.text_to_image"}
 
-__all__ = ["DDPMPipeline", "DiffusionPipeline", "TextToImagePipeline"]  # noqa: F822 - lazy
+__all__ = ["DDPMPipeline", "DiffusionPipeline", "TextToImagePipeline"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,10 +7,11 @@ A subclass with `units` is run by the engine. One without is free-form: it write
 import copy
 import inspect
 import secrets
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Concatenate, ParamSpec, Self, get_origin, get_type_hints
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self
 
 import torch
 from pydantic import create_model
@@ -20,18 +21,27 @@ from calotype import __version__
 from calotype.errors import ComponentError, GraphError, InputError, RepositoryError, UnknownInput, did_you_mean
 from calotype.graph.draw import draw_html, draw_svg, draw_text
 from calotype.graph.graph import Graph, build_graph
-from calotype.graph.hints import ComponentRef, accepts_none, bare, metadata_of, spell, unannotated
-from calotype.graph.inputs import Call, Inputs, Unreplayable, describe_inputs, read_call, signature_of
+from calotype.graph.hints import metadata_of
+from calotype.graph.inputs import Call, Unreplayable, describe_inputs, read_call, signature_of
+from calotype.graph.inputs import Inputs as AnyInputs
 from calotype.graph.memo import Memo, MemoInfo
 from calotype.graph.node import Node
 from calotype.graph.plan import Plan, make_plan, with_counts
-from calotype.graph.run import Run, StepEvent
+from calotype.graph.run import Run
 from calotype.graph.split import Split, split_graph
 from calotype.memory.residency import Residency, parse_bytes
+from calotype.pipelines.declared import (
+    check_component,
+    constructor_parameters,
+    declared_components,
+    loaded_type,
+    may_be_absent,
+)
 from calotype.pipelines.generations import Generations
 from calotype.pipelines.packs import UnitPack, inserted
 from calotype.pipelines.recipe import Recipe, recorded_inputs
 from calotype.pipelines.result import Result
+from calotype.pipelines.stream import Stream
 from calotype.pipelines.values import digest
 from calotype.weights.component import one_dtype
 from calotype.weights.components import load_components, save_components
@@ -41,17 +51,19 @@ from calotype.weights.registry import resolve
 P = ParamSpec("P")
 
 OPTIONS = frozenset({"device", "memory", "memo"})
-SETTINGS = frozenset({"Inputs", "units", "graph"})
+
+__all__ = ["DiffusionPipeline", "Stream", "find_repository", "takes"]
 
 
-def takes(inputs: Callable[P, Inputs]) -> "Callable[Concatenate[Any, P], Result]":
+def takes(inputs: Callable[P, AnyInputs]) -> "Callable[Concatenate[Any, P], Result]":
     """Declare a pipeline's inputs so that `pipe(` completes in an editor: `__call__ = takes(TextToImageInputs)`.
 
     The same as `Inputs = TextToImageInputs`, which a type checker cannot turn into a call signature.
     """
 
-    def __call__(self: "DiffusionPipeline", *args: P.args, **kwargs: P.kwargs) -> Result:  # noqa: N807
-        return self._call(*args, **kwargs)
+    def __call__(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Result:  # noqa: N807
+        result: Result = self._call(*args, **kwargs)
+        return result
 
     __call__.__inputs__ = inputs  # type: ignore[attr-defined]
     return __call__
@@ -74,7 +86,7 @@ class DiffusionPipeline:
         ComponentError: a component of the wrong type.
     """
 
-    Inputs: ClassVar[type[Inputs]] = Inputs
+    Inputs: ClassVar[type[AnyInputs]] = AnyInputs
     units: ClassVar[tuple[Node, ...]] = ()
     graph: ClassVar[Graph]
     _declared: ClassVar[Mapping[str, Any]] = {}
@@ -82,9 +94,13 @@ class DiffusionPipeline:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         declared = cls.__dict__.get("__call__")
-        if hasattr(declared, "__inputs__"):
+        if declared is not None and hasattr(declared, "__inputs__"):
+            if cls.__dict__.get("Inputs", declared.__inputs__) is not declared.__inputs__:
+                raise GraphError(
+                    f"{cls.__name__} declares its inputs twice: leave out Inputs, or __call__ = takes(...)"
+                )
             cls.Inputs = declared.__inputs__
-        cls._declared = _declared_components(cls)
+        cls._declared = declared_components(cls, {*OPTIONS, *dir(DiffusionPipeline)})
         if cls.units:
             cls.graph = build_graph(cls.__name__, cls.units, cls.Inputs, cls._declared)
             cls._document_call()
@@ -128,15 +144,14 @@ class DiffusionPipeline:
         self._generations = Generations()
         self._memo = Memo(parse_bytes(memo)) if memo else None
         budget = None if memory is None else parse_bytes(memory)
-        self._residency = Residency(lambda: self.components, _device(device), budget)
+        self._residency = Residency(_components_of(self), _device(device), budget)
         for name in cls._declared:
-            default = copy.copy(getattr(cls, name, None))
-            setattr(self, name, components.get(name, default))
+            setattr(self, name, components[name] if name in components else copy.copy(getattr(cls, name, None)))
 
     def __setattr__(self, name: str, value: Any) -> None:
         cls = type(self)
         if name in cls._declared:
-            _check_component(cls.__name__, name, value, cls._declared[name])
+            check_component(cls.__name__, name, value, cls._declared[name])
         elif cls.units and not name.startswith("_") and not hasattr(cls, name):
             raise AttributeError(
                 f"{cls.__name__} has no component {name!r}{did_you_mean(name, cls._declared)}; "
@@ -148,6 +163,8 @@ class DiffusionPipeline:
 
     def register_modules(self, **modules: Any) -> None:
         """Make these the pipeline's components, so that they are saved, loaded and moved with it (free-form)."""
+        if "_names" not in self.__dict__:
+            raise ComponentError(f"{type(self).__name__}.__init__ must call super().__init__() before register_modules")
         for name, module in modules.items():
             if name not in self._names:
                 self._names.append(name)
@@ -160,7 +177,11 @@ class DiffusionPipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where components run."""
+        """Where components run: for a free-form pipeline, where its networks are."""
+        if not self.units:
+            networks = (c for c in self.components.values() if isinstance(c, torch.nn.Module))
+            weights = (t for network in networks for t in (*network.parameters(), *network.buffers()))
+            return next((t.device for t in weights), self._residency.device)
         return self._residency.device
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
@@ -168,11 +189,13 @@ class DiffusionPipeline:
         if isinstance(device, torch.dtype):
             raise InputError(f"to(): {device} is a dtype; write to(dtype={device})")
         if device is not None:
-            old = self._residency
-            self._residency = Residency(lambda: self.components, _device(device), old.budget)
-        for component in self.components.values():
+            self._residency.relocate(_device(device))
+        place = None if self._residency.budget else self._residency.device
+        for name, component in self.components.items():
             if isinstance(component, torch.nn.Module):
-                component.to(device=None if self._residency.budget else self.device, dtype=dtype)
+                component.to(device=place, dtype=dtype)
+                if dtype is not None:
+                    self._generations.bump(name)
         return self
 
     def changed(self, component: str) -> None:
@@ -198,7 +221,7 @@ class DiffusionPipeline:
             raise InputError(f"{type(self).__name__} takes keywords only; write {names[0]}={args[0]!r}")
         return self.stream(**inputs).finish()
 
-    def run(self, inputs: Inputs) -> Result:
+    def run(self, inputs: AnyInputs) -> Result:
         """Run with a model of inputs instead of keywords, which static checkers follow: `pipe.run(Inputs(...))`."""
         if not isinstance(inputs, self.Inputs):
             raise InputError(f"run takes {self.Inputs.__name__}, got {type(inputs).__name__}")
@@ -236,7 +259,8 @@ class DiffusionPipeline:
     def _run(self, plan: Plan) -> Run:
         used = {name for n in plan.nodes for name in n.active.uses}
         components = self.components
-        generations = {name: self._generations.of(name, components[name]) for name in used}
+        device = str(self._residency.device)
+        generations = {name: (self._generations.of(name, components[name]), device) for name in used}
         return Run(self._graph(), plan, components, generations, self._memo, self._residency)
 
     # -- the graph -------------------------------------------------------------------------------------------------
@@ -267,7 +291,7 @@ class DiffusionPipeline:
 
     def with_units(
         self, pack: UnitPack | Sequence[Node], *, after: str | None = None, before: str | None = None
-    ) -> Any:
+    ) -> Self:
         """A new pipeline with more units, sharing this one's components. The wiring is checked here.
 
         Args:
@@ -283,11 +307,13 @@ class DiffusionPipeline:
         clashes = set(pack.fields) & set(cls.Inputs.model_fields)
         if clashes:
             raise GraphError(f"{cls.__name__} already has the input {', '.join(sorted(clashes))}; rename the pack's")
-        model = create_model(cls.Inputs.__name__, __base__=cls.Inputs, **pack.fields)  # type: ignore[call-overload]
+        model = cls.Inputs
+        if pack.Inputs is not None:
+            model = create_model(cls.Inputs.__name__, __base__=(cls.Inputs, pack.Inputs))
         wider = type(cls.__name__, (cls,), {"units": units, "Inputs": model, "__module__": cls.__module__})
-        other = object.__new__(wider)
-        other.__dict__.update(self.__dict__)
-        other.__dict__["_residency"] = Residency(lambda: other.components, self.device, self._residency.budget)
+        other: Self = object.__new__(wider)
+        other.__dict__.update(self.__dict__, _names=list(self._names))
+        self._residency.share(_components_of(other))
         return other
 
     # -- repositories ----------------------------------------------------------------------------------------------
@@ -322,19 +348,23 @@ class DiffusionPipeline:
         folder = find_repository(source)
         index = read_model_index(folder)
         target = cls._target(index, folder)
-        wanted, optional = target._wanted()
+        wanted, optional = target._wanted(index)
         for name in components:
             if name not in wanted:
                 known = [*wanted, "only", "dtype", *OPTIONS]
                 raise UnknownInput(
-                    f"from_pretrained: {target.__name__} has no component or option {name!r}{did_you_mean(name, known)}. "
-                    f"Its components are {', '.join(wanted)}"
+                    f"from_pretrained: {target.__name__} has no component or option {name!r}"
+                    f"{did_you_mean(name, known)}. Its components are {', '.join(wanted)}"
                 )
         loaded = load_components(
             folder, wanted, optional=optional, overrides=components, only=only,
             dtype=one_dtype(dtype, torch_dtype), index=index,
         )  # fmt: skip
-        pipe = target._assemble(loaded, device=device, memory=memory, memo=memo)
+        absent = {
+            n for n in wanted if n not in loaded or (loaded[n] is None and n in {**index.components, **components})
+        }
+        held = {n: c for n, c in loaded.items() if c is not None}
+        pipe = target._assemble(held, absent, index, device=device, memory=memory, memo=memo)
         pipe._source = str(source)
         return pipe
 
@@ -357,7 +387,8 @@ class DiffusionPipeline:
         except RepositoryError as error:
             raise RepositoryError(
                 f"{folder / 'model_index.json'} is for a pipeline {index.class_name!r}, which calotype does not have "
-                f"({error}); load it with the pipeline class that you want: YourPipeline.from_pretrained({str(folder)!r})"
+                f"({error}); load it with the pipeline class that you want: "
+                f"YourPipeline.from_pretrained({str(folder)!r})"
             ) from None
         if not issubclass(found, DiffusionPipeline):
             raise RepositoryError(
@@ -366,31 +397,38 @@ class DiffusionPipeline:
         return found  # type: ignore[return-value]
 
     @classmethod
-    def _wanted(cls) -> tuple[dict[str, Any], set[str]]:
+    def _wanted(cls, index: ModelIndex) -> tuple[dict[str, Any], set[str]]:
         """The components that the class takes, with their types, and those that may be absent."""
         if cls.units:
             hints = cls._declared
-            defaults = {n for n in hints if accepts_none(hints[n]) or getattr(cls, n, None) is not None}
-            return {n: _expected(h) for n, h in hints.items()}, defaults
-        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            return {n: loaded_type(h) for n, h in hints.items()}, {n for n in hints if may_be_absent(cls, n, hints[n])}
+        named = [p for p in constructor_parameters(cls) if p.name not in index.extras]
         return dict.fromkeys(p.name for p in named), {p.name for p in named if p.default is not p.empty}
 
     @classmethod
-    def _assemble(cls, loaded: Mapping[str, Any], **options: Any) -> Self:
+    def _assemble(
+        cls,
+        held: Mapping[str, Any],
+        absent: Collection[str],
+        index: ModelIndex,
+        *,
+        device: torch.device | str | None,
+        memory: int | str | None,
+        memo: int | str,
+    ) -> Self:
+        """The pipeline of loaded components. Those `absent` are None even where the class has one of its own; what a
+        free-form constructor takes besides components are settings from the index."""
         if cls.units:
-            held = {n: c for n, c in loaded.items() if c is not None or accepts_none(cls._declared[n])}
-            absent = [n for n in loaded if n not in held]
-            pipe = cls(**held, **options)
+            pipe = cls(device=device, memory=memory, memo=memo, **held)
             for name in absent:
-                object.__setattr__(pipe, name, None)
+                setattr(pipe, name, None)
             return pipe
-        parameters = list(inspect.signature(cls.__init__).parameters)[1:]
-        pipe = cls(**{name: loaded.get(name) for name in parameters if name in loaded or name not in OPTIONS})
-        pipe._residency = Residency(lambda: pipe.components, _device(options["device"]))
-        if pipe.device.type != "cpu":
-            pipe.to(pipe.device)
-        return pipe
+        if memory is not None:
+            raise InputError(f"memory= is for pipelines with units; {cls.__name__} moves its components itself")
+        settings = {p.name: index.extras[p.name] for p in constructor_parameters(cls) if p.name in index.extras}
+        keywords: dict[str, Any] = {**settings, **dict.fromkeys(absent), **held}
+        pipe = cls(**keywords)
+        return pipe.to(_device(device))
 
     # -- provenance ------------------------------------------------------------------------------------------------
 
@@ -425,54 +463,9 @@ class DiffusionPipeline:
             return f"{type(component).__name__}({config!r})" if config is not None else type(component).__name__
         key = (name, self._generations.of(name, component))
         if key not in self._digests:
-            self._digests[key] = digest(*component.state_dict().values())
+            tensors = (value for value in component.state_dict().values() if isinstance(value, torch.Tensor))
+            self._digests[key] = digest(*tensors)
         return self._digests[key]
-
-
-class Stream:
-    """A running call: an iterator of `StepEvent`. Leaving it early frees everything it holds."""
-
-    def __init__(self, pipe: DiffusionPipeline, plan: Plan, run: Run) -> None:
-        self.plan = plan
-        self._pipe, self._run, self._result = pipe, run, None
-        self._steps = self._iterate()
-
-    def __iter__(self) -> "Stream":
-        return self
-
-    def __next__(self) -> StepEvent:
-        return next(self._steps)
-
-    def __enter__(self) -> "Stream":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop here. Nothing of the call is left behind."""
-        self._steps.close()
-        self._run.wires.clear()
-
-    @property
-    def result(self) -> Result:
-        """The outputs. Raises `InputError` while there are steps left."""
-        if self._result is None:
-            raise InputError("the stream has not finished: iterate it to the end, or call finish()")
-        return self._result
-
-    def finish(self) -> Result:
-        """Run what is left and return the outputs."""
-        for _ in self._steps:
-            pass
-        return self.result
-
-    @torch.no_grad()
-    def _iterate(self) -> Generator[StepEvent, None, None]:
-        yield from self._run.execute()
-        recipe = self._pipe._recipe(self.plan)
-        self._result = Result({wire: self._run.results(wire) for wire in self.plan.outputs}, recipe)
-        self._run.wires.clear()
 
 
 def find_repository(source: str | PathLike[str]) -> Path:
@@ -489,44 +482,6 @@ def find_repository(source: str | PathLike[str]) -> Path:
     return Path(source).expanduser()
 
 
-def _declared_components(cls: type[DiffusionPipeline]) -> dict[str, Any]:
-    try:
-        hints = get_type_hints(cls, include_extras=True)
-    except NameError as error:
-        raise GraphError(f"{cls.__name__}: {error}; import the type outside of `if TYPE_CHECKING`") from None
-    declared = {
-        n: h for n, h in hints.items() if not n.startswith("_") and n not in SETTINGS and get_origin(h) is not ClassVar
-    }
-    for name in declared:
-        if name in OPTIONS or hasattr(DiffusionPipeline, name):
-            raise GraphError(
-                f"{cls.__name__}: a component cannot be named {name!r}, which every pipeline has; rename it"
-            )
-    return declared
-
-
-def _check_component(owner: str, name: str, value: Any, hint: Any) -> None:
-    wanted = unannotated(bare(hint))
-    if value is None or wanted is Any:
-        return
-    if isinstance(wanted, ComponentRef):
-        fine = wanted.admits(value)
-    else:
-        try:
-            fine = isinstance(value, wanted)
-        except TypeError:
-            fine = True  # a protocol that cannot be checked at run time: the graph's own check is the judge
-    if not fine:
-        raise ComponentError(f"{owner}.{name} must be {spell(hint)}, got {type(value).__name__}")
-
-
-def _expected(hint: Any) -> Any:
-    wanted = unannotated(bare(hint))
-    if isinstance(wanted, ComponentRef):
-        return wanted.path
-    return wanted if isinstance(wanted, type) else None
-
-
 def _device(device: torch.device | str | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -534,6 +489,17 @@ def _device(device: torch.device | str | None) -> torch.device:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"device must name a torch device such as 'cuda' or 'cpu', got {device!r}") from error
+
+
+def _components_of(pipe: DiffusionPipeline) -> Callable[[], Mapping[str, Any]]:
+    """A way to ask for a pipeline's components that does not keep it alive."""
+    there = weakref.ref(pipe)
+
+    def components() -> Mapping[str, Any]:
+        found = there()
+        return {} if found is None else found.components
+
+    return components
 
 
 def _with_seed(call: Call) -> Call:

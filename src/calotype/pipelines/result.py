@@ -74,7 +74,7 @@ class Result:
 
     def _repr_png_(self) -> bytes | None:
         pictures = self.images
-        return pictures[0]._repr_png_() if len(pictures) == 1 else None  # type: ignore[no-untyped-call, no-any-return]
+        return pictures[0]._repr_png_() if len(pictures) == 1 else None
 
     def __repr__(self) -> str:
         return f"Result({', '.join(f'{name}: {len(values)}' for name, values in self._outputs.items())})"

@@ -1,4 +1,4 @@
-"""What the graph needs to know of arrays and pictures: a fingerprint, a size, and whether they were changed in place."""
+"""What the graph needs to know of arrays and pictures: fingerprint, size, and whether they were changed in place."""
 
 import hashlib
 from collections.abc import Hashable
@@ -28,14 +28,15 @@ def _(value: Tensor) -> Hashable:
 
 
 @fingerprint.register(np.ndarray)
-def _(value: np.ndarray) -> Hashable:  # type: ignore[type-arg]
+def _(value: np.ndarray) -> Hashable:
     return np.ndarray, value.shape, str(value.dtype), hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()
 
 
 @fingerprint.register(Image.Image)
 def _(value: Image.Image) -> Hashable:
     pixels = hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()
-    return Image.Image, value.mode, value.size, pixels
+    palette = hashlib.blake2b(bytes(value.getpalette("RGBA") or ()), digest_size=16).hexdigest()
+    return Image.Image, value.mode, value.size, pixels, palette, repr(value.info.get("transparency"))
 
 
 @nbytes.register(Tensor)
@@ -44,7 +45,7 @@ def _(value: Tensor) -> int:
 
 
 @nbytes.register(np.ndarray)
-def _(value: np.ndarray) -> int:  # type: ignore[type-arg]
+def _(value: np.ndarray) -> int:
     return value.nbytes
 
 

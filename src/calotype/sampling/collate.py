@@ -54,16 +54,28 @@ def collate(name: str, values: Sequence[Any], hint: Any) -> Any:
         return map_leaves(lambda t: _repeat(t, len(values)), first)
     if any(v is None for v in values):
         raise InputError(f"{name} is None for some items and not for others; call the pipeline once for each kind")
-    if is_composite(first):
+    if is_composite(first) and all(type(v) is type(first) for v in values):
         return map_leaves(lambda *parts: collate(name, parts, hint), first, *values[1:])
-    if isinstance(first, Tensor):
+    if all(isinstance(v, Tensor) and v.ndim for v in values):
         return torch.cat(_evened(name, values, hint))
-    if all(bool(v == first) for v in values[1:]):
+    if all(equal(v, first) for v in values[1:]):
         return first
     raise InputError(
         f"{name} is {_listed(values)} for different items, and a {type(first).__name__} cannot be batched; "
         "call the pipeline once for each"
     )
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two values are the same; not, where their type cannot tell."""
+    if a is b:
+        return True
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
+    try:
+        return type(a) is type(b) and bool(a == b)
+    except (RuntimeError, ValueError):  # arrays within compare to more than one truth
+        return False
 
 
 def split_items(batch: T, count: int) -> list[T]:
@@ -72,7 +84,7 @@ def split_items(batch: T, count: int) -> list[T]:
 
 
 def _repeat(value: Any, count: int) -> Any:
-    if not isinstance(value, Tensor) or count == 1:
+    if not isinstance(value, Tensor) or value.ndim == 0 or count == 1:
         return value
     return value.expand(count, *value.shape[1:]) if value.shape[0] == 1 else torch.cat([value] * count)
 
@@ -81,6 +93,8 @@ def _evened(name: str, values: Sequence[Tensor], hint: Any) -> list[Tensor]:
     if len({v.shape[1:] for v in values}) == 1:
         return list(values)
     rule = next((m for m in metadata_of(hint) if isinstance(m, Pad)), None)
+    if rule is not None and rule.dim < 0:
+        rule = Pad(rule.dim % values[0].ndim, rule.value)
     if rule is None or len({_without(v, rule.dim) for v in values}) > 1:
         shapes = ", ".join(str(tuple(v.shape)) for v in values)
         raise InputError(

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any
 
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from calotype.errors import GraphError, InputError
 from calotype.graph.branches import POSITIVE, Branch
-from calotype.graph.hints import bare
+from calotype.graph.graph import lifted_twins
+from calotype.graph.hints import Pad, accepts_none, bare, metadata_of
 from calotype.graph.node import Active, Node
 from calotype.graph.run import Run, StepEvent
 from calotype.graph.unit import Unit, unit
-from calotype.sampling.collate import collate, is_composite, leaves_of, map_leaves, split_items
+from calotype.sampling.collate import collate, equal, is_composite, leaves_of, map_leaves, split_items
 from calotype.sampling.guidance import ClassifierFree, Guidance, NoGuidance
 from calotype.sampling.noise import NoiseSource, per_item
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
@@ -58,7 +60,7 @@ class Denoise(Node):
         optional: the loop may be skipped, which leaves `latents` as they are.
 
     Raises:
-        GraphError: a unit lacks `latents`, or the guidance unit uses components.
+        GraphError: a unit lacks `latents` or makes several values, or the guidance unit uses components.
     """
 
     is_loop = True
@@ -85,6 +87,11 @@ class Denoise(Node):
         for inner in (predict, *self.after_step):
             if "latents" not in inner.parameters:
                 raise GraphError(f"{name}: {inner.name} needs a parameter `latents`, the value that the loop refines")
+            if len(inner.returns) > 1:
+                raise GraphError(
+                    f"{name}: {inner.name} makes {', '.join(inner.returns)}, but a loop takes one value; a value with "
+                    "parts is a frozen dataclass"
+                )
         if guidance.uses:
             raise GraphError(
                 f"{name}: {guidance.name} decides the branches before anything runs, so it has no components"
@@ -113,16 +120,24 @@ class Denoise(Node):
         needed = [w for w in self._outer(self.predict) if w in self.predict.needs] + [self.latents, self.sigmas]
         return tuple(w for w in needed if w in absent)
 
-    def lift(self, lifts: Mapping[str, frozenset[str]]) -> frozenset[str]:
-        return frozenset()
+    def lift(self, lifts: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+        return {self.latents: frozenset()}
 
     def branches(self, inputs: Mapping[str, Any], twins: frozenset[str]) -> tuple[Branch, ...]:
         return self._policy(inputs).branches(twins)
 
     def run(self, run: Run) -> Iterator[StepEvent]:
-        planned = run.plan.nodes[run.position]
-        with run.hold(planned.active.uses):
-            yield from _Loop(self, run, planned.active).steps()
+        active = run.plan.nodes[run.position].active
+        with ExitStack() as held:
+            held.enter_context(run.hold(active.uses))
+            for event in _Loop(self, run, active).steps():
+                if not run.watched:
+                    yield event
+                    continue
+                held.close()  # who looks on may preview, or wait for long
+                yield event
+                if event.index + 1 < event.total:
+                    held.enter_context(run.hold(active.uses))
 
     def _policy(self, inputs: Mapping[str, Any]) -> Guidance:
         values = {}
@@ -130,6 +145,8 @@ class Denoise(Node):
             wire = self.guidance.wire(parameter)
             if isinstance(inputs[wire], list):
                 raise InputError(f"{wire} must be one value for the whole call, got a list: it decides the branches")
+            if inputs[wire] is None and wire in self.guidance.needs:
+                return NoGuidance()
             values[parameter] = inputs[wire]
         return self.guidance.fn(**values)
 
@@ -151,19 +168,16 @@ class _Loop:
 
     def __init__(self, node: Denoise, run: Run, active: Active) -> None:
         self.node, self.run = node, run
-        policy_inputs = run.plan.call.values
-        self.policy = node._policy(policy_inputs)
-        twins = frozenset(run.graph.twins) & frozenset(n for b in run.plan.branches for n in b.negated)
-        wanted = {b.name for b in self.policy.branches(twins)}
+        self.policy = node._policy(run.plan.call.values)
+        wanted = {b.name for b in self.policy.branches(lifted_twins(run.graph))}
         self.branches = {b.name: b for b in run.plan.branches if b.name in wanted}
         self.items = run.items_of(sorted(active.reads))
         self.parts = run.components(active.uses)
         self.scheduler: Scheduler = self.parts[node.scheduler]
         self.levels: NoiseLevels = self._collated(node.sigmas, POSITIVE, node.reads[node.sigmas])
-        self.after = [
-            u for u in node.after_step if frozenset(u.uses) <= active.uses and node._outer(u).keys() <= active.reads
-        ]
+        self.after = [u for u in node.after_step if self._triggered(u, active)]
         self._arguments: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._together: dict[tuple[str, ...], bool] = {}
         self._after_arguments = [self._unit_arguments(u, POSITIVE) for u in self.after]
 
     def steps(self) -> Iterator[StepEvent]:
@@ -178,9 +192,17 @@ class _Loop:
             before = latents
             latents, states = self._advance(latents, output, index, states, sources)
             for inner, arguments in zip(self.after, self._after_arguments, strict=True):
-                latents = inner.fn(latents=latents, **arguments, **self._injected(inner, step, POSITIVE))
+                latents = _called(inner, latents, {**arguments, **self._injected(inner, step, POSITIVE)})
+            if index + 1 == count:
+                self.run.enter(self.node.latents, split_items(latents, len(self.items)), self.items)
             yield self._event(index, count, latents, before, output)
-        self.run.enter(self.node.latents, split_items(latents, len(self.items)), self.items)
+
+    def _triggered(self, inner: Unit[..., Any], active: Active) -> bool:
+        """Whether a unit after the step runs: nothing that it needs is None."""
+        if not (frozenset(inner.uses) <= active.uses and self.node._outer(inner).keys() <= active.reads):
+            return False
+        needed = [w for w in self.node._outer(inner) if w in inner.needs]
+        return not any(value is None for w in needed for value in self.run.gather(w, POSITIVE, self.items))
 
     def _advance(
         self, latents: Any, output: Any, index: int, states: list[Any], sources: Sequence[Any]
@@ -196,14 +218,15 @@ class _Loop:
         return map_leaves(leaf, latents, output), after
 
     def _event(self, index: int, count: int, latents: Any, before: Any, output: Any) -> StepEvent:
+        fork = self.run.fork()
+
+        @torch.no_grad()
         def denoised() -> Any:
             return map_leaves(lambda x, out: self.scheduler.denoised(x, out, self.levels, index), before, output)
 
-        def preview() -> Any:
-            first = split_items(denoised(), len(self.items))[0]
-            fork = self.run.fork(self.node.latents, first)
-            fork.finish()
-            return {wire: fork.results(wire)[0] for wire in self.run.plan.outputs if wire in fork.wires}
+        @torch.no_grad()
+        def preview() -> Mapping[str, Any]:
+            return fork.fork().preview(self.node.latents, split_items(denoised(), len(self.items))[0])
 
         return StepEvent(self.node.name, index, count, latents, denoised, preview)
 
@@ -225,12 +248,12 @@ class _Loop:
         if (name,) not in self._arguments:
             self._arguments[(name,)] = self._unit_arguments(self.node.predict, self.branches[name])
         injected = self._injected(self.node.predict, step, self.branches[name])
-        return self.node.predict.fn(latents=shown, **self._arguments[(name,)], **injected)
+        return _called(self.node.predict, shown, {**self._arguments[(name,)], **injected})
 
     def _predict_batched(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
-        arguments = self._arguments[names]
         several = map_leaves(lambda t: torch.cat([t] * len(names)), shown)
-        output = self.node.predict.fn(latents=several, **arguments, **self._injected(self.node.predict, step, POSITIVE))
+        injected = self._injected(self.node.predict, step, POSITIVE)
+        output = _called(self.node.predict, several, {**self._arguments[names], **injected})
         size = len(self.items)
         return {
             name: map_leaves(lambda t, i=number: t[i * size : (i + 1) * size], output)
@@ -239,8 +262,11 @@ class _Loop:
 
     def _batched(self, shown: Any, names: tuple[str, ...]) -> bool:
         """Whether these branches are predicted in one batch: a pure function of the call and the configuration."""
-        if names in self._arguments:
-            return True
+        if names not in self._together:
+            self._together[names] = self._may_batch(shown, names)
+        return self._together[names]
+
+    def _may_batch(self, shown: Any, names: tuple[str, ...]) -> bool:
         if self.node.batch_branches is False or self.node.predict.branch_parameter is not None:
             return False
         branches = [self.branches[name] for name in names]
@@ -253,8 +279,13 @@ class _Loop:
         each = [self._wire_values(self.node.predict, b) for b in branches]
         if any(_fixed_differs([values[name] for values in each]) for name in each[0]):
             return False
-        hints = self.node.predict.parameters
-        joined = {name: collate(name, [values[name] for values in each], hints[name]) for name in each[0]}
+        rules = {name: self._rule(self.node.predict, name) for name in each[0]}
+        try:
+            joined = {name: collate(name, [values[name] for values in each], rules[name]) for name in each[0]}
+        except InputError:  # the branches' values differ in shape, and no rule evens them out
+            if self.node.batch_branches:
+                raise
+            return False
         self._arguments[names] = joined | self._components(self.node.predict)
         return True
 
@@ -262,7 +293,22 @@ class _Loop:
         return self._wire_values(inner, branch) | self._components(inner)
 
     def _wire_values(self, inner: Unit[..., Any], branch: Branch) -> dict[str, Any]:
-        return {name: self._collated(inner.wire(name), branch, hint) for name, hint in _outer_parameters(inner).items()}
+        values = {}
+        for name, hint in _outer_parameters(inner).items():
+            wire = inner.wire(name)
+            values[name] = self._collated(wire, branch, self._rule(inner, name))
+            if values[name] is None and not accepts_none(hint):
+                raise InputError(
+                    f"{self.node.name}: {inner.name} needs {wire!r}, which is None on the guidance branch "
+                    f"{branch.name!r}; give its negative a value too, or turn guidance off"
+                )
+        return values
+
+    def _rule(self, inner: Unit[..., Any], name: str) -> Any:
+        """The type whose rule makes a batch of a parameter's values: its own, or else that of the wire."""
+        hint = inner.parameters[name]
+        padded = any(isinstance(m, Pad) for m in metadata_of(hint))
+        return hint if padded else self.run.graph.wires[inner.wire(name)]
 
     def _components(self, inner: Unit[..., Any]) -> dict[str, Any]:
         return {name: self.parts[name] for name in inner.uses}
@@ -301,9 +347,15 @@ def _outer_parameters(inner: Unit[..., Any]) -> dict[str, Any]:
 
 def _fixed_differs(values: Sequence[Any]) -> bool:
     """Whether values of the branches are no arrays and differ, so that one batch cannot hold them."""
-    if all(v is values[0] for v in values) or all(isinstance(v, Tensor) or is_composite(v) for v in values):
+    if all(isinstance(v, Tensor) or is_composite(v) for v in values):
         return False
-    return any(type(v) is not type(values[0]) or bool(v != values[0]) for v in values[1:])
+    return not all(equal(v, values[0]) for v in values[1:])
+
+
+def _called(inner: Unit[..., Any], latents: Any, arguments: Mapping[str, Any]) -> Any:
+    """The one value that a unit in the loop makes of the latents."""
+    (made,) = inner.results(inner.fn(latents=latents, **arguments)).values()
+    return made
 
 
 def _mixed(seed: int, name: str, part: int) -> int:

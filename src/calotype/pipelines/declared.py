@@ -1,0 +1,66 @@
+"""What a pipeline class declares: its components by name and type, read from its annotations."""
+
+import inspect
+from collections.abc import Collection
+from typing import Any, ClassVar, get_origin, get_type_hints
+
+from calotype.errors import ComponentError, GraphError
+from calotype.graph.hints import ComponentRef, accepts_none, bare, members, spell, unannotated
+
+SETTINGS = frozenset({"Inputs", "units", "graph"})
+
+
+def declared_components(cls: type, taken: Collection[str]) -> dict[str, Any]:
+    """The type of each component that a class declares.
+
+    Raises:
+        GraphError: a type that cannot be found at run time, or a name that every pipeline has already (`taken`).
+    """
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except NameError as error:
+        raise GraphError(f"{cls.__name__}: {error}; import the type outside of `if TYPE_CHECKING`") from None
+    declared = {
+        n: h for n, h in hints.items() if not n.startswith("_") and n not in SETTINGS and get_origin(h) is not ClassVar
+    }
+    for name in declared:
+        if name in taken:
+            raise GraphError(
+                f"{cls.__name__}: a component cannot be named {name!r}, which every pipeline has; rename it"
+            )
+    return declared
+
+
+def constructor_parameters(cls: type) -> list[inspect.Parameter]:
+    """The named parameters of a free-form pipeline's constructor."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+    return [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def check_component(owner: str, name: str, value: Any, hint: Any) -> None:
+    """Raise `ComponentError` when a component is not of its declared type."""
+    kinds = [m for m in members(hint) if m is not type(None)]
+    if value is not None and not any(_admits(kind, value) for kind in kinds):
+        raise ComponentError(f"{owner}.{name} must be {spell(hint)}, got {type(value).__name__}")
+
+
+def _admits(kind: Any, value: Any) -> bool:
+    if isinstance(kind, ComponentRef):
+        return kind.admits(value)
+    try:
+        return kind is Any or isinstance(value, get_origin(kind) or kind)
+    except TypeError:
+        return True  # a protocol that cannot be checked at run time: the graph's own check is the judge
+
+
+def loaded_type(hint: Any) -> Any:
+    """The type that loading checks a component against: a class, a `"library:Class"`, or None for any."""
+    wanted = unannotated(bare(hint))
+    if isinstance(wanted, ComponentRef):
+        return wanted.path
+    return wanted if isinstance(wanted, type) and wanted is not Any else None
+
+
+def may_be_absent(cls: type, name: str, hint: Any) -> bool:
+    """Whether a repository may go without a component: it may be None, or the class has one of its own."""
+    return accepts_none(hint) or getattr(cls, name, None) is not None
