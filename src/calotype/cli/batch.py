@@ -1,0 +1,376 @@
+"""`calotype generate --prompts FILE`: many calls from a file of lines, which survive interruption.
+
+Each picture is written whole with its recipe. On a restart the recipe in an existing file decides: the same call is not
+made again, another one is an error.
+"""
+
+import hashlib
+import json
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from glob import escape
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from calotype.cli.command import Model
+from calotype.cli.display import Display
+from calotype.cli.files import refuse_unwritable
+from calotype.cli.flags import call_inputs, checked, plain
+from calotype.cli.generate import count_pictures, default_name, load
+from calotype.cli.signals import Terminated
+from calotype.errors import CalotypeError, ComponentError, InputError, RepositoryError, did_you_mean
+from calotype.graph.inputs import Call, read_call
+from calotype.graph.plan import make_plan
+from calotype.pipelines.recipe import Recipe, read_recipe, recorded_inputs, save_png
+from calotype.pipelines.replay import check_components
+from calotype.pipelines.result import picture_paths
+
+if TYPE_CHECKING:
+    from calotype.pipelines.base import DiffusionPipeline
+
+OUTPUT = "output"
+SHOWN = 10
+STALE = 60.0
+"""Seconds after which a file that was being written, and never took its name, is taken for a leftover."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line as it was read: its number, its inputs with the defaults filled in, and the output it names."""
+
+    number: int
+    inputs: Mapping[str, Any]
+    output: str | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of the batch and the files that it is to make."""
+
+    number: int
+    call: Call
+    paths: tuple[Path, ...]
+
+    @property
+    def missing(self) -> list[int]:
+        """Which of its pictures are not there."""
+        return [k for k, path in enumerate(self.paths) if not path.exists()]
+
+
+def run_batch(
+    model: Model,
+    file: Path,
+    defaults: Mapping[str, Any],
+    options: Mapping[str, Any],
+    output: Path | None,
+    force: bool,
+    display: Display,
+) -> None:
+    """Read and check every line, then make the pictures that are not there yet."""
+    if output is not None and output.suffix.lower() == ".png":
+        raise click.UsageError(f"with --prompts, -o is the folder of the pictures; got {output}")
+    folder = output or Path(file.stem)
+    jobs = read_jobs(model, file, defaults, folder)
+    old = _finished(model, jobs, force)
+    todo = [job for job in jobs if job.missing or job.number not in old]
+    if not todo and all(recipe.source == model.source for _, recipe in old.values()):
+        click.echo(f"All {len(jobs)} lines of {file} are finished, in {folder}.", err=True)
+        return
+    refuse_unwritable(folder)
+    pipe = load(model, dict(options))
+    for path, recipe in () if force else old.values():
+        try:
+            check_components(pipe, recipe, f"{path} is there already")
+        except ComponentError as error:
+            raise ComponentError(f"{error}; move it away, or --force to replace it") from None
+    if force:
+        todo = [job for job in jobs if job in todo or not _same_components(pipe, old[job.number][1])]
+    _look_ahead(pipe, file, todo)
+    _make(pipe, file, todo, len(jobs), display)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read_jobs(model: Model, file: Path, defaults: Mapping[str, Any], folder: Path) -> list[Job]:
+    """Every line of the file as a checked call. Raises `RepositoryError` that names each line that is wrong."""
+    problems: dict[int, str] = {}
+    calls: list[tuple[Line, Call, int]] = []
+    seen: Counter[str] = Counter()
+    for number, text in enumerate(_read(file), start=1):
+        if not text.strip():
+            continue
+        try:
+            line = _read_line(model, number, text, defaults, seen)
+            call = checked(model.pipeline, line.inputs)
+            calls.append((line, call, count_pictures(model, call)))
+        except (InputError, ValueError) as error:
+            problems[number] = plain(error)
+    if not calls and not problems:
+        raise RepositoryError(f"{file} has no lines; write a prompt on each, as a JSON string or object")
+    jobs, clashes = _name(model, calls, folder)
+    _refuse(file, problems | clashes)
+    return jobs
+
+
+def _read(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise click.UsageError(f"there is no file {file}") from None
+    except IsADirectoryError:
+        raise click.UsageError(f"{file} is a folder; give a file of prompts") from None
+    except UnicodeDecodeError as error:
+        raise RepositoryError(f"{file} is not text in UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _read_line(model: Model, number: int, text: str, defaults: Mapping[str, Any], seen: Counter[str]) -> Line:
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        hint = "" if text.lstrip()[:1] in '{["' else '; a plain prompt needs quotes: "a red apple"'
+        raise InputError(f"this is not JSON: {error.msg} at column {error.colno}{hint}") from None
+    if isinstance(value, str):
+        if "prompt" not in model.fields:
+            raise InputError(f"{model.pipeline.__name__} takes no prompt; write an object of its inputs")
+        value = {"prompt": value}
+    if not isinstance(value, dict):
+        raise InputError(f"a line is a JSON string (the prompt) or an object of inputs, got {text.strip()[:40]}")
+    output = value.pop(OUTPUT, None)
+    if output is not None and not isinstance(output, str):
+        raise InputError(f"output must be the name of a file, got {json.dumps(output)}")
+    for name in value:
+        if name in ("outputs", "given"):
+            raise InputError(f"{name!r} is for Python only{did_you_mean(name, [OUTPUT])}")
+    content = json.dumps({n: v for n, v in value.items() if n != "num_images"}, sort_keys=True)
+    seen[content] += 1
+    inputs = {"seed": seed_of(content, seen[content]), **defaults, **value}
+    if inputs["seed"] is None:
+        inputs["seed"] = seed_of(content, seen[content])
+    return Line(number, inputs, output)
+
+
+def seed_of(content: str, occurrence: int) -> int:
+    """The seed of a line that has none: from its content and how many times the file has had it so far.
+
+    So a restart draws the same pictures, equal lines draw different ones, and other lines of the file do not matter.
+    """
+    digest = hashlib.blake2b(f"{occurrence} {content}".encode("utf-8", "surrogatepass"), digest_size=4).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise InputError(f"{twice!r} is there twice")
+    return found
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise InputError(f"{text} is no number")
+
+
+def _refuse(file: Path, problems: Mapping[int, str]) -> None:
+    """Raise `RepositoryError` that tells what is wrong with which lines, if any is."""
+    if not problems:
+        return
+    lines = [f"line {number}: {problems[number]}" for number in sorted(problems)]
+    if len(lines) == 1:
+        raise RepositoryError(f"{file} {lines[0]}; nothing was made")
+    more = f"\n  and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    listed = "".join(f"\n  {line}" for line in lines[:SHOWN])
+    raise RepositoryError(f"{file} has {len(lines)} lines that are wrong; nothing was made:{listed}{more}")
+
+
+# -- naming ------------------------------------------------------------------------------------------------------------
+
+
+def _name(model: Model, calls: Sequence[tuple[Line, Call, int]], folder: Path) -> tuple[list[Job], dict[int, str]]:
+    """The files of every call: those that lines name first, then one after the prompt of each other line."""
+    owner: dict[Path, int] = {}
+    named: dict[int, tuple[Path, ...]] = {}
+    problems: dict[int, str] = {}
+    for line, _, count in calls:
+        if line.output is not None:
+            try:
+                paths = tuple(picture_paths(_inside(folder, line.output), count))
+            except InputError as error:
+                problems[line.number] = str(error)
+                continue
+            if taken := [p for p in paths if p in owner]:
+                problems[line.number] = f"output {taken[0].name} is that of line {owner[taken[0]]} already"
+            owner |= dict.fromkeys(paths, line.number)
+            named[line.number] = paths
+    for line, call, count in calls:
+        if line.output is None:
+            named[line.number] = _unused(folder / f"{default_name(model, call)}.png", count, owner)
+            owner |= dict.fromkeys(named[line.number], line.number)
+    return [Job(line.number, call, named[line.number]) for line, call, _ in calls if line.number in named], problems
+
+
+def _unused(path: Path, count: int, owner: Mapping[Path, int]) -> tuple[Path, ...]:
+    number, paths = 1, tuple(picture_paths(path, count))
+    while any(p in owner for p in paths):
+        number += 1
+        paths = tuple(picture_paths(path.with_stem(f"{path.stem}-{number}"), count))
+    return paths
+
+
+def _inside(folder: Path, output: str) -> Path:
+    """An output that a line names, in the folder. Raises `InputError` when it leads out of it."""
+    path = Path(output)
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise InputError(f"output must be a file in the folder of the pictures, got {output!r}")
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.png")
+    return folder / path
+
+
+# -- resuming ----------------------------------------------------------------------------------------------------------
+
+
+def _finished(model: Model, jobs: Sequence[Job], force: bool) -> dict[int, tuple[Path, Recipe]]:
+    """By line, a picture that is there already and its recipe. Raises where a file is there that another call made.
+
+    With `force`, such files count as not there.
+    """
+    found: dict[int, tuple[Path, Recipe]] = {}
+    for job in jobs:
+        try:
+            recipes = [
+                (path, _same_call(model, job, k, path)) for k, path in enumerate(job.paths) if path.exists()
+            ]  # fmt: skip
+        except RepositoryError:
+            if not force:
+                raise
+            continue
+        if recipes:
+            found[job.number] = recipes[0]
+    return found
+
+
+def _same_call(model: Model, job: Job, item: int, path: Path) -> Recipe:
+    """The recipe of a picture that is there. Raises `RepositoryError` when it is not what the job would make."""
+    advice = "move it away, give the line another output, or --force to replace it"
+    try:
+        recipe = read_recipe(path)
+    except RepositoryError as error:
+        raise RepositoryError(
+            f"line {job.number} would write {path}, which is there already: {error}; {advice}"
+        ) from None
+    why = _difference(model, job, item, recipe)
+    if why:
+        raise RepositoryError(
+            f"line {job.number} would write {path}, "
+            f"which is there already and was made by another call ({why}); {advice}"
+        )
+    return recipe
+
+
+def _difference(model: Model, job: Job, item: int, recipe: Recipe) -> str | None:
+    """What tells the call that made a picture from the job's, in words; None where nothing does."""
+    if recipe.pipeline != model.pipeline.__name__:
+        return f"its pipeline is {recipe.pipeline}"
+    if recipe.given or recipe.outputs:
+        return "it had computed values, or other outputs"
+    try:
+        there = read_call(model.pipeline.Inputs, recipe.inputs, strict=False).values
+    except InputError as error:
+        return str(error)
+    then = recorded_inputs(model.pipeline.Inputs, there)
+    now = recorded_inputs(model.pipeline.Inputs, job.call.values)
+    for name in now:
+        if then.get(name) != now[name]:
+            return f"its {name} is {_shown(then.get(name))}, the line's is {_shown(now[name])}"
+    return None if recipe.item == item else f"it is picture {recipe.item} of its call, not {item}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _same_components(pipe: "DiffusionPipeline", recipe: Recipe) -> bool:
+    try:
+        check_components(pipe, recipe, "")
+    except ComponentError:
+        return False
+    return True
+
+
+# -- making ------------------------------------------------------------------------------------------------------------
+
+
+def _look_ahead(pipe: "DiffusionPipeline", file: Path, jobs: Sequence[Job]) -> None:
+    """Run the units that read what differs by item (prompts, pictures), so that a word that the model does not know
+    is refused before anything is made. The memo keeps what they make."""
+    problems = {}
+    for job in jobs:
+        try:
+            for inputs, outputs in _first_looks(pipe, job.call):
+                pipe(**inputs, outputs=outputs)
+        except InputError as error:
+            problems[job.number] = plain(error)
+    _refuse(file, problems)
+
+
+def _first_looks(pipe: "DiffusionPipeline", call: Call) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    """Calls that make only what comes straight from a call's items: once as it is, and once for each negative twin."""
+    graph = pipe.graph
+    before = {node.name for node in takewhile(lambda node: not node.is_loop, graph.nodes)}
+    each = {name for name, field in graph.inputs.items() if field.each}
+    running = [planned.node for planned in make_plan(graph, call, pipe.components).nodes]
+    outputs = tuple(w for n in running if n.name in before and each & set(n.reads) for w in n.writes)
+    if not outputs:
+        return
+    plan = make_plan(graph, Call(call.values, frozenset(), outputs, {}), pipe.components)
+    reads = {wire for node in plan.nodes for wire in node.active.reads}
+    inputs = {name: value for name, value in call_inputs(call).items() if name in reads}
+    yield inputs, outputs
+    for positive, negative in graph.twins.items():
+        if positive in inputs and negative in call.explicit:
+            yield {**inputs, positive: call.values[negative]}, outputs
+
+
+def _make(pipe: "DiffusionPipeline", file: Path, todo: Sequence[Job], total: int, display: Display) -> None:
+    before = total - len(todo)
+    if before:
+        click.echo(f"{before} of {total} lines are finished already.", err=True)
+    for done, job in enumerate(todo, start=before):
+        try:
+            _make_one(pipe, job, f"{done + 1} of {total}", display)
+        except CalotypeError as error:
+            raise type(error)(f"{file} line {job.number}: {plain(error)}. {_how_to_continue(done, total)}") from None
+        except (KeyboardInterrupt, Terminated):
+            click.echo(_how_to_continue(done, total), err=True)
+            raise
+
+
+def _make_one(pipe: "DiffusionPipeline", job: Job, label: str, display: Display) -> None:
+    with pipe.stream(**call_inputs(job.call)) as stream:
+        result = display.watch(stream, label, keep=False)
+    for number, (picture, path) in enumerate(zip(result.images, job.paths, strict=True)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(path)
+        save_png(picture, path, result.recipe.of_item(number))
+        click.echo(str(path))
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what a killed process was writing in place of this file."""
+    for leftover in path.parent.glob(f"{escape(path.name)}.partial-????????"):
+        if time.time() - leftover.stat().st_mtime > STALE:
+            leftover.unlink(missing_ok=True)
+
+
+def _how_to_continue(done: int, total: int) -> str:
+    command = shlex.join(["calotype", *sys.argv[1:]])
+    return f"{done} of {total} lines are finished. To continue, run it again: {command}"

@@ -1,0 +1,116 @@
+"""A command whose flags are the inputs of a model: which model is read from the arguments before the rest."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from calotype.cli.flags import PREFIX, flag_options
+from calotype.errors import CalotypeError, RepositoryError
+
+if TYPE_CHECKING:
+    from calotype.graph.inputs import InputField
+    from calotype.pipelines.base import DiffusionPipeline
+
+DEFAULT_MODEL = "calotype/emoji-64"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A repository and the pipeline class that it is for, before anything is loaded."""
+
+    source: str
+    pipeline: "type[DiffusionPipeline]"
+
+    @property
+    def fields(self) -> "dict[str, InputField]":
+        """The inputs in the order of a call: required ones first, the engine's last."""
+        from calotype.graph.inputs import fields_of, signature_of
+
+        found = fields_of(self.pipeline.Inputs)
+        return {name: found[name] for name in signature_of(self.pipeline.Inputs).parameters}
+
+
+class ModelCommand(click.Command):
+    """A command that takes the inputs of the model it is about as flags.
+
+    Its callback takes the `Model` first, then its parameters.
+
+    Args:
+        source_of: the model among the command's own parameters and the arguments that these leave.
+    """
+
+    def __init__(self, *args: Any, source_of: Callable[[dict[str, Any], list[str]], str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.source_of = source_of
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        settings = {**self.context_settings, **extra}
+        source = self.source_of(*self._peek(args))
+        try:
+            model = _find(source)
+        except CalotypeError as error:
+            if not {"-h", "--help"} & set(args):
+                raise
+            return self._without_inputs(str(error)).make_context(info_name, args, parent, **settings)
+        return self._of(model).make_context(info_name, args, parent, **settings)
+
+    def _peek(self, args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """The command's own parameters, and what is left, whatever else there is among the arguments."""
+        own = [p for p in self.params if isinstance(p, click.Option)]
+        scout = click.Command(self.name, params=list(own), add_help_option=False)
+        ctx = scout.make_context(
+            self.name, list(args), resilient_parsing=True, ignore_unknown_options=True, allow_extra_args=True
+        )
+        return ctx.params, ctx.args
+
+    def _of(self, model: Model) -> click.Command:
+        taken = {flag for p in self.params for flag in p.opts}
+        flags = flag_options(model.fields, taken)
+        callback = partial(self.callback, model) if self.callback else None
+        title = f"Inputs of {model.source} ({model.pipeline.__name__})"
+        return _Parsed(title, self, [*self.params, *flags], callback)
+
+    def _without_inputs(self, why: str) -> click.Command:
+        return _Parsed("Inputs of the model", self, list(self.params), None, why=f"They cannot be listed: {why}.")
+
+
+class _Parsed(click.Command):
+    """The command that parses, once the model is known: the inputs have a section of their own in the help."""
+
+    def __init__(
+        self,
+        title: str,
+        outer: ModelCommand,
+        params: list[click.Parameter],
+        callback: Callable[..., Any] | None,
+        why: str = "It has none.",
+    ) -> None:
+        super().__init__(outer.name, params=params, callback=callback, help=outer.help, epilog=outer.epilog)
+        self.title, self.why = title, why
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = [(p, p.get_help_record(ctx)) for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        for title, wanted in ((self.title, True), ("Options", False)):
+            rows = [row for p, row in records if row is not None and (p.name or "").startswith(PREFIX) is wanted]
+            with formatter.section(title):
+                if rows:
+                    formatter.write_dl(rows)
+                else:
+                    formatter.write_text(self.why)
+
+
+def _find(source: str) -> Model:
+    from calotype.pipelines.lookup import find_pipeline
+
+    pipeline = find_pipeline(source)
+    if not pipeline.units:
+        raise RepositoryError(
+            f"{source} is for {pipeline.__name__}, a free-form pipeline: it declares no inputs and no units, so "
+            "that only Python can call it"
+        )
+    return Model(source, pipeline)

@@ -1,0 +1,47 @@
+"""`calotype replay`: make a saved picture again and compare."""
+
+from pathlib import Path
+
+import click
+
+DIFFERS = 3
+
+EPILOG = """\b
+Examples:
+  calotype replay apple.png
+  calotype replay apple.png -o again.png
+  calotype replay apple.png --model ./where-the-model-is-now
+"""
+
+
+@click.command(epilog=EPILOG, short_help="Make a saved picture again, and say whether it is identical.")
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write the new picture too.")
+@click.option("--force", "-f", is_flag=True, help="Replace a file that is there already.")
+@click.option("--model", "-m", metavar="REPO", help="Where the model is now, if it is not where it was.")
+@click.option("--device", metavar="NAME", help="Where to run, if not where the original ran; others round differently.")
+@click.option("--memory", metavar="SIZE", help="The most of the device's memory that weights take, such as 8GiB.")
+def replay(
+    picture: Path, output: Path | None, force: bool, model: str | None, device: str | None, memory: str | None
+) -> None:
+    """Make PICTURE again from the recipe that it carries, and compare the two.
+
+    The recipe has the model, the digests of its weights, all inputs with the seed, and versions. Weights that are not
+    the same are refused. On the same machine the new picture is identical; where it is not, the exit code is 3.
+    """
+    from calotype.cli.display import Display
+    from calotype.cli.files import output_path
+    from calotype.pipelines.recipe import save_png
+    from calotype.pipelines.replay import replay as make_again
+
+    path = output_path(output, picture.stem, 1, force) if output is not None else None
+    made = make_again(picture, source=model, device=device, memory=memory, finish=Display().watch)
+    if path is not None:
+        save_png(made.picture, path, made.made)
+        click.echo(str(path))
+    if made.difference is None:
+        click.echo("identical")
+        return
+    changes = f" ({'; '.join(made.changes)})" if made.changes else ""
+    click.echo(f"not identical: {made.difference}{changes}")
+    raise click.exceptions.Exit(DIFFERS)

@@ -1,0 +1,15 @@
+"""Which pipeline class a repository is for, without loading any of it."""
+
+from os import PathLike
+
+from calotype.pipelines.base import DiffusionPipeline, find_repository
+from calotype.weights.model_index import read_model_index
+
+
+def find_pipeline(source: str | PathLike[str]) -> type[DiffusionPipeline]:
+    """The pipeline class that `DiffusionPipeline.from_pretrained(source)` would make. Reads the index alone.
+
+    Raises `RepositoryError` when there is no repository, or it is for a class that calotype does not have.
+    """
+    folder = find_repository(source)
+    return DiffusionPipeline._target(read_model_index(folder), folder)

@@ -1,0 +1,163 @@
+"""Making a saved picture again from the recipe it carries, and comparing the two."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from calotype.errors import ComponentError, RepositoryError
+from calotype.graph.inputs import ABSENT, read_call
+from calotype.pipelines.base import DiffusionPipeline, Stream
+from calotype.pipelines.lookup import find_pipeline
+from calotype.pipelines.recipe import Recipe, read_recipe
+from calotype.pipelines.result import Result
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A picture made again.
+
+    Attributes:
+        recipe: what the original carries.
+        original: the picture as it was read from the file.
+        picture: the same picture, made again.
+        made: the recipe of that.
+    """
+
+    recipe: Recipe
+    original: Image.Image
+    picture: Image.Image
+    made: Recipe
+
+    @property
+    def identical(self) -> bool:
+        """Whether every pixel is the same."""
+        return self.difference is None
+
+    @property
+    def difference(self) -> str | None:
+        """How the two differ, in words; None where they do not."""
+        if (self.original.mode, self.original.size) != (self.picture.mode, self.picture.size):
+            return f"the original is {_kind(self.original)}, made again it is {_kind(self.picture)}"
+        old, new = (np.asarray(p, dtype=np.int16) for p in (self.original, self.picture))
+        apart = np.abs(old - new).reshape(old.shape[0], old.shape[1], -1).max(-1)
+        if not apart.any():
+            return None
+        return f"{int((apart > 0).sum())} of {apart.size} pixels differ, by up to {int(apart.max())} of 255 levels"
+
+    @property
+    def changes(self) -> list[str]:
+        """What was not the same this time: versions and device, each in words."""
+        old = {**self.recipe.versions, "device": self.recipe.device}
+        new = {**self.made.versions, "device": self.made.device}
+        return [f"{n} was {v}, now {new.get(n, 'unknown')}" for n, v in old.items() if new.get(n) != v]
+
+
+def replay(
+    path: str | PathLike[str],
+    *,
+    source: str | PathLike[str] | None = None,
+    device: str | None = None,
+    memory: int | str | None = None,
+    finish: Callable[[Stream], Result] = Stream.finish,
+) -> Replay:
+    """Make the picture in a file again: from the same weights, with the same types, device and inputs.
+
+    Args:
+        path: a PNG file that calotype wrote.
+        source: where the pipeline is now, if not where the recipe says.
+        device: where to run, if not where the original ran; other devices round differently.
+        memory: the most bytes of components on the device at once.
+        finish: what runs the call to its end, for a caller that shows its steps.
+
+    Raises:
+        RepositoryError: there is no picture or recipe, the recipe cannot be replayed, or its pipeline is not found.
+        ComponentError: a component's weights are not those that made the picture; names it.
+    """
+    path = Path(path)
+    recipe = read_recipe(path)
+    pipe = load_for(recipe, path, source=source, device=device, memory=memory)
+    values = read_call(pipe.Inputs, recipe.inputs, strict=False).values
+    inputs: dict[str, Any] = {name: value for name, value in values.items() if value is not ABSENT}
+    if recipe.outputs:
+        inputs["outputs"] = recipe.outputs
+    with pipe.stream(**inputs) as stream:
+        result = finish(stream)
+    if recipe.item >= len(result.images):
+        raise RepositoryError(
+            f"{path} says that it is picture {recipe.item} of its call, which makes {len(result.images)}, from 0"
+        )
+    with Image.open(path) as original:
+        original.load()
+    return Replay(recipe, original, result.images[recipe.item], result.recipe.of_item(recipe.item))
+
+
+def load_for(
+    recipe: Recipe,
+    path: Path,
+    *,
+    source: str | PathLike[str] | None = None,
+    device: str | None = None,
+    memory: int | str | None = None,
+) -> DiffusionPipeline:
+    """The pipeline that made a picture, checked against its recipe.
+
+    Raises `RepositoryError` or `ComponentError`, as `replay` does.
+    """
+    if recipe.given:
+        raise RepositoryError(
+            f"{path} cannot be replayed: {' and '.join(recipe.given)} was given to the call as a computed value, which "
+            "the picture does not carry"
+        )
+    where = source if source is not None else recipe.source
+    if where is None:
+        raise RepositoryError(
+            f"{path} was made by a {recipe.pipeline} that was put together by hand, so where its weights are is not "
+            "known; save it with save_pretrained and give that folder as the model"
+        )
+    try:
+        found = find_pipeline(where)
+    except RepositoryError as error:
+        if source is not None:
+            raise
+        raise RepositoryError(
+            f"{path} was made from {recipe.source!r}, which is not there ({error}); give the folder where it is now as "
+            "the model (--model FOLDER)"
+        ) from None
+    if found.__name__ != recipe.pipeline:
+        raise RepositoryError(f"{path} was made by a {recipe.pipeline}, but {where} is for a {found.__name__}")
+    dtypes = {name: dtype for name, dtype in recipe.dtypes.items() if name in recipe.components}
+    pipe = found.from_pretrained(where, dtype=dtypes or None, device=device or recipe.device, memory=memory)
+    check_components(pipe, recipe, f"{path}, made from {recipe.source!r}")
+    return pipe
+
+
+def check_components(pipe: DiffusionPipeline, recipe: Recipe, what: str) -> None:
+    """Raise `ComponentError`, naming every component of the pipeline that is not the one a recipe used.
+
+    Args:
+        what: the picture that the recipe is of, for the message.
+    """
+    problems = []
+    for name, wanted in recipe.components.items():
+        component = pipe.components.get(name)
+        if component is None:
+            problems.append(f"{name!r} is not loaded")
+            continue
+        digest = pipe._digest(name, component)
+        if digest != wanted:
+            problems.append(f"{name!r} is not the same ({_short(wanted)} then, {_short(digest)} now)")
+    if problems:
+        raise ComponentError(f"{what}: the components differ from those that made it: {'; '.join(problems)}")
+
+
+def _kind(picture: Image.Image) -> str:
+    return f"{picture.width}x{picture.height} {picture.mode}"
+
+
+def _short(digest: str) -> str:
+    return digest if len(digest) <= 300 else digest[:297] + "..."
