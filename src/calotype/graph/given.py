@@ -38,13 +38,18 @@ def rows_of(graph: Graph, name: str, value: Any) -> list[Any] | None:
 
 
 def given_prompts(graph: Graph, call: Call) -> dict[str, int]:
-    """For each given list, how many prompts it stands for; for a value that depends on the seed, an item each image."""
+    """For each given list, how many prompts it stands for, in a call where no input is a list. A value that depends on
+    the seed has an item for each image. Raises `InputError` where that does not come out even."""
     counts = {}
     for name, value in call.given.items():
         rows = rows_of(graph, name, value)
         if rows is not None:
-            by_image = name in _seeded(graph) and len(rows) % call.num_images == 0
-            counts[name] = len(rows) // call.num_images if by_image else len(rows)
+            images = call.num_images if name in _seeded(graph) else 1
+            if len(rows) % images:
+                raise InputError(
+                    f"given: {name!r} is a list of {len(rows)}, but this call makes {images} images a prompt"
+                )
+            counts[name] = len(rows) // images
     return counts
 
 

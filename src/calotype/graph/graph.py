@@ -88,8 +88,8 @@ def _refuse_same_names(owner: str, nodes: Sequence[Node]) -> None:
     for node in nodes:
         if node.name in seen:
             raise GraphError(
-                f"{owner}.units has two nodes named {node.name!r}; give one other wires with "
-                f"{node.name}.renamed(...), or a loop another name= "
+                f"{owner}.units has two nodes named {node.name!r}; give one other wires with .renamed(...) or another "
+                "name with .named(...), or a loop another name="
             )
         seen.add(node.name)
 

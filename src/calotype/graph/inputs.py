@@ -188,10 +188,10 @@ def _nearest_multiple(model: type[Inputs], name: str, value: Any, step: Any) -> 
         for bound, end in (("ge", step), ("le", float("inf")))
     )
     low = int(value // step) * step
-    allowed = [v for v in (low, low + step) if lowest <= v <= highest]
-    best = min((abs(v - value) for v in allowed), default=0)
-    nearest = " and ".join(str(v) for v in allowed if abs(v - value) == best)
-    return f"; nearest is {nearest}" if nearest else ""
+    first, last = -(-lowest // step) * step, highest // step * step if highest < float("inf") else low + step
+    near = sorted({min(max(v, first), last) for v in (low, low + step)})
+    best = min(abs(v - value) for v in near)
+    return "; nearest is " + " and ".join(str(v) for v in near if abs(v - value) == best)
 
 
 def _literals(hint: Any) -> Iterable[Any]:

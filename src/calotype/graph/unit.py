@@ -39,6 +39,7 @@ class Unit(Node, Generic[P, R]):
         *,
         impure: bool = False,
         random: bool = False,
+        name: str | None = None,
     ) -> None:
         self.fn, self.impure, self.random = fn, impure, random
         self.function_name = fn.__name__
@@ -55,7 +56,9 @@ class Unit(Node, Generic[P, R]):
         self._fields: tuple[str, ...] | None = fields
         self.returns: dict[str, Any] = self._field_hints(made) if fields else {self.function_name: made}
         self._refuse_wrong_renames()
-        self.name = self.wire(self.function_name)
+        self._own_name = name
+        refines = self.wire(self.function_name) in map(self.wire, self.parameters)
+        self.name = name or (self.function_name if refines else self.wire(self.function_name))
         self.reads = MappingProxyType(
             {self.wire(n): h for n, h in self.parameters.items() if n != self.branch_parameter}
         )
@@ -74,9 +77,17 @@ class Unit(Node, Generic[P, R]):
     def renamed(self, **wires: str) -> "Unit[P, R]":
         """The same function on other wires: `control.renamed(control_image="depth", control="depth_control")`.
 
-        Keys are parameter or result names of the function. Raises `GraphError` for a name that it does not have.
+        Keys are parameter or result names of the function. The unit is named after what it makes; one that refines a
+        value (`sharpened.renamed(sharpened="image")`) keeps the function's name.
+
+        Raises:
+            GraphError: the function has no such parameter or result, or two of its results would be one wire.
         """
-        return Unit(self.fn, {**self._wires, **wires}, impure=self.impure, random=self.random)
+        return Unit(self.fn, {**self._wires, **wires}, impure=self.impure, random=self.random, name=self._own_name)
+
+    def named(self, name: str) -> "Unit[P, R]":
+        """The same unit under another name in errors, plans and drawings; its wires stay."""
+        return Unit(self.fn, self._wires, impure=self.impure, random=self.random, name=name)
 
     def wire(self, name: str) -> str:
         """The wire that a parameter or a result of the function is connected to."""
