@@ -37,9 +37,7 @@ def as_reference(pixels: list[torch.Tensor]) -> Any:
 
 def test_ddpm_with_a_generator_equals_the_reference(reference: Any, pipe: DDPMPipeline) -> None:
     wanted = reference(3, torch.Generator().manual_seed(4), num_inference_steps=12, output_type="np").images
-    found = pipe(
-        batch_size=3, generator=torch.Generator().manual_seed(4), num_inference_steps=12, outputs=("latents",)
-    )
+    found = pipe(batch_size=3, generator=torch.Generator().manual_seed(4), num_inference_steps=12, outputs=("latents",))
     assert np.abs(as_reference(found["latents"]) - wanted).max() < 1e-5
 
 

@@ -1,7 +1,8 @@
 """The plan of one call: which nodes run, which are skipped or pruned and why, before anything is computed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -56,12 +57,18 @@ class Plan:
     prompts: int
     images: int
     sizes: Mapping[str, int] = field(default_factory=dict)
-    predicted_peak: int | None = None
+    _predict: Callable[[], int | None] = field(default=lambda: None, repr=False)
 
     @property
     def components(self) -> tuple[str, ...]:
         """The components that the call uses, in the order it needs them first."""
         return tuple(dict.fromkeys(name for n in self.nodes for name in sorted(n.components)))
+
+    @cached_property
+    def predicted_peak(self) -> int | None:
+        """The most bytes that components and values will hold at once, found by running the call on tensors that have
+        shapes but no data. None where a unit needs the data. Worked out when first asked for."""
+        return self._predict()
 
     @property
     def bytes(self) -> int:
@@ -255,7 +262,7 @@ def _refuse_unused(
     branches: tuple[Branch, ...],
 ) -> None:
     read = {wire for planned in kept for wire in planned.active.reads}
-    if any(graph.lifts.get(wire) for wire in read):
+    if any(graph.lifts.get(wire) for wire in read.union(*(planned.node.writes for planned in kept))):
         read |= {wire for planned in running for wire in planned.node.plan_reads}
     negated = {name for branch in branches for name in branch.negated}
     for name in sorted(call.explicit):
@@ -318,7 +325,12 @@ def _refuse_not_loaded(
             )
 
 
-def with_counts(plan: Plan, counts: Mapping[str, tuple[int, int]], sizes: Mapping[str, int]) -> Plan:
+def with_facts(
+    plan: Plan,
+    counts: Mapping[str, tuple[int, int]],
+    sizes: Mapping[str, int],
+    predict: Callable[[], int | None],
+) -> Plan:
     """The plan with runs and memo hits of each node, and the bytes of each component, filled in."""
     nodes = tuple(replace(n, runs=counts[n.name][0], hits=counts[n.name][1]) for n in plan.nodes)
-    return replace(plan, nodes=nodes, sizes=MappingProxyType(dict(sizes)))
+    return replace(plan, nodes=nodes, sizes=MappingProxyType(dict(sizes)), _predict=predict)

@@ -9,6 +9,8 @@ import inspect
 import secrets
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self
@@ -17,17 +19,15 @@ import torch
 from pydantic import create_model
 
 import calotype.pipelines.values  # noqa: F401 - registers arrays and pictures with the memo
-from calotype import __version__
 from calotype.errors import ComponentError, GraphError, InputError, RepositoryError, UnknownInput, did_you_mean
 from calotype.graph.draw import draw_html, draw_svg, draw_text
 from calotype.graph.graph import Graph, build_graph
-from calotype.graph.hints import metadata_of
-from calotype.graph.inputs import Call, Unreplayable, describe_inputs, read_call, signature_of
+from calotype.graph.inputs import Call, describe_inputs, read_call, signature_of
 from calotype.graph.inputs import Inputs as AnyInputs
 from calotype.graph.memo import Memo, MemoInfo
 from calotype.graph.node import Node
-from calotype.graph.plan import Plan, make_plan, with_counts
-from calotype.graph.run import Run
+from calotype.graph.plan import Plan, make_plan, with_facts
+from calotype.graph.run import Holder, Run
 from calotype.graph.split import Split, split_graph
 from calotype.memory.residency import Residency, parse_bytes
 from calotype.pipelines.declared import (
@@ -39,10 +39,10 @@ from calotype.pipelines.declared import (
 )
 from calotype.pipelines.generations import Generations
 from calotype.pipelines.packs import UnitPack, inserted
-from calotype.pipelines.recipe import Recipe, recorded_inputs
+from calotype.pipelines.prediction import Unmoved, predict_peak
+from calotype.pipelines.provenance import Digests, recipe_of
 from calotype.pipelines.result import Result
 from calotype.pipelines.stream import Stream
-from calotype.pipelines.values import digest
 from calotype.weights.component import one_dtype
 from calotype.weights.components import load_components, save_components
 from calotype.weights.model_index import ModelIndex, read_model_index
@@ -140,8 +140,8 @@ class DiffusionPipeline:
                 )
         self._names = list(cls._declared)
         self._source: str | None = None
-        self._digests: dict[tuple[str, int], str] = {}
         self._generations = Generations()
+        self._digests = Digests(self._generations)
         self._memo = Memo(parse_bytes(memo)) if memo else None
         budget = None if memory is None else parse_bytes(memory)
         self._residency = Residency(_components_of(self), _device(device), budget)
@@ -234,8 +234,8 @@ class DiffusionPipeline:
         """
         call = _with_seed(self._read(inputs))
         plan = make_plan(self._graph(), call, self.components)
-        run = self._run(plan)
-        return Stream(self, plan, run)
+        run = self._run(plan, self._memo)
+        return Stream(plan, run, recipe_of(self, plan, self._digests, self._source))
 
     def plan(self, **inputs: Any) -> Plan:
         """What a call would do, before any compute: units, components with their bytes, memo hits, predicted peak.
@@ -244,7 +244,9 @@ class DiffusionPipeline:
         """
         call = self._read(inputs)
         plan = make_plan(self._graph(), call, self.components)
-        return with_counts(plan, self._run(plan).counts(), self._residency.sizes())
+        rehearsal = self._run(replace(plan, call=_with_seed(call)), memo=None, holder=Unmoved())
+        predict = partial(predict_peak, rehearsal, self.components, self._residency.budget)
+        return with_facts(plan, self._run(plan, self._memo).counts(), self._residency.sizes(), predict)
 
     def _read(self, inputs: Mapping[str, Any]) -> Call:
         self._graph()
@@ -256,12 +258,12 @@ class DiffusionPipeline:
             raise GraphError(f"{cls.__name__} has no units: a free-form pipeline is called, it has no plan or stream")
         return cls.graph
 
-    def _run(self, plan: Plan) -> Run:
+    def _run(self, plan: Plan, memo: Memo | None, holder: Holder | None = None) -> Run:
         used = {name for n in plan.nodes for name in n.active.uses}
         components = self.components
         device = str(self._residency.device)
         generations = {name: (self._generations.of(name, components[name]), device) for name in used}
-        return Run(self._graph(), plan, components, generations, self._memo, self._residency)
+        return Run(self._graph(), plan, components, generations, memo, holder or self._residency)
 
     # -- the graph -------------------------------------------------------------------------------------------------
 
@@ -429,43 +431,6 @@ class DiffusionPipeline:
         keywords: dict[str, Any] = {**settings, **dict.fromkeys(absent), **held}
         pipe = cls(**keywords)
         return pipe.to(_device(device))
-
-    # -- provenance ------------------------------------------------------------------------------------------------
-
-    def _recipe(self, plan: Plan) -> Recipe:
-        components, dtypes = {}, {}
-        for name in dict.fromkeys(n for node in plan.nodes for n in sorted(node.active.uses)):
-            component = getattr(self, name)
-            components[name] = self._digest(name, component)
-            weights = list(component.parameters()) if isinstance(component, torch.nn.Module) else []
-            if weights:
-                dtypes[name] = str(weights[0].dtype).removeprefix("torch.")
-        inputs = recorded_inputs(self.Inputs, plan.call.values)
-        return Recipe(
-            pipeline=type(self).__name__, source=self._source, components=components, inputs=inputs, dtypes=dtypes,
-            device=str(self.device), versions={"calotype": __version__, "torch": str(torch.__version__)},
-            given=(*plan.call.given, *self._unreplayable(plan.call)), outputs=plan.call.outputs or (),
-        )  # fmt: skip
-
-    def _unreplayable(self, call: Call) -> list[str]:
-        """The inputs given in this call that a recipe cannot hold."""
-        fields = self.Inputs.model_fields
-        return [
-            name
-            for name, value in call.values.items()
-            if value is not None and any(isinstance(m, Unreplayable) for m in metadata_of(fields[name].annotation))
-        ]
-
-    def _digest(self, name: str, component: Any) -> str:
-        """A digest of a component's weights, computed once per generation; the class of one without weights."""
-        if not isinstance(component, torch.nn.Module):
-            config = getattr(component, "config", None)
-            return f"{type(component).__name__}({config!r})" if config is not None else type(component).__name__
-        key = (name, self._generations.of(name, component))
-        if key not in self._digests:
-            tensors = (value for value in component.state_dict().values() if isinstance(value, torch.Tensor))
-            self._digests[key] = digest(*tensors)
-        return self._digests[key]
 
 
 def find_repository(source: str | PathLike[str]) -> Path:

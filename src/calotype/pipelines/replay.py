@@ -148,7 +148,7 @@ def check_components(pipe: DiffusionPipeline, recipe: Recipe, what: str) -> None
         if component is None:
             problems.append(f"{name!r} is not loaded")
             continue
-        digest = pipe._digest(name, component)
+        digest = pipe._digests.of(name, component)
         if digest != wanted:
             problems.append(f"{name!r} is not the same ({_short(wanted)} then, {_short(digest)} now)")
     if problems:

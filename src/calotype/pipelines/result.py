@@ -1,6 +1,7 @@
 """What a call returns: its outputs by name, and the recipe that makes them again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,13 @@ class Result:
     output `image`, and `result.images` the list of pictures. `save` writes the pictures with their recipe.
     """
 
-    def __init__(self, outputs: Mapping[str, list[Any]], recipe: Recipe) -> None:
-        self._outputs, self.recipe = dict(outputs), recipe
+    def __init__(self, outputs: Mapping[str, list[Any]], recipe: Callable[[], Recipe]) -> None:
+        self._outputs, self._make_recipe = dict(outputs), recipe
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What makes these outputs again."""
+        return self._make_recipe()
 
     def __getitem__(self, name: str) -> list[Any]:
         if name not in self._outputs:

@@ -1,17 +1,14 @@
 """A running call: what `pipe.stream` returns and `pipe(...)` drains."""
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator
 
 import torch
 
 from calotype.errors import InputError
 from calotype.graph.plan import Plan
 from calotype.graph.run import Run, StepEvent
+from calotype.pipelines.recipe import Recipe
 from calotype.pipelines.result import Result
-
-if TYPE_CHECKING:
-    from calotype.pipelines.base import DiffusionPipeline
 
 
 class Stream:
@@ -20,11 +17,11 @@ class Stream:
     Between steps it holds no component, so that others, and previews, may have the room.
     """
 
-    def __init__(self, pipe: "DiffusionPipeline", plan: Plan, run: Run) -> None:
+    def __init__(self, plan: Plan, run: Run, recipe: Callable[[], Recipe]) -> None:
         self.plan = plan
         self._run, self._closed = run, False
         self._results: list[Result] = []
-        self._steps = _iterate(pipe, run, self._results)
+        self._steps = _iterate(run, recipe, self._results)
 
     def __iter__(self) -> "Stream":
         return self
@@ -62,11 +59,10 @@ class Stream:
 
 
 @torch.no_grad()
-def _iterate(pipe: "DiffusionPipeline", run: Run, results: list[Result]) -> Generator[StepEvent, None, None]:
+def _iterate(run: Run, recipe: Callable[[], Recipe], results: list[Result]) -> Generator[StepEvent, None, None]:
     """The steps of a call, and then its result. Knows nothing of the stream, so that no cycle keeps either alive."""
     try:
         yield from run.execute()
-        recipe = pipe._recipe(run.plan)
         results.append(Result({wire: run.results(wire) for wire in run.plan.outputs}, recipe))
     finally:
         run.wires.clear()

@@ -139,6 +139,18 @@ class Denoise(Node):
                 if event.index + 1 < event.total:
                     held.enter_context(run.hold(active.uses))
 
+    def rehearse(self, run: Run) -> None:
+        """Run only as many steps as show all that a step holds, and leave what they give: for predictions of memory.
+
+        That is until every branch was predicted, and past the first step, which holds nothing of one before.
+        """
+        loop = _Loop(self, run, run.plan.nodes[run.position].active)
+        for event in loop.steps():
+            active = loop.policy.active(loop.levels.step(event.index))
+            if event.index > 0 and len(active) == len(loop.branches):
+                run.enter(self.latents, split_items(event.latents, len(loop.items)), loop.items)
+                return
+
     def _policy(self, inputs: Mapping[str, Any]) -> Guidance:
         values = {}
         for parameter in self.guidance.parameters:

@@ -20,7 +20,7 @@ def noise_source(generator: torch.Generator) -> NoiseSource:
     return shared(generator)
 
 
-@unit(impure=True)
+@unit
 def noise(seed: int, noise_source: NoiseSource | None, *, unet: UNet2DModel) -> Noise:
     """Standard normal noise [1, c, h, w] of the network's size. Raises `ConfigError` when it does not have one."""
     size = unet.config.sample_size

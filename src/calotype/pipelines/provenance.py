@@ -1,0 +1,92 @@
+"""What a recipe needs to know of a pipeline: which weights it computed with, and on what."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from calotype import __version__
+from calotype.graph.hints import metadata_of
+from calotype.graph.inputs import Inputs, Unreplayable
+from calotype.graph.plan import Plan
+from calotype.pipelines.generations import Generations
+from calotype.pipelines.recipe import Recipe, recorded_inputs
+from calotype.pipelines.values import digest
+
+if TYPE_CHECKING:
+    from calotype.pipelines.base import DiffusionPipeline
+
+WHOLE = 2**28
+"""Weights of at most this many bytes are digested whole; of larger ones, the start, middle and end of every tensor."""
+
+SAMPLE = 2**14
+"""How many elements of a tensor make one of these parts."""
+
+
+class Digests:
+    """Digests of components' weights, computed once per generation."""
+
+    def __init__(self, generations: Generations) -> None:
+        self._generations = generations
+        self._known: dict[tuple[str, int], str] = {}
+
+    def of(self, name: str, component: Any) -> str:
+        """The digest of a component's weights; the class and configuration of one that has none."""
+        if not isinstance(component, torch.nn.Module):
+            config = getattr(component, "config", None)
+            return f"{type(component).__name__}({config!r})" if config is not None else type(component).__name__
+        key = (name, self._generations.of(name, component))
+        if key not in self._known:
+            self._known[key] = _digest(component)
+        return self._known[key]
+
+
+def _digest(module: torch.nn.Module) -> str:
+    tensors = [value for value in module.state_dict().values() if isinstance(value, torch.Tensor)]
+    if sum(t.numel() * t.element_size() for t in tensors) <= WHOLE:
+        return digest(*tensors)
+    return "sampled-" + digest(*(part for tensor in tensors for part in _parts(tensor)))
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    flat = tensor.detach().reshape(-1)
+    middle = max(0, len(flat) // 2 - SAMPLE // 2)
+    return [flat[:SAMPLE], flat[middle : middle + SAMPLE], flat[-SAMPLE:]]
+
+
+def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: str | None) -> Callable[[], Recipe]:
+    """Makes the recipe of a call when it is asked for, from what was true at the call. Does not keep the pipeline."""
+    components, dtypes = {}, {}
+    for name in dict.fromkeys(n for node in plan.nodes for n in sorted(node.active.uses)):
+        component = getattr(pipe, name)
+        components[name] = digests.of(name, component)
+        weight = next(component.parameters(), None) if isinstance(component, torch.nn.Module) else None
+        if weight is not None:
+            dtypes[name] = str(weight.dtype).removeprefix("torch.")
+    given = (*plan.call.given, *_unreplayable(pipe.Inputs, plan.call.values))
+    facts = {
+        "pipeline": type(pipe).__name__,
+        "source": source,
+        "components": components,
+        "dtypes": dtypes,
+        "device": str(pipe.device),
+        "versions": {"calotype": __version__, "torch": str(torch.__version__)},
+        "given": given,
+        "outputs": plan.call.outputs or (),
+    }
+    return partial(_make, pipe.Inputs, plan.call.values, facts)
+
+
+def _make(model: type[Inputs], values: Mapping[str, Any], facts: dict[str, Any]) -> Recipe:
+    return Recipe(inputs=recorded_inputs(model, values), **facts)
+
+
+def _unreplayable(model: type[Inputs], values: Mapping[str, Any]) -> list[str]:
+    """The inputs given in a call that a recipe cannot hold."""
+    return [
+        name
+        for name, value in values.items()
+        if value is not None
+        and any(isinstance(m, Unreplayable) for m in metadata_of(model.model_fields[name].annotation))
+    ]
