@@ -8,6 +8,7 @@ named. Some combinations are held out by hash and never trained on, so that they
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from recipes.emoji.render import Concept
 from recipes.emoji.settings import FAMILIES, STYLES
 
-Pixels = NDArray[np.float32]
+Pixels = NDArray[np.floating[Any]]
 
 HUES = {"red": 0, "orange": 28, "yellow": 50, "green": 125, "blue": 220, "purple": 275, "pink": 330}
 """Hue in degrees of every colour that a thing can be given."""
@@ -276,7 +277,8 @@ GREY = np.full((3, 3), 0, np.float32) + np.array([[0.299], [0.587], [0.114]], np
 def halved(picture: Pixels) -> Pixels:
     """Half the side, by the mean of every 2 x 2 pixels."""
     side = picture.shape[0] // 2
-    return picture.reshape(side, 2, side, 2, -1).mean((1, 3)).astype(np.float32)
+    smaller: Pixels = picture.reshape(side, 2, side, 2, -1).mean((1, 3)).astype(np.float32)
+    return smaller
 
 
 def paste(canvas: Pixels, colour: Pixels, alpha: Pixels, top: int, left: int) -> None:

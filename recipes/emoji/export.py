@@ -3,11 +3,9 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from calotype.nn.network import Network
 from recipes.emoji.notice import NOTICE
@@ -36,23 +34,19 @@ def trained_model(preset: Preset) -> TextToVelocity:
     return model.eval()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
-
-
 def write_json(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def write_network(folder: Path, network: Network, file: str) -> None:
+def write_network(folder: Path, network: Network) -> None:
     """`config.json` and the weights in half precision."""
     config = {"_class_name": type(network).__name__, **network.config.model_dump(mode="json")}
     write_json(folder / "config.json", config)
-    weights = {name: value.detach().half().contiguous() for name, value in nn.Module.state_dict(network).items()}
-    save_file(weights, folder / file, metadata={"format": "pt"})
-    (folder / file).chmod(0o644)
+    weights = {name: value.detach().half().contiguous() for name, value in network.state_dict().items()}
+    path = folder / network.weights_name
+    save_file(weights, path, metadata={"format": "pt"})
+    path.chmod(0o644)
 
 
 def write_repository(preset: Preset, folder: Path) -> None:
@@ -60,9 +54,9 @@ def write_repository(preset: Preset, folder: Path) -> None:
     write_json(folder / "model_index.json", INDEX)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     tokenizer_of(preset).save_pretrained(folder / "tokenizer")
-    write_network(folder / "text_encoder", model.merged_text_encoder(), "model.safetensors")
-    write_network(folder / "transformer", model.transformer, "diffusion_pytorch_model.safetensors")
-    write_network(folder / "vae", load_autoencoder(preset), "diffusion_pytorch_model.safetensors")
+    write_network(folder / "text_encoder", model.merged_text_encoder())
+    write_network(folder / "transformer", model.transformer)
+    write_network(folder / "vae", load_autoencoder(preset))
     (folder / "NOTICE").write_text(NOTICE)
 
 

@@ -22,7 +22,8 @@ def orthogonalize(matrices: Tensor, steps: int = 4) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    nearest: Tensor = (x.mT if tall else x).to(matrices.dtype)
+    return nearest
 
 
 class Muon(torch.optim.Optimizer):
@@ -34,7 +35,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         assert closure is None
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
@@ -52,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         return momentum
 
     def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         buffers = [self._momentum(parameter) for parameter in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         # Nesterov: look one step ahead along the momentum.

@@ -56,7 +56,7 @@ class IconSet:
         self.icons: dict[str, Any] = json.loads((folder / "icons.json").read_text())
         chars = json.loads((folder / "chars.json").read_text())
         # A package without code points of its own shares the names of the other edition of the same set.
-        self.names = names.names if names else {plain(code): name for code, name in chars.items()}
+        self.names: dict[str, str] = names.names if names else {plain(code): name for code, name in chars.items()}
 
     def icon(self, name: str) -> dict[str, Any] | None:
         if name in self.icons["icons"]:

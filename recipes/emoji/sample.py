@@ -5,19 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
-from calotype.nn.network import Network
-from recipes.emoji.export import read_json
 
 STEPS = 20
 GUIDANCE = 3.0
@@ -34,17 +30,11 @@ class Sampler:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Sampler":
-        def load(kind: type[Network], name: str, file: str) -> Any:
-            network = kind(**read_json(folder / name / "config.json"))
-            network.load_state_dict({key: value.float() for key, value in load_file(folder / name / file).items()})
-            return network.eval()
-
-        weights = "diffusion_pytorch_model.safetensors"
         return cls(
             WordTokenizer.from_pretrained(folder / "tokenizer"),
-            load(WordTextEncoder, "text_encoder", "model.safetensors"),
-            load(MiniTransformer2DModel, "transformer", weights),
-            load(MiniAutoencoderKL, "vae", weights),
+            WordTextEncoder.from_pretrained(folder, subfolder="text_encoder").eval(),
+            MiniTransformer2DModel.from_pretrained(folder, subfolder="transformer").eval(),
+            MiniAutoencoderKL.from_pretrained(folder, subfolder="vae").eval(),
         )
 
     def latents_of(self, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> Tensor:

@@ -47,14 +47,14 @@ def loss_of(model: MiniAutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
 def psnr(model: MiniAutoencoderKL, images: Tensor) -> float:
     """Peak signal to noise ratio of a reconstruction, in dB."""
     with torch.inference_mode():
-        made = torch.cat([model(part) for part in images.split(256)])
+        made = torch.cat([model(part) for part in torch.split(images, 256)])
     return float(10 * torch.log10(4 / (made.clamp(-1, 1) - images).square().mean()))
 
 
 def latent_statistics(model: MiniAutoencoderKL, images: Tensor) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of every latent channel."""
     with torch.inference_mode():
-        latents = torch.cat([model.encode_moments(part).mean for part in images.split(256)])
+        latents = torch.cat([model.encode_moments(part).mean for part in torch.split(images, 256)])
     return latents.mean((0, 2, 3)).tolist(), latents.std((0, 2, 3)).tolist()
 
 
@@ -79,7 +79,8 @@ def main(preset: Preset, device: str, minutes: float | None) -> None:
     composer = Composer(*load_pictures(preset.folder))
     pool = torch.from_numpy(compose_pool(composer, POOL, seed=1, jitter=2))
     held = to_tensor(compose_pool(composer, 512, seed=2, jitter=2)).to(device)
-    model = build(preset).to(device, memory_format=torch.channels_last)
+    model = build(preset).to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).requires_grad_(False)
     kernels = [p for n, p in model.named_parameters() if p.ndim == 4 and "conv_in" not in n and "conv_out" not in n]
     others = [p for p in model.parameters() if all(p is not k for k in kernels)]
@@ -100,7 +101,7 @@ def main(preset: Preset, device: str, minutes: float | None) -> None:
             memory_format=torch.channels_last
         )
         loss, error = loss_of(model, images)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

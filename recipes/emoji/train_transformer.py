@@ -8,6 +8,8 @@ import copy
 import json
 import math
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +29,14 @@ CONDITION_DROPOUT = 0.1
 MUON_RATE = 0.02
 ADAM_RATE = 1.2e-3
 PAD = 1
-CURRICULUM = ((0.08, 0.25), (0.2, 0.5), (1.0, 1.0))
-"""(until this progress, this part of the concepts)."""
+CURRICULUM = (0.25, 0.5)
+"""Which part of the concepts the first pools hold; every later pool holds all."""
 
 
 class TextToVelocity(nn.Module):
     """Everything that is trained: word differences, text encoder and transformer."""
+
+    rows: Tensor
 
     def __init__(self, text_encoder: WordTextEncoder, transformer: MiniTransformer2DModel, used: list[int]) -> None:
         super().__init__()
@@ -98,12 +102,12 @@ def rate_factor(clock: Clock) -> float:
     return min(1.0, (clock.step + 1) / 200) * min(1.0, 2 * (1 - clock.progress))
 
 
-def concepts_in_use(progress: float, count: int) -> int:
-    part = next(part for until, part in CURRICULUM if progress <= until)
-    return math.ceil(part * count)
+def concepts_in_pool(index: int, count: int) -> int:
+    """How many of `count` concepts pool `index` holds: few at first, so that early steps repeat them often."""
+    return math.ceil(CURRICULUM[index] * count) if index < len(CURRICULUM) else count
 
 
-def training_loss(model: nn.Module, latents: Tensor, ids: Tensor, autocast: torch.autocast) -> Tensor:
+def training_loss(model: Callable[..., Any], latents: Tensor, ids: Tensor, autocast: torch.autocast) -> Tensor:
     batch = latents.shape[0]
     dropped = torch.rand(batch, device=ids.device) < CONDITION_DROPOUT
     ids = torch.where(dropped[:, None] & (torch.arange(ids.shape[1], device=ids.device) > 0), PAD, ids)
@@ -142,10 +146,9 @@ def main(preset: Preset, device: str, minutes: float | None = None, compiled: bo
     while clock.progress < 1:
         if clock.step // per_pool != index:
             index = clock.step // per_pool
-            limit = concepts_in_use(clock.progress, count)
+            limit = concepts_in_pool(index, count)
             latents, ids = pools.get(index, limit)
-            ahead = clock.progress * (1 + per_pool / max(clock.step, per_pool))
-            pools.start(index + 1, concepts_in_use(min(ahead, 1.0), count))
+            pools.start(index + 1, concepts_in_pool(index + 1, count))
             print(f"pool {index} of {limit} concepts", flush=True)
             since = time.monotonic()
         for optimizer, rate in zip(optimizers, (MUON_RATE, ADAM_RATE), strict=True):
@@ -154,7 +157,7 @@ def main(preset: Preset, device: str, minutes: float | None = None, compiled: bo
         within = clock.step % per_pool
         chosen = shuffled(preset, index, within)
         loss = training_loss(run, latents[chosen].to(device).float(), ids[chosen].to(device), autocast)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

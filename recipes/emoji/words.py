@@ -62,7 +62,8 @@ def compress(vectors: Tensor) -> Tensor:
     centred = vectors - vectors.mean(0)
     _, _, components = torch.linalg.svd(centred, full_matrices=False)
     reduced = centred @ components[:DIM].T
-    return reduced / reduced.std()
+    scaled: Tensor = reduced / reduced.std()
+    return scaled
 
 
 def main(preset: Preset) -> None:

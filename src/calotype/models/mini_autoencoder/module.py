@@ -33,7 +33,8 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+        change: Tensor = self.conv2(F.silu(self.conv1(F.silu(x))))
+        return x + change
 
 
 class Encoder(nn.Module):

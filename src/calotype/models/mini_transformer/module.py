@@ -64,7 +64,8 @@ class TransformerBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation)[:, :, None].unbind(1)
         x = x + gate1 * self.attend(modulate(self.norm1(x), shift1, scale1), text, mask)
         gate, up = self.gate_up(modulate(self.norm2(x), shift2, scale2)).chunk(2, dim=-1)
-        return x + gate2 * self.down(F.silu(gate) * up)
+        fed: Tensor = self.down(F.silu(gate) * up)
+        return x + gate2 * fed
 
     def attend(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         q, k, v = rearrange(self.to_qkv(x), "b l (n h d) -> n b h l d", n=3, h=self.num_heads)
@@ -116,12 +117,13 @@ class MiniTransformer2DModel(Network):
         for block in self.blocks:
             x = block(x, modulation, encoder_hidden_states, mask)
         shift, scale = self.modulation_out(condition)[:, None].chunk(2, dim=-1)
-        x = self.proj_out(modulate(self.norm_out(x), shift, scale))
-        return rearrange(x, "b (h w) c -> b c h w", h=height)
+        velocity: Tensor = self.proj_out(modulate(self.norm_out(x), shift, scale))
+        return rearrange(velocity, "b (h w) c -> b c h w", h=height)
 
     def positions(self, height: int, width: int, like: Tensor) -> Tensor:
         config = self.config
-        return grid_positions(height, width, config.sample_size, config.hidden_size, like.device).to(like.dtype)
+        table = grid_positions(height, width, config.sample_size, config.hidden_size, like.device)
+        return table.to(like.dtype)
 
     def embed_time(self, timestep: Tensor, like: Tensor) -> Tensor:
         waves = sinusoids(timestep * 1000, self.config.hidden_size, max_period=10_000.0)

@@ -48,13 +48,15 @@ class EncoderBlock(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
         x = x + self.to_out(rearrange(attended, "b h l d -> b l (h d)"))
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+        fed: Tensor = self.down(F.silu(gate) * up)
+        return x + fed
 
 
 class WordTextEncoder(Network):
     """Token ids of a `WordTokenizer` to hidden states and a pooled vector."""
 
     Config = WordTextEncoderConfig
+    weights_name = "model.safetensors"
     config: WordTextEncoderConfig
 
     def __init__(self, **fields: object) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from calotype.atomic import atomic_file
 from calotype.errors import ConfigError, InputError, RepositoryError, did_you_mean
 
 START = "<start>"
@@ -70,13 +71,12 @@ class WordTokenizer:
         return WordTokens(ids, torch.arange(self.max_length) <= len(words))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the vocabulary into `folder`, aside first, so that a file that exists is complete."""
+        """Write the vocabulary into `folder`, whole or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f"{FILE}.aside"
         content = {"_class_name": type(self).__name__, "max_length": self.max_length, "words": " ".join(self.words)}
-        aside.write_text(json.dumps(content, indent=1) + "\n")
-        aside.replace(folder / FILE)
+        with atomic_file(folder / FILE) as aside:
+            aside.write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
