@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 def is_composite(value: Any) -> bool:
     """Whether a value has parts that solver, guidance, noise and masks are mapped over: a dataclass of arrays."""
-    if not is_dataclass(value) or isinstance(value, type):
+    if isinstance(value, Tensor) or not is_dataclass(value) or isinstance(value, type):
         return False
     parts = [getattr(value, f.name) for f in fields(value)]
     return bool(parts) and all(isinstance(part, Tensor) or is_composite(part) for part in parts)

@@ -83,6 +83,7 @@ class Denoise(Node):
         guidance = guidance or unguided
         self.predict, self.guidance, self.after_step = predict, guidance, tuple(after_step)
         self.noise_source, self.batch_branches, self.may_skip = noise_source, batch_branches, optional
+        self.injected = {u: _injected_parameters(u) for u in (predict, *self.after_step)}
         self.doc = predict.doc
         for inner in (predict, *self.after_step):
             if "latents" not in inner.parameters:
@@ -232,13 +233,13 @@ class _Loop:
     def _event(self, index: int, count: int, latents: Any, before: Any, output: Any) -> StepEvent:
         fork = self.run.fork()
 
-        @torch.no_grad()
         def denoised() -> Any:
-            return map_leaves(lambda x, out: self.scheduler.denoised(x, out, self.levels, index), before, output)
+            with torch.no_grad():
+                return map_leaves(lambda x, out: self.scheduler.denoised(x, out, self.levels, index), before, output)
 
-        @torch.no_grad()
         def preview() -> Mapping[str, Any]:
-            return fork.fork().preview(self.node.latents, split_items(denoised(), len(self.items))[0])
+            with torch.no_grad():
+                return fork.fork().preview(self.node.latents, split_items(denoised(), len(self.items))[0])
 
         return StepEvent(self.node.name, index, count, latents, denoised, preview)
 
@@ -266,6 +267,8 @@ class _Loop:
         several = map_leaves(lambda t: torch.cat([t] * len(names)), shown)
         injected = self._injected(self.node.predict, step, POSITIVE)
         output = _called(self.node.predict, several, {**self._arguments[names], **injected})
+        if isinstance(output, Tensor):
+            return dict(zip(names, output.chunk(len(names)), strict=True))
         size = len(self.items)
         return {
             name: map_leaves(lambda t, i=number: t[i * size : (i + 1) * size], output)
@@ -326,11 +329,7 @@ class _Loop:
         return {name: self.parts[name] for name in inner.uses}
 
     def _injected(self, inner: Unit[..., Any], step: Step, branch: Branch) -> dict[str, Any]:
-        return {
-            n: step if bare(h) is Step else branch
-            for n, h in inner.parameters.items()
-            if bare(h) is Step or n == inner.branch_parameter
-        }
+        return {name: step if is_step else branch for name, is_step in self.node.injected[inner]}
 
     def _collated(self, wire: str, branch: Branch, hint: Any) -> Any:
         return collate(wire, self.run.gather(wire, branch, self.items), hint)
@@ -355,6 +354,15 @@ def _outer_parameters(inner: Unit[..., Any]) -> dict[str, Any]:
         for name, hint in inner.parameters.items()
         if name != "latents" and name != inner.branch_parameter and bare(hint) is not Step
     }
+
+
+def _injected_parameters(inner: Unit[..., Any]) -> tuple[tuple[str, bool], ...]:
+    """The parameters of a unit in the loop that the loop itself gives it, and whether each is the step."""
+    return tuple(
+        (name, bare(hint) is Step)
+        for name, hint in inner.parameters.items()
+        if bare(hint) is Step or name == inner.branch_parameter
+    )
 
 
 def _fixed_differs(values: Sequence[Any]) -> bool:

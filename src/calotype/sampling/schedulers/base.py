@@ -1,5 +1,6 @@
 """The pure face of a scheduler: a schedule, a parameterization and a solver, composed. Nothing of a call is stored."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from calotype.errors import InputError
+from calotype.graph.memo import nbytes, version
 from calotype.sampling.limit import Limit
 from calotype.sampling.noise import NoiseSource
 from calotype.sampling.parameterization import Mix, Parameterization
@@ -74,6 +76,22 @@ class NoiseLevels:
         """The description of step `index` that predictors and guidance receive."""
         here = self.here[index]
         return Step(index, len(self), here.sigma, here.timestep, self.there[index].sigma)
+
+
+_BYTES_PER_STEP = 1024
+"""About what the numbers of one step take; counting them one by one would take longer than the step."""
+
+
+@nbytes.register(NoiseLevels)
+def _(value: NoiseLevels) -> int:
+    return (
+        len(value) * _BYTES_PER_STEP
+    )  # about what its numbers take; counting them one by one takes longer than a loop
+
+
+@version.register(NoiseLevels)
+def _(value: NoiseLevels) -> Hashable:
+    return None  # immutable through and through
 
 
 class Scheduler:
