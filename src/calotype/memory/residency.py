@@ -77,7 +77,7 @@ class Residency:
     def share(self, components: Callable[[], Mapping[str, Any]]) -> None:
         """Look after the components of another pipeline too, which has some of the same."""
         with self._changed:
-            self._sharers.append(components)
+            self._sharers = [sharer for sharer in self._sharers if sharer()] + [components]
 
     def relocate(self, device: torch.device) -> None:
         """Run on another device from now on. Waits until no call holds a component."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 from torch import Tensor
@@ -33,7 +33,8 @@ Picture = Annotated[Image.Image, PictureCodec()]
 
 
 def read_picture(value: Any) -> Image.Image:
-    """The picture that a value is or names, loaded whole. Raises the validation error that says what is wrong."""
+    """The picture that a value is or names, loaded whole and turned the way its file says. Raises the validation error
+    that says what is wrong."""
     if isinstance(value, Image.Image):
         return value
     if not isinstance(value, str | Path):
@@ -48,16 +49,16 @@ def read_picture(value: Any) -> Image.Image:
             source: Any = io.BytesIO(base64.b64decode(payload, validate=True))
         else:
             source = Path(value).expanduser()
-        picture = Image.open(source)
-        picture.load()
+        with Image.open(source) as opened:
+            opened.load()
+            return ImageOps.exif_transpose(opened)
     except FileNotFoundError:
         raise PydanticCustomError("picture", "there is no picture file {path}", {"path": str(value)}) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         what = "the data: URL" if str(value).startswith("data:") else str(value)
         raise PydanticCustomError(
             "picture", "{what} is not a picture that can be read: {error}", {"what": what, "error": str(error)}
         ) from None
-    return picture
 
 
 def write_data_url(picture: Image.Image) -> str:
