@@ -63,6 +63,11 @@ class WeightsError(CalotypeError):
     """A weight file, or its keys and shapes, are wrong."""
 
 
+def sentences(*parts: str) -> str:
+    """Parts of a message, each with its full stop unless it ends in a question mark."""
+    return " ".join(part if part.endswith("?") else f"{part}." for part in parts).removesuffix(".")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'prompt'?"` for the nearest known name, or `""` when none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)

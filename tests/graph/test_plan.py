@@ -209,7 +209,7 @@ def test_impure_units_are_never_pruned():
 
 def test_unknown_outputs():
     with pytest.raises(
-        UnknownInput, match=r"outputs: TextToImage makes no 'latens'; did you mean 'latents'\?\. It makes"
+        UnknownInput, match=r"outputs: TextToImage makes no 'latens'; did you mean 'latents'\? It makes"
     ):
         text_to_image().plan(prompt="a", outputs=("latens",))
 

@@ -87,7 +87,7 @@ def test_told_in_words():
     [
         (
             "nett",
-            r"split: 'nett' is not a component of TextToImage; did you mean 'net'\?\. The components are encoder, net",
+            r"split: 'nett' is not a component of TextToImage; did you mean 'net'\? The components are encoder, net",
         ),
         ([], "split: name the components to train, out of encoder, net, scheduler"),
     ],

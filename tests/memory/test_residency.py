@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from calotype.errors import ComponentError
+from calotype.errors import ComponentError, InputError
 from calotype.memory import Residency
 from calotype.memory.residency import ModuleTransfer, parse_bytes
 from stubs import Ledger
@@ -281,5 +281,5 @@ def test_amounts(text, amount):
 
 @pytest.mark.parametrize("wrong", [0, -1, True, "", "8", "GiB", "8 TiB", "-1GiB", "1.2.3GiB", "0MB", 1.5, None])
 def test_wrong_amounts(wrong):
-    with pytest.raises(ComponentError, match="memory must be a number of bytes or a text such as '8GiB'"):
+    with pytest.raises(InputError, match="memory must be a number of bytes or a text such as '8GiB'"):
         parse_bytes(wrong)

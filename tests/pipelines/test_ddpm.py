@@ -11,7 +11,7 @@ import torch
 from calotype import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from calotype.errors import ComponentError, ConfigError, InputError, UnknownInput, UnusedInput
 
-TINY = dict(
+TINY = dict(  # noqa: C408
     sample_size=8, block_out_channels=(16, 32), norm_num_groups=8, layers_per_block=1,
     down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
 )  # fmt: skip

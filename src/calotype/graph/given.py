@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, NewType, get_args, get_origin
 
-from calotype.errors import InputError, UnknownInput, did_you_mean
+from calotype.errors import InputError, UnknownInput, did_you_mean, sentences
 from calotype.graph.branches import Branch, Branches
 from calotype.graph.graph import Graph
 from calotype.graph.hints import accepts_none, bare, branches_of, members, spell
@@ -19,7 +19,10 @@ def check_names(graph: Graph, call: Call) -> None:
             raise UnknownInput(f"given: {name!r} is an input; pass it as {name}=...")
         if name not in made:
             raise UnknownInput(
-                f"given: {graph.owner} makes no {name!r}{did_you_mean(name, made)}. It makes {', '.join(sorted(made))}"
+                sentences(
+                    f"given: {graph.owner} makes no {name!r}{did_you_mean(name, made)}",
+                    f"It makes {', '.join(sorted(made))}",
+                )
             )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from calotype.errors import GraphError, InputError, UnknownInput, did_you_mean
+from calotype.errors import GraphError, InputError, UnknownInput, did_you_mean, sentences
 from calotype.graph.branches import NegativeOf
 from calotype.graph.hints import accepts_none, bare, fits, item_hint, metadata_of, spell
 
@@ -147,7 +147,7 @@ def _explain(model: type[Inputs], error: ValidationError) -> InputError:
     unknown = [str(p["loc"][0]) for p in problems if p["type"] == "extra_forbidden"]
     if unknown:
         lines = [f"{name!r} is not an input{did_you_mean(name, names)}" for name in unknown]
-        return UnknownInput(f"{'; '.join(lines)}. The inputs are {', '.join(names)}")
+        return UnknownInput(sentences("; ".join(lines), f"The inputs are {', '.join(names)}"))
     wrong = [p for p in problems if p["type"] != "missing"]
     by_field: dict[str, list[Any]] = {}
     for problem in wrong:

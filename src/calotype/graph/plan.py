@@ -14,6 +14,7 @@ from calotype.errors import (
     UnknownInput,
     UnusedInput,
     did_you_mean,
+    sentences,
 )
 from calotype.graph.branches import POSITIVE, Branch
 from calotype.graph.given import check_given, check_names, given_prompts
@@ -138,8 +139,10 @@ def _check_outputs(graph: Graph, call: Call, outputs: tuple[str, ...]) -> None:
     for name in outputs:
         if name not in made:
             raise UnknownInput(
-                f"outputs: {graph.owner} makes no {name!r}{did_you_mean(name, made)}. "
-                f"It makes {', '.join(sorted(made))}"
+                sentences(
+                    f"outputs: {graph.owner} makes no {name!r}{did_you_mean(name, made)}",
+                    f"It makes {', '.join(sorted(made))}",
+                )
             )
     check_names(graph, call)
 

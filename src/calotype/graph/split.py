@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from calotype.errors import ComponentError, did_you_mean
+from calotype.errors import ComponentError, did_you_mean, sentences
 from calotype.graph.graph import Graph
 from calotype.graph.node import Node
 
@@ -45,8 +45,10 @@ def split_graph(graph: Graph, trained: Iterable[str]) -> Split:
     for name in names:
         if name not in graph.components:
             raise ComponentError(
-                f"split: {name!r} is not a component of {graph.owner}{did_you_mean(name, graph.components)}. "
-                f"The components are {', '.join(graph.components)}"
+                sentences(
+                    f"split: {name!r} is not a component of {graph.owner}{did_you_mean(name, graph.components)}",
+                    f"The components are {', '.join(graph.components)}",
+                )
             )
     needed = _needed_by_loops(graph)
     changing = {"seed"}

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from calotype.errors import ComponentError
+from calotype.errors import ComponentError, InputError
 from calotype.graph.plan import in_bytes
 
 
@@ -171,7 +171,7 @@ class Residency:
 
 
 def parse_bytes(amount: int | str) -> int:
-    """Bytes from a number or a text such as `"8GiB"` or `"500 MB"`. Raises `ComponentError` for anything else."""
+    """Bytes from a number or a text such as `"8GiB"` or `"500 MB"`. Raises `InputError` for anything else."""
     units = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
     if isinstance(amount, int) and not isinstance(amount, bool) and amount > 0:
         return amount
@@ -181,4 +181,4 @@ def parse_bytes(amount: int | str) -> int:
             number = text.removesuffix(name).strip()
             if text.endswith(name) and number.replace(".", "", 1).isdigit() and float(number) > 0:
                 return int(float(number) * units[name])
-    raise ComponentError(f"memory must be a number of bytes or a text such as '8GiB' or '500MB', got {amount!r}")
+    raise InputError(f"memory must be a number of bytes or a text such as '8GiB' or '500MB', got {amount!r}")

@@ -19,7 +19,15 @@ import torch
 from pydantic import create_model
 
 import calotype.pipelines.values  # noqa: F401 - registers arrays and pictures with the memo
-from calotype.errors import ComponentError, GraphError, InputError, RepositoryError, UnknownInput, did_you_mean
+from calotype.errors import (
+    ComponentError,
+    GraphError,
+    InputError,
+    RepositoryError,
+    UnknownInput,
+    did_you_mean,
+    sentences,
+)
 from calotype.graph.draw import draw_html, draw_svg, draw_text
 from calotype.graph.graph import Graph, build_graph
 from calotype.graph.inputs import Call, describe_inputs, read_call, signature_of
@@ -135,8 +143,10 @@ class DiffusionPipeline:
             if name not in cls._declared:
                 known = [*cls._declared, *OPTIONS]
                 raise UnknownInput(
-                    f"{cls.__name__} has no component or option {name!r}{did_you_mean(name, known)}. "
-                    f"Its components are {', '.join(cls._declared) or 'none'}"
+                    sentences(
+                        f"{cls.__name__} has no component or option {name!r}{did_you_mean(name, known)}",
+                        f"Its components are {', '.join(cls._declared) or 'none'}",
+                    )
                 )
         self._names = list(cls._declared)
         self._source: str | None = None
@@ -355,8 +365,11 @@ class DiffusionPipeline:
             if name not in wanted:
                 known = [*wanted, "only", "dtype", *OPTIONS]
                 raise UnknownInput(
-                    f"from_pretrained: {target.__name__} has no component or option {name!r}"
-                    f"{did_you_mean(name, known)}. Its components are {', '.join(wanted)}"
+                    sentences(
+                        f"from_pretrained: {target.__name__} has no component or option {name!r}"
+                        f"{did_you_mean(name, known)}",
+                        f"Its components are {', '.join(wanted)}",
+                    )
                 )
         loaded = load_components(
             folder, wanted, optional=optional, overrides=components, only=only,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from calotype.errors import GraphError, did_you_mean
+from calotype.errors import GraphError, did_you_mean, sentences
 from calotype.graph.graph import Graph
 from calotype.graph.inputs import RESERVED, Inputs
 from calotype.graph.node import Node
@@ -42,7 +42,10 @@ def inserted(graph: Graph, units: Sequence[Node], after: str | None, before: str
     at = after if after is not None else before
     if at is not None and at not in names:
         raise GraphError(
-            f"with_units: {graph.owner} has no unit {at!r}{did_you_mean(at, names)}. Its units are {', '.join(names)}"
+            sentences(
+                f"with_units: {graph.owner} has no unit {at!r}{did_you_mean(at, names)}",
+                f"Its units are {', '.join(names)}",
+            )
         )
     if at is None:
         place = next((i for i, node in enumerate(graph.nodes) if node.is_loop), len(names))

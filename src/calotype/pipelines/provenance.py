@@ -1,5 +1,6 @@
 """What a recipe needs to know of a pipeline: which weights it computed with, and on what."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 WHOLE = 2**28
 """Weights of at most this many bytes are digested whole; of larger ones, the start, middle and end of every tensor."""
 
+CARRIED = 2**24
+"""The most characters of one input that a recipe holds; readers of PNG files refuse long texts."""
+
 SAMPLE = 2**14
 """How many elements of a tensor make one of these parts."""
 
@@ -32,21 +36,33 @@ class Digests:
         self._known: dict[tuple[str, int], str] = {}
 
     def of(self, name: str, component: Any) -> str:
-        """The digest of a component's weights; the class and configuration of one that has none."""
-        if not isinstance(component, torch.nn.Module):
-            config = getattr(component, "config", None)
-            return f"{type(component).__name__}({config!r})" if config is not None else type(component).__name__
+        """The digest of a component's weights, configuration and vocabulary."""
         key = (name, self._generations.of(name, component))
         if key not in self._known:
             self._known[key] = _digest(component)
         return self._known[key]
 
 
-def _digest(module: torch.nn.Module) -> str:
+def _digest(component: Any) -> str:
+    """What tells a component from another of its class: equal for equal weights and configuration."""
+    facts = [type(component).__name__]
+    config = getattr(component, "config", None)
+    if config is not None:
+        facts.append(repr(config))
+    if isinstance(words := getattr(component, "words", None), tuple):
+        facts.append(repr(words))
+    elif callable(vocabulary := getattr(component, "get_vocab", None)):
+        facts.append(repr(sorted(vocabulary().items())))
+    if isinstance(component, torch.nn.Module):
+        facts.append(_weights_digest(component))
+    return f"{type(component).__name__}-{hashlib.blake2b('/'.join(facts).encode(), digest_size=16).hexdigest()}"
+
+
+def _weights_digest(module: torch.nn.Module) -> str:
     tensors = [value for value in module.state_dict().values() if isinstance(value, torch.Tensor)]
     if sum(t.numel() * t.element_size() for t in tensors) <= WHOLE:
         return digest(*tensors)
-    return "sampled-" + digest(*(part for tensor in tensors for part in _parts(tensor)))
+    return digest(*(part for tensor in tensors for part in _parts(tensor)))
 
 
 def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
@@ -78,8 +94,12 @@ def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: s
     return partial(_make, pipe.Inputs, plan.call.values, facts)
 
 
-def _make(model: type[Inputs], values: Mapping[str, Any], facts: dict[str, Any]) -> Recipe:
-    return Recipe(inputs=recorded_inputs(model, values), **facts)
+def _make(model: type[Inputs], values: Mapping[str, Any], facts: Mapping[str, Any]) -> Recipe:
+    """The recipe. An input that is too large for a PNG file to carry is left out, and the recipe says that it was given."""
+    inputs = recorded_inputs(model, values)
+    large = [name for name, value in inputs.items() if len(str(value)) > CARRIED]
+    kept = {name: value for name, value in inputs.items() if name not in large}
+    return Recipe(inputs=kept, **{**facts, "given": (*facts["given"], *large)})
 
 
 def _unreplayable(model: type[Inputs], values: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from calotype.graph.branches import POSITIVE, Branch
 from calotype.sampling.step import Step
 
 
+@runtime_checkable
 class Guidance(Protocol):
     """Names the branches of a prediction and combines them into one.
 
