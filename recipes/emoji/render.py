@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import resvg_py
 from PIL import Image
 
 from recipes.emoji.fetch import package_folder
@@ -113,6 +112,8 @@ class PictureSets:
         svg = self.vector[style].svg(code)
         if svg is None:
             return None
+        import resvg_py
+
         inner = side - 2 * round(side * MARGIN)
         png = resvg_py.svg_to_bytes(svg_string=svg, width=inner, skip_system_fonts=True)
         return centred(Image.open(io.BytesIO(bytes(png))), side)
