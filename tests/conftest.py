@@ -1,4 +1,4 @@
-"""Shapes and types at the public boundaries of networks and of their units are checked at run time here, and only here."""
+"""Shapes and types at the boundaries of networks and of their units are checked at run time here, and only here."""
 
 from jaxtyping import install_import_hook
 

@@ -45,6 +45,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_tutorial_is_a_pipeline_in_under_60_lines() -> None:
     text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
-    blocks = [b for b in BLOCK.findall(text)][:3]
+    blocks = BLOCK.findall(text)[:3]
     assert "class Outline(DiffusionPipeline)" in blocks[-1]
     assert sum(bool(line.strip()) for block in blocks for line in block.splitlines()) < 60

@@ -95,7 +95,7 @@ def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: s
 
 
 def _make(model: type[Inputs], values: Mapping[str, Any], facts: Mapping[str, Any]) -> Recipe:
-    """The recipe. An input that is too large for a PNG file to carry is left out, and the recipe says that it was given."""
+    """The recipe. An input too large for a PNG file to carry is left out, and named as given."""
     inputs = recorded_inputs(model, values)
     large = [name for name, value in inputs.items() if len(str(value)) > CARRIED]
     kept = {name: value for name, value in inputs.items() if name not in large}
