@@ -1,0 +1,93 @@
+"""One pipeline, several threads."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from calotype.memory import Residency
+from calotype.sampling import EulerAncestralDiscreteScheduler
+from stubs import Ledger, TextToImage, text_to_image
+
+CALLS = [{"prompt": text, "seed": seed, "steps": 6} for text in ("a cat", "a dog", "fog") for seed in (1, 2)]
+
+
+def with_budget(pipe):
+    """Room for one of encoder and net, on a pretended device."""
+    ledger = Ledger({pipe.scheduler: 0})
+    pipe._residency = Residency(
+        lambda: pipe.components, torch.device("cpu"), 1, host=torch.device("meta"), transfer=ledger
+    )
+    return ledger
+
+
+@pytest.mark.parametrize("budget", [False, True])
+@pytest.mark.parametrize("memo", [0, "1MiB"])
+def test_the_same_pictures_as_one_after_the_other(budget, memo):
+    pipe = text_to_image(TextToImage, scheduler=EulerAncestralDiscreteScheduler(), memo=memo)
+    ledger = with_budget(pipe) if budget else None
+    expected = [pipe(**call).image.tobytes() for call in CALLS]
+    assert len(set(expected)) == len(CALLS)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            made = list(pool.map(lambda call: pipe(**call).image.tobytes(), CALLS, timeout=30))
+            assert made == expected
+    assert pipe._residency._held == {}
+    if ledger is not None:
+        assert len({part for part, _ in ledger.moves}) == 3
+        assert len(pipe._residency.resident()) <= 2
+
+
+def test_a_component_is_on_its_device_while_it_computes():
+    pipe = text_to_image(memo=0)
+    ledger = with_budget(pipe)
+    wrong = []
+
+    def check(module, args):
+        if ledger.places[id(module)].type != "cpu":
+            wrong.append(type(module).__name__)
+
+    for part in (pipe.encoder, pipe.net):
+        part.register_forward_pre_hook(check)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda call: pipe(**call), CALLS * 2, timeout=30))
+    assert wrong == [] and len(ledger.moves) > 4
+
+
+def test_streams_on_two_threads():
+    pipe = text_to_image()
+    with_budget(pipe)
+    expected = [pipe(**call).image.tobytes() for call in CALLS[:2]]
+    made, together = [None, None], threading.Barrier(2, timeout=20)
+
+    def work(number):
+        stream = pipe.stream(**CALLS[number])
+        for _ in stream:
+            together.wait()  # both are in the middle of their loop
+        made[number] = stream.result.image.tobytes()
+
+    threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert made == expected
+
+
+def test_an_error_on_one_thread_does_not_disturb_another():
+    pipe = text_to_image(memo=0)
+    with_budget(pipe)
+    expected = pipe(**CALLS[0]).image.tobytes()
+
+    def work(number):
+        if number % 2:
+            try:
+                pipe(prompt="a", steps=-1)
+            except ValueError:
+                return None
+        return pipe(**CALLS[0]).image.tobytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(work, range(8), timeout=30))
+    assert made == [None if n % 2 else expected for n in range(8)]

@@ -1,0 +1,139 @@
+"""Generations: what counts as a change of a component."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from calotype.pipelines.generations import Generations
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.register_buffer("table", torch.zeros(2))
+        self.scale, self.name, self.seen, self.cache = 1.0, "plain", 0, None
+
+    def forward(self, x):
+        self.seen += 1
+        self.cache = x
+        return x * self.weight
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = Layer()
+        self.scaling = {"style": 1.0}
+        self.active = ["style"]
+        self.act = torch.relu
+
+
+class Tokenizer:
+    def __init__(self):
+        self.side, self.vocabulary = "left", {"a": 1}
+
+
+def changes(change, component=None):
+    """By how much a change raises the generation."""
+    generations, component = Generations(), component or Network()
+    before = generations.of("x", component)
+    assert generations.of("x", component) == before
+    change(component)
+    return generations.of("x", component) - before
+
+
+def optimized(n):
+    optimizer = torch.optim.SGD(n.parameters(), lr=0.1)
+    n.layer(torch.ones(2)).sum().backward()
+    optimizer.step()
+
+
+def weight_mul(n):
+    with torch.no_grad():
+        n.layer.weight.mul_(2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        optimized, weight_mul,
+        lambda n: n.layer.table.add_(1),
+        lambda n: n.load_state_dict(Network().state_dict()),
+        lambda n: n.double(),
+        lambda n: setattr(n.layer, "weight", nn.Parameter(torch.ones(2))),
+        lambda n: setattr(n, "adapter", nn.Parameter(torch.ones(2))),
+        lambda n: setattr(n, "layer", Layer()),
+        lambda n: setattr(n, "layer", nn.Sequential(n.layer)),
+        lambda n: setattr(n.layer, "scale", 0.5),
+        lambda n: setattr(n.layer, "name", "other"),
+        lambda n: n.scaling.update(style=0.5),
+        lambda n: n.active.append("more"),
+        lambda n: setattr(n, "act", torch.tanh),
+        lambda n: n.eval(),
+        lambda n: n.layer.register_forward_pre_hook(lambda module, args: args),
+    ],
+)  # fmt: skip
+def test_changes(change):
+    assert changes(change) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda n: n.layer(torch.ones(2)),  # it counts and keeps its input
+        lambda n: n.state_dict(),
+        lambda n: list(n.modules()),
+        lambda n: n.requires_grad_(True),
+    ],
+)
+def test_no_changes(change):
+    assert changes(change) == 0
+
+
+def test_a_move_is_no_change():
+    generations, network = Generations(), Network()
+    before = generations.of("x", network)
+    network.to("cpu")
+    assert generations.of("x", network) == before
+
+
+@pytest.mark.parametrize(("name", "value", "rises"), [("side", "right", 1), ("side", "left", 0), ("more", 1.5, 1)])
+def test_settings_of_what_is_no_network(name, value, rises):
+    assert changes(lambda t: setattr(t, name, value), Tokenizer()) == rises
+
+
+def test_another_object_and_back():
+    generations, one, other = Generations(), Network(), Network()
+    counts = [generations.of("x", n) for n in (one, other, one, one)]
+    assert counts == [0, 1, 2, 2]
+    assert generations.of("y", one) == 0
+
+
+def test_told():
+    generations, network = Generations(), Network()
+    before = generations.of("x", network)
+    generations.bump("x")
+    assert generations.of("x", network) == before + 1
+    generations.bump("never seen")
+
+
+def test_nothing_is_kept_alive():
+    generations, network = Generations(), Network()
+    generations.of("x", network)
+    gone = [weakref.ref(network), weakref.ref(network.layer.weight)]
+    del network
+    gc.collect()
+    assert all(ref() is None for ref in gone)
+    assert generations.of("x", Network()) == 1
+
+
+def test_none_and_inference_tensors():
+    generations = Generations()
+    assert [generations.of("x", None), generations.of("x", None)] == [0, 0]
+    with torch.inference_mode():
+        network = nn.Linear(2, 2)
+    assert generations.of("y", network) == generations.of("y", network)
