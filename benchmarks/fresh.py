@@ -1,0 +1,37 @@
+"""Fresh interpreters: programs whose last printed line is JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+REPORT = "import json, sys, time; print(json.dumps(dict(cpu=time.process_time(), modules=sorted(sys.modules))))"
+
+
+class ProgramFailed(RuntimeError):
+    """A program ended with an error; the message is the end of what it wrote."""
+
+
+def run_module(name: str, *arguments: object) -> Any:
+    """What `python -m name arguments` reports, offline and with the threads of this process."""
+    return _run(["-m", name, *map(str, arguments)])
+
+
+def run_code(code: str) -> Any:
+    """CPU seconds of a fresh interpreter from its start to the end of `code`, and the modules it had imported."""
+    return _run(["-c", f"{code}\n{REPORT}"])
+
+
+def _run(arguments: list[str]) -> Any:
+    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    surroundings |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *arguments],
+        capture_output=True, text=True, timeout=1200, env=surroundings, cwd=ROOT, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise ProgramFailed(f"python {' '.join(arguments)[:200]} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,67 @@
+"""Memory: anonymous and resident bytes of this process."""
+
+import ctypes
+import gc
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+MB = 1e6
+
+
+def anonymous_bytes() -> int:
+    """Resident bytes that no file backs: what cannot be given back without losing it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no RssAnon")
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def bytes_read() -> int:
+    """Bytes that this process has asked files for by `read`. A mapped file is not among them."""
+    for line in Path("/proc/self/io").read_text().splitlines():
+        if line.startswith("rchar:"):
+            return int(line.split()[1])
+    raise OSError("/proc/self/io has no rchar")
+
+
+def settle() -> None:
+    """Collect garbage and return free memory to the system, so that what is resident is in use."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+class PeakAnonymous:
+    """Samples anonymous memory in a thread; `peak` is in bytes above that at the start."""
+
+    def __init__(self, interval: float = 0.002) -> None:
+        self._interval, self._stop = interval, threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._base = self._highest = anonymous_bytes()
+
+    @property
+    def peak(self) -> int:
+        return self._highest - self._base
+
+    def _sample(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._highest = max(self._highest, anonymous_bytes())
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._highest = max(self._highest, anonymous_bytes())

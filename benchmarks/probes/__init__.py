@@ -1,0 +1,1 @@
+"""Programs that benchmarks run in fresh interpreters; each prints one line of JSON."""

@@ -1,0 +1,59 @@
+"""Load one network in this process: `python -m benchmarks.probes.load (ours|peer) FOLDER DTYPE (time|memory)`.
+
+Importing is left out. Loading ends when every page of the weights has been touched, as a first forward would.
+"""
+
+import contextlib
+import importlib
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.memory import PeakAnonymous, bytes_read
+
+
+def loader(side: str) -> Callable[..., Any]:
+    """The side's `from_pretrained`, with everything imported that it imports."""
+    if side == "ours":
+        importlib.import_module("calotype.weights.component")  # it would be imported at the first load otherwise
+        from calotype import UNet2DModel
+
+        return UNet2DModel.from_pretrained
+    importlib.import_module("accelerate")  # it would be imported at the first load otherwise
+    peer: Any = importlib.import_module("diffusers")
+    load: Callable[..., Any] = peer.UNet2DModel.from_pretrained
+    return load
+
+
+def touched(network: torch.nn.Module) -> int:
+    """The number of parameters, after one element of every 2 KiB was read."""
+    for parameter in network.parameters():
+        flat = parameter.detach().view(-1)
+        flat.view(torch.int16 if flat.element_size() == 2 else torch.int32)[::512].sum()
+    return sum(p.numel() for p in network.parameters())
+
+
+def main(side: str, folder: str, dtype: str, what: str) -> None:
+    warnings.filterwarnings("ignore")
+    load = loader(side)
+    sampler = PeakAnonymous() if what == "memory" else contextlib.nullcontext()
+    read = bytes_read()
+    with sampler:
+        wall, cpu = time.perf_counter(), time.process_time()
+        network = load(folder, torch_dtype=getattr(torch, dtype))
+        parameters = touched(network)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    final = sum(p.numel() * p.element_size() for p in network.parameters())
+    report = {"wall": wall, "cpu": cpu, "read": bytes_read() - read, "final": final, "parameters": parameters}
+    if isinstance(sampler, PeakAnonymous):
+        report["peak"] = sampler.peak
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
