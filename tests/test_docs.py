@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from calotype import TextToImagePipeline
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -48,3 +50,8 @@ def test_the_tutorial_is_a_pipeline_in_under_60_lines() -> None:
     blocks = BLOCK.findall(text)[:3]
     assert "class Outline(DiffusionPipeline)" in blocks[-1]
     assert sum(bool(line.strip()) for block in blocks for line in block.splitlines()) < 60
+
+
+def test_the_drawn_graph_is_the_pipeline_of_today() -> None:
+    drawn = (ROOT / "docs" / "pictures" / "text-to-image.svg").read_text(encoding="utf-8")
+    assert drawn == TextToImagePipeline.draw("svg") + "\n"

@@ -52,7 +52,7 @@ def test_names_are_escaped():
 
     drawn = define(unit(odd), inputs=Text, name="A<b>", encoder=Encoder).draw("svg")
     titles = [element.text for element in ET.fromstring(drawn).iter("{http://www.w3.org/2000/svg}title")]
-    assert "A<b>" in titles and 'Less < more & "quotes".' in titles
+    assert titles == ["A<b>", 'Less < more & "quotes".\ninputs: text']
 
 
 def test_a_notebook_shows_the_drawing():
