@@ -10,7 +10,6 @@ from unittest.mock import patch
 from benchmarks.counting import calls_of
 from benchmarks.harness import Options, Row, count_row, exactly
 from benchmarks.subjects import embedded, pixels, tiny
-from calotype import TextToImagePipeline
 from calotype.memory.residency import Residency
 
 
@@ -26,9 +25,7 @@ def run(options: Options) -> list[Row]:
     ]
 
 
-def _rows(
-    name: str, what: str, component: str, pipe: TextToImagePipeline, fresh: TextToImagePipeline, inputs: dict[str, Any]
-) -> list[Row]:
+def _rows(name: str, what: str, component: str, pipe: Any, fresh: Any, inputs: dict[str, Any]) -> list[Row]:
     encoder = pipe.vae.encoder if component == "vae" else pipe.text_encoder
     with calls_of(encoder=encoder, transformer=pipe.transformer) as calls, holds() as held:
         pipe(**inputs, seed=0)
