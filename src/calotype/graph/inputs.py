@@ -17,19 +17,22 @@ class Inputs(BaseModel):
     """What every call accepts. A pipeline subclasses it and adds its own fields: name, type, default, bounds, doc.
 
     A field of type `Each[T]` (`T | list[T]`) may be one value or a list, an item each. A field that is
-    `Annotated[T, NegativeOf("prompt")]` is the negative twin of another.
+    `Annotated[T, NegativeOf("prompt")]` is the negative twin of another. Defaults are given as `Field(default=...)` or
+    after `=`, where editors see them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, strict=True)
 
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = Field(
-        None, description="Image k of a prompt is drawn with seed + k. Left out, one is drawn and recorded."
+        default=None, description="Image k of a prompt is drawn with seed + k. Left out, one is drawn and recorded."
     )
-    num_images: Annotated[int, Field(ge=1)] = Field(1, description="How many images to make of each prompt.")
+    num_images: Annotated[int, Field(ge=1)] = Field(default=1, description="How many images to make of each prompt.")
     outputs: Sequence[str] | None = Field(
-        None, description="Names of the values to return, instead of the last unit's."
+        default=None, description="Names of the values to return, instead of the last unit's."
     )
-    given: Mapping[str, Any] | None = Field(None, description="Values to take in place of what units would make.")
+    given: Mapping[str, Any] | None = Field(
+        default=None, description="Values to take in place of what units would make."
+    )
 
 
 RESERVED = frozenset(Inputs.model_fields)

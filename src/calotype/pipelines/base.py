@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Concatenate, ParamSpec, Self
+from typing import Any, ClassVar, Generic, ParamSpec, Self
 
 import torch
 from pydantic import create_model
@@ -63,18 +63,22 @@ OPTIONS = frozenset({"device", "memory", "memo"})
 __all__ = ["DiffusionPipeline", "Stream", "find_repository", "takes"]
 
 
-def takes(inputs: Callable[P, AnyInputs]) -> "Callable[Concatenate[Any, P], Result]":
+class Takes(Generic[P]):
+    """The call of a pipeline as a type checker sees it. The class that is given it makes a method of it."""
+
+    def __init__(self, inputs: Callable[P, AnyInputs]) -> None:
+        self.__inputs__ = inputs
+
+    def __call__(self, *args: P.args, **inputs: P.kwargs) -> Result:
+        raise AssertionError("the pipeline's own __call__ is in its place")
+
+
+def takes(inputs: Callable[P, AnyInputs]) -> Takes[P]:
     """Declare a pipeline's inputs so that `pipe(` completes in an editor: `__call__ = takes(TextToImageInputs)`.
 
     The same as `Inputs = TextToImageInputs`, which a type checker cannot turn into a call signature.
     """
-
-    def __call__(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Result:  # noqa: N807
-        result: Result = self._call(*args, **kwargs)
-        return result
-
-    __call__.__inputs__ = inputs  # type: ignore[attr-defined]
-    return __call__
+    return Takes(inputs)
 
 
 class DiffusionPipeline:
@@ -111,6 +115,7 @@ class DiffusionPipeline:
         cls._declared = declared_components(cls, {*OPTIONS, *dir(DiffusionPipeline)})
         if cls.units:
             cls.graph = build_graph(cls.__name__, cls.units, cls.Inputs, cls._declared)
+        if cls.units or isinstance(declared, Takes):
             cls._document_call()
 
     @classmethod
