@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from calotype import __version__
@@ -25,7 +26,8 @@ WEIGHTS_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 N = TypeVar("N", bound=Network)
 _SHOWN = 8
-_RANDOM = (torch.empty, torch.rand, torch.randn)
+_RANDOM = frozenset({torch.empty, torch.rand, torch.randn})
+_FILLS = frozenset({init.kaiming_uniform_, init.uniform_, init.normal_, init.zeros_, init.ones_})
 _FLOATS = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2")
 
 
@@ -151,6 +153,8 @@ class _ParametersWithoutMemory(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _FILLS and kwargs["tensor"].is_meta:
+            return kwargs["tensor"]
         if func in _RANDOM and kwargs.get("device") is None:
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)
