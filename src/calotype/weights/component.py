@@ -27,7 +27,7 @@ WEIGHTS_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 N = TypeVar("N", bound=Network)
 _SHOWN = 8
 _RANDOM = frozenset({torch.empty, torch.rand, torch.randn})
-_FILLS = frozenset({init.kaiming_uniform_, init.uniform_, init.normal_, init.zeros_, init.ones_})
+_FILLS = frozenset({init.kaiming_uniform_, init.uniform_, init.normal_})
 _FLOATS = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2")
 
 
@@ -148,8 +148,8 @@ def local_folder(folder: str | PathLike[str], subfolder: str | None = None) -> P
 
 class _ParametersWithoutMemory(TorchFunctionMode):
     """Inside, tensors that are made to be filled from a file take no memory: those of `torch.empty`, which layers make
-    their parameters with, and random ones. Everything that is computed stays real, so that buffers which no file holds
-    are right."""
+    their parameters with, and random ones; initial values for them are not drawn. Everything that is computed stays
+    real, so that buffers which no file holds are right."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
