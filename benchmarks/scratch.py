@@ -14,7 +14,7 @@ LARGE: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
 }
-"""A `UNet2DModel` of 860 million parameters."""
+"""A `UNet2DModel` of 868 million parameters."""
 
 CIFAR: dict[str, Any] = {
     "sample_size": 32,
