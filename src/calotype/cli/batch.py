@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from calotype.cli.calls import load
 from calotype.cli.command import Model
 from calotype.cli.display import Display
 from calotype.cli.files import refuse_unwritable
 from calotype.cli.flags import call_inputs, plain
-from calotype.cli.generate import load
 from calotype.cli.jobs import Job, read_jobs, refuse_lines
 from calotype.cli.signals import Terminated
 from calotype.errors import CalotypeError, ComponentError, InputError, RepositoryError

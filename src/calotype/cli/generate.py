@@ -1,16 +1,12 @@
 """`calotype generate`: one call, or a file of them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from calotype.cli.command import DEFAULT_MODEL, Model, ModelCommand
 from calotype.errors import InputError
-
-if TYPE_CHECKING:
-    from calotype.graph.inputs import Call
-    from calotype.pipelines.base import DiffusionPipeline
 
 HELP = """Make a picture from a PROMPT, and write it as a PNG file that carries its recipe.
 
@@ -99,6 +95,7 @@ def _take_prompt(model: Model, inputs: dict[str, Any], words: tuple[str, ...], p
 def _one(
     model: Model, inputs: dict[str, Any], options: dict[str, Any], output: Path | None, force: bool, display: Any
 ) -> None:
+    from calotype.cli.calls import count_pictures, default_name, load
     from calotype.cli.files import free_path, output_path
     from calotype.cli.flags import as_usage, call_inputs, checked
 
@@ -130,37 +127,6 @@ def _refuse_missing(model: Model, inputs: dict[str, Any]) -> None:
         raise click.UsageError('say what to make: calotype generate "a red apple"')
     if missing:
         raise click.UsageError(f"missing: {', '.join(flag_name(name) for name in missing)}")
-
-
-def default_name(model: Model, call: "Call") -> str:
-    """What a call's pictures are named after: its prompt, or the model where there is none."""
-    from calotype.cli.files import name_of
-
-    prompt = call.values.get("prompt")
-    if isinstance(prompt, list):
-        prompt = prompt[0]
-    return name_of(prompt if isinstance(prompt, str) else Path(model.source).name)
-
-
-def count_pictures(model: Model, call: "Call") -> int:
-    """How many pictures a call makes. Raises `InputError` when its pipeline makes none."""
-    from PIL import Image
-
-    from calotype.graph.hints import bare
-    from calotype.graph.plan import make_plan
-
-    graph = model.pipeline.graph
-    plan = make_plan(graph, call, dict.fromkeys(graph.components, True))
-    hints = [bare(graph.wires[wire]) for wire in plan.outputs]
-    pictures = sum(isinstance(hint, type) and issubclass(hint, Image.Image) for hint in hints)
-    if not pictures:
-        raise InputError(f"{graph.owner} makes {', '.join(plan.outputs)}, which is no picture; call it from Python")
-    return pictures * plan.prompts * plan.images
-
-
-def load(model: Model, options: dict[str, Any]) -> "DiffusionPipeline":
-    """The pipeline with its weights."""
-    return model.pipeline.from_pretrained(model.source, **options)
 
 
 generate = ModelCommand(

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 import click
 
+from calotype.cli.calls import count_pictures, default_name
 from calotype.cli.command import Model
 from calotype.cli.flags import checked, plain
-from calotype.cli.generate import count_pictures, default_name
 from calotype.errors import InputError, RepositoryError, did_you_mean
 from calotype.graph.inputs import Call
 from calotype.pipelines.result import picture_paths

@@ -1,0 +1,42 @@
+"""One call of a model, as both forms of `calotype generate` make it: its name, its count of pictures, its pipeline."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calotype.cli.command import Model
+from calotype.errors import InputError
+
+if TYPE_CHECKING:
+    from calotype.graph.inputs import Call
+    from calotype.pipelines.base import DiffusionPipeline
+
+
+def default_name(model: Model, call: "Call") -> str:
+    """What a call's pictures are named after: its prompt, or the model where there is none."""
+    from calotype.cli.files import name_of
+
+    prompt = call.values.get("prompt")
+    if isinstance(prompt, list):
+        prompt = prompt[0]
+    return name_of(prompt if isinstance(prompt, str) else Path(model.source).name)
+
+
+def count_pictures(model: Model, call: "Call") -> int:
+    """How many pictures a call makes. Raises `InputError` when its pipeline makes none."""
+    from PIL import Image
+
+    from calotype.graph.hints import bare
+    from calotype.graph.plan import make_plan
+
+    graph = model.pipeline.graph
+    plan = make_plan(graph, call, dict.fromkeys(graph.components, True))
+    hints = [bare(graph.wires[wire]) for wire in plan.outputs]
+    pictures = sum(isinstance(hint, type) and issubclass(hint, Image.Image) for hint in hints)
+    if not pictures:
+        raise InputError(f"{graph.owner} makes {', '.join(plan.outputs)}, which is no picture; call it from Python")
+    return pictures * plan.prompts * plan.images
+
+
+def load(model: Model, options: dict[str, Any]) -> "DiffusionPipeline":
+    """The pipeline with its weights."""
+    return model.pipeline.from_pretrained(model.source, **options)
