@@ -10,9 +10,10 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import Options, Row, Scale, skipped
-from benchmarks.machine import describe
+from benchmarks.machine import describe, now
 from benchmarks.table import as_json, lines
 
 NAMES = ("import", "cold_start", "load", "loop", "unet", "memo", "guidance", "peak", "threads", "growth", "gpu")
@@ -28,20 +29,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     scale: Scale = "smoke" if asked.smoke else "quick" if asked.quick else "full"
     options = Options(scale, asked.rounds, asked.device)
-    results, failed = {}, False
+    results, failed = _kept(asked), False
     for name in dict.fromkeys(asked.names or NAMES):
         start = time.perf_counter()
         rows, error = _measured(name, options)
         failed |= error
-        results[name] = [as_json(row) for row in rows]
-        print(f"\n{name} ({time.perf_counter() - start:.0f} s)")
+        spent = time.perf_counter() - start
+        results[name] = {"date": now(), "scale": scale, "seconds": round(spent), "rows": [as_json(row) for row in rows]}
+        print(f"\n{name} ({spent:.0f} s)")
         print("\n".join(lines(rows)), flush=True)
     if asked.json:
         command = f"python -m benchmarks {' '.join(sys.argv[1:] if arguments is None else arguments)}".strip()
-        report = {**describe(command), "scale": scale, "results": results}
+        ordered = {name: results[name] for name in NAMES if name in results}
+        report = {**describe(command), "results": ordered}
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         asked.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return int(failed)
+
+
+def _kept(asked: argparse.Namespace) -> dict[str, Any]:
+    """The results that the file has of benchmarks that this run leaves out: measuring one again keeps the others."""
+    if not (asked.names and asked.json and asked.json.exists()):
+        return {}
+    kept: dict[str, Any] = json.loads(asked.json.read_text(encoding="utf-8"))["results"]
+    return kept
 
 
 def _measured(name: str, options: Options) -> tuple[list[Row], bool]:
@@ -62,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--smoke", action="store_true", help="tiny settings: shows that it works, figures mean nothing")
     parser.add_argument("--rounds", type=int, help="rounds of everything that is timed")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="cuda measures the GPU rows too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the results here; with NAMEs, others in it stay"
+    )
     return parser
 
 

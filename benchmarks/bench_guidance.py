@@ -29,12 +29,12 @@ def _with(node: Denoise, batch: bool | None) -> Denoise:
 
 def run(options: Options) -> list[Row]:
     pipes = pipelines(options.pick(embedded, embedded, tiny))
-    sizes = options.pick((64, 128, 256, 512), (64, 256), (64,))
+    sizes = options.pick((64, 128, 256, 384), (64, 256), (64,))
     return [_row(pipes, size, options) for size in sizes]
 
 
 def _row(pipes: dict[str, Any], size: int, options: Options) -> Row:
-    steps = options.pick(8, 8, 1) if size <= 128 else options.pick(3, 3, 1)
+    steps = options.pick(8, 8, 1) if size <= 128 else 1
     counts: dict[str, Any] = {}
     sides: dict[str, Measure] = {}
     for name, pipe in pipes.items():

@@ -10,12 +10,16 @@ from typing import Any
 PACKAGES = ("calotype", "torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy")
 
 
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def describe(command: str) -> dict[str, Any]:
     """Versions, machine, threads and date of this run."""
     import torch
 
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "command": command,
         "versions": {"python": platform.python_version(), **{n: v for n in PACKAGES if (v := _version(n))}},
         "machine": {

@@ -19,7 +19,7 @@ Result = dict[str, Any]
 
 
 def rows_of(report: Result) -> list[Result]:
-    return [row for rows in report["results"].values() for row in rows]
+    return [row for part in report["results"].values() for row in part["rows"]]
 
 
 def drawn(report: Result) -> str:

@@ -139,7 +139,7 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_benchmark_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--smoke", "--json", str(tmp_path / "results.json")]) == 0
     report = json.loads((tmp_path / "results.json").read_text())
-    assert report["results"][name]
+    assert report["results"][name]["rows"]
     assert {"versions", "machine", "threads", "date", "command"} <= set(report)
     assert name in capsys.readouterr().out
 
@@ -162,7 +162,7 @@ def test_results_are_drawn_and_tabled(tmp_path: Path) -> None:
     machine = {"cpu": "a cpu", "cores": 2, "memory_gib": 8.0}
     report = {
         "date": "2026-01-01T00:00", "machine": machine, "versions": {"torch": "2"}, "threads": 1,
-        "results": {"all": [as_json(row) for row in rows]},
+        "results": {"all": {"rows": [as_json(row) for row in rows]}},
     }  # fmt: skip
     assert "faster &amp; better" in drawn(report)
     assert "| calls | 0 count | = 0 | met |" in tabled(report)
@@ -179,3 +179,11 @@ def test_results_are_drawn_and_tabled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("value", "text"), [(2.0, "2"), (0.7341, "0.734"), (1234.5, "1234"), (0.0, "0")])
 def test_numbers_are_short(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_measuring_one_again_keeps_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("memo", "peak"):
+        monkeypatch.setattr(f"benchmarks.bench_{name}.run", lambda _, name=name: [count_row(name, 0, exactly(0))])
+        assert main([name, "--json", str(tmp_path / "results.json")]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [part["rows"][0]["name"] for part in results.values()] == ["memo", "peak"]
