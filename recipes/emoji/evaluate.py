@@ -28,7 +28,14 @@ from recipes.emoji.captions import (
 )
 from recipes.emoji.features import features, load_network, remembered
 from recipes.emoji.render import Concept, load_pictures
-from recipes.emoji.sample import GUIDANCE, STEPS, Sampler, seconds_a_picture
+from recipes.emoji.sample import (
+    GUIDANCE,
+    STEPS,
+    Sampler,
+    difference_from_pipeline,
+    pipeline_of,
+    seconds_a_picture,
+)
 from recipes.emoji.settings import FAMILIES, PACKAGE_ASSETS, STYLES, Preset
 
 TWIN_DISTANCE = 0.05
@@ -236,7 +243,12 @@ def evaluate(preset: Preset, folder: Path) -> list[Row]:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     rows.append(Row("size of the model, MB", size, 1, 20.0))
     torch.set_num_threads(2)
-    rows.append(Row(f"seconds a picture, {STEPS} steps with guidance, 2 threads", seconds_a_picture(sampler), 5, 1.0))
+    pipeline = pipeline_of(folder)
+    prompts = ["a red apple", "a purple cat in 3d style", "a dog next to a cat"]
+    difference = difference_from_pipeline(sampler, pipeline, prompts)
+    rows.append(Row("largest difference from the pipeline's own pictures, of 255", difference, len(prompts)))
+    seconds = seconds_a_picture(pipeline)
+    rows.append(Row(f"seconds a picture, {STEPS} steps with guidance, 2 threads", seconds, 5, 1.0))
     return rows
 
 

@@ -1,16 +1,21 @@
-"""Pictures from a trained model folder: plain Euler steps with classifier-free guidance, one noise per seed."""
+"""Pictures from a trained model folder, many at a time: Euler steps with classifier-free guidance, one noise per seed.
+
+The pipeline makes the same pictures, one prompt at a time; `evaluate` checks that it does.
+"""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calotype import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
@@ -21,12 +26,13 @@ GUIDANCE = 3.0
 
 @dataclass
 class Sampler:
-    """The four parts of the model, in single precision."""
+    """The parts of the model, in single precision."""
 
     tokenizer: WordTokenizer
     text_encoder: WordTextEncoder
     transformer: MiniTransformer2DModel
     autoencoder: MiniAutoencoderKL
+    scheduler: FlowMatchEulerDiscreteScheduler
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Sampler":
@@ -35,6 +41,7 @@ class Sampler:
             WordTextEncoder.from_pretrained(folder, subfolder="text_encoder").eval(),
             MiniTransformer2DModel.from_pretrained(folder, subfolder="transformer").eval(),
             MiniAutoencoderKL.from_pretrained(folder, subfolder="vae").eval(),
+            FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
         )
 
     def latents_of(self, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> Tensor:
@@ -43,8 +50,8 @@ class Sampler:
         latents = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         tokens = [self.tokenizer(prompt) for prompt in (*prompts, *[""] * len(prompts))]
         text = self.text_encoder(torch.stack([t.ids for t in tokens]), torch.stack([t.mask for t in tokens]))
-        sigmas = torch.linspace(1, 0, steps + 1)
-        for sigma, following in pairwise(sigmas):
+        self.scheduler.set_timesteps(steps)
+        for sigma, following in pairwise(self.scheduler.sigmas.float()):
             both = self.transformer(latents.repeat(2, 1, 1, 1), sigma.expand(2 * len(prompts)), *text)
             conditional, unconditional = both.chunk(2)
             velocity = unconditional + guidance * (conditional - unconditional)
@@ -64,12 +71,29 @@ class Sampler:
         return torch.cat(made).numpy()
 
 
-def seconds_a_picture(sampler: Sampler, repeats: int = 5) -> float:
-    """Median time of one picture alone, after one to warm up."""
-    sampler(["a red apple"], [0])
+def pipeline_of(folder: Path) -> Any:
+    """The same model, loaded the way that everyone loads it."""
+    return DiffusionPipeline.from_pretrained(folder)
+
+
+def pipeline_picture(pipeline: Any, prompt: str, seed: int) -> NDArray[np.uint8]:
+    result = pipeline(prompt=prompt, seed=seed, steps=STEPS, guidance_scale=GUIDANCE)
+    return np.asarray(result.images[0])
+
+
+def difference_from_pipeline(sampler: Sampler, pipeline: Any, prompts: Sequence[str]) -> int:
+    """The largest difference, in levels of 0..255, between pictures of this sampler and of the pipeline."""
+    ours = sampler(prompts, range(len(prompts)))
+    theirs = [pipeline_picture(pipeline, prompt, seed) for seed, prompt in enumerate(prompts)]
+    return max(int(np.abs(a.astype(int) - b.astype(int)).max()) for a, b in zip(ours, theirs, strict=True))
+
+
+def seconds_a_picture(pipeline: Any, repeats: int = 5) -> float:
+    """Median time of one picture from the pipeline, a new prompt each time, after one to warm up."""
+    pipeline_picture(pipeline, "a star", 0)
     times = []
-    for seed in range(repeats):
+    for seed, prompt in enumerate(("a red apple", "a dog", "a blue car", "a castle", "a ghost")[:repeats]):
         start = time.perf_counter()
-        sampler(["a red apple"], [seed])
+        pipeline_picture(pipeline, prompt, seed)
         times.append(time.perf_counter() - start)
     return sorted(times)[len(times) // 2]

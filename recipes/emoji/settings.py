@@ -35,6 +35,8 @@ class Preset:
     pool: int
     """Composed pictures that are encoded at a time and then used `passes` times."""
     passes: int
+    pool_workers: int = 1
+    """Processes that compose a pool."""
 
     @property
     def steps_per_pass(self) -> int:
@@ -78,5 +80,6 @@ PRESETS = {
         transformer_steps=100_000,
         pool=65_536,
         passes=4,
+        pool_workers=12,
     ),
 }

@@ -145,12 +145,13 @@ def main(preset: Preset, device: str, minutes: float | None = None, compiled: bo
     seen, since = 0.0, time.monotonic()
     while clock.progress < 1:
         if clock.step // per_pool != index:
+            before = time.monotonic()
             index = clock.step // per_pool
             limit = concepts_in_pool(index, count)
             latents, ids = pools.get(index, limit)
             pools.start(index + 1, concepts_in_pool(index + 1, count))
             print(f"pool {index} of {limit} concepts", flush=True)
-            since = time.monotonic()
+            since += time.monotonic() - before
         for optimizer, rate in zip(optimizers, (MUON_RATE, ADAM_RATE), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * rate_factor(clock)
@@ -170,6 +171,7 @@ def main(preset: Preset, device: str, minutes: float | None = None, compiled: bo
             seen, since = 0.0, time.monotonic()
         if clock.step % 500 == 0:
             save_checkpoint(path, {"model": model, "average": average}, optimizers, clock)
+    pools.stop()
     save_checkpoint(path, {"model": model, "average": average}, optimizers, clock)
     facts = {
         "steps": clock.step, "samples": clock.step * preset.batch, "minutes": round(clock.elapsed / 60, 1)

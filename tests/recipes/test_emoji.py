@@ -6,8 +6,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from recipes.emoji import evaluate
+from recipes.emoji import evaluate, pool
 from recipes.emoji.captions import (
+    CAPTION_WORDS,
     HUES,
     Composer,
     Scene,
@@ -27,6 +28,8 @@ from recipes.emoji.optimizer import Muon, orthogonalize, update_average
 from recipes.emoji.render import Concept, code_of, plain
 from recipes.emoji.settings import PRESETS, STYLES
 from recipes.emoji.train_transformer import concepts_in_pool, rate_factor, shuffled
+
+from calotype.models.word_text_encoder import WordTokenizer
 
 
 def disc(colour, side=16):
@@ -210,3 +213,16 @@ def test_the_distance_to_itself_is_zero():
 def test_the_notice_names_every_set_and_licence():
     for word in ("Noto Emoji", "Fluent Emoji", "Twemoji", "emojibase", "MiniLM", "Apache", "MIT", "CC BY 4.0"):
         assert word in NOTICE
+
+
+def test_a_pool_is_the_same_from_one_process_or_several(composer, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "CHUNK", 8)
+    names = [word for concept in composer.concepts for word in concept.name.split()]
+    tokenizer = WordTokenizer(list(dict.fromkeys([*CAPTION_WORDS, *names])), pool.MAX_LENGTH)
+    makers = [pool.ChunkMaker(composer, tokenizer, index, 10) for index in (3, 3, 4)]
+    (pictures, ids), (again, ids_again), (other, _) = (maker(2) for maker in makers)
+    assert pictures.shape == (8, 16, 16, 3)
+    assert ids.shape == (8, pool.MAX_LENGTH)
+    np.testing.assert_array_equal(pictures, again)
+    assert (ids == ids_again).all()
+    assert (pictures != other).any()
