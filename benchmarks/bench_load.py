@@ -6,9 +6,7 @@ from typing import Any
 
 from benchmarks.fresh import run_module
 from benchmarks.harness import Options, Row, at_most, interleaved, interval, ratio_row, skipped
-from benchmarks.scratch import LARGE, TINY, free_bytes, large_network, warm
-
-NEEDED = 3 * 10**9
+from benchmarks.scratch import LARGE, NEEDED, TINY, free_bytes, large_network, warm
 
 
 def run(options: Options) -> list[Row]:

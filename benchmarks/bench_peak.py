@@ -5,8 +5,9 @@ from typing import Any
 import torch
 
 from benchmarks.counting import LiveStorages
+from benchmarks.fresh import run_module
 from benchmarks.harness import Options, Row, count_row, skipped, within
-from benchmarks.scratch import CIFAR, TINY
+from benchmarks.scratch import CIFAR, LARGE, NEEDED, TINY, free_bytes, large_network
 from benchmarks.subjects import embedded, tiny
 from calotype import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 
@@ -23,7 +24,22 @@ def run(options: Options) -> list[Row]:
         "DDPM, 32 pixels, 4 images": (ddpm, {"num_inference_steps": 2, "num_images": 4, "seed": 0}),
     }
     names = options.pick(list(cases), list(cases), list(cases)[:1])
-    return [_row(name, *cases[name]) for name in names]
+    rows = [_row(name, *cases[name]) for name in names]
+    return rows if options.scale == "smoke" else [*rows, _resident()]
+
+
+def _resident() -> Row:
+    """With weights above 1 GB, predicted against resident memory, in a process of its own."""
+    name = "predicted peak over resident memory, DDPM of 868 M parameters in fp32"
+    if free_bytes() < NEEDED:
+        return skipped(name, "the scratch folder has less than 3 GB free; see CALOTYPE_BENCH_SCRATCH")
+    report = run_module("benchmarks.probes.resident", large_network(LARGE))
+    if report["predicted"] is None:
+        return skipped(name, "not available: the plan predicts no peak yet")
+    return count_row(
+        name, round(report["predicted"] / report["resident"], 3), within(0.85, 1.15), unit="x",
+        ours=report["predicted"] / 1e6, peer=report["resident"] / 1e6, sides="MB", peer_name="resident",
+    )  # fmt: skip
 
 
 def _row(name: str, pipe: DiffusionPipeline, inputs: dict[str, Any]) -> Row:

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,21 +40,21 @@ def settle() -> None:
         trim(0)
 
 
-class PeakAnonymous:
-    """Samples anonymous memory in a thread; `peak` is in bytes above that at the start."""
+class Peak:
+    """Samples a measure of memory in a thread; `peak` is the highest in bytes above that at the start."""
 
-    def __init__(self, interval: float = 0.002) -> None:
-        self._interval, self._stop = interval, threading.Event()
+    def __init__(self, measure: Callable[[], int], interval: float = 0.002) -> None:
+        self._measure, self._interval, self._stop = measure, interval, threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._base = self._highest = anonymous_bytes()
+        self._base = self.highest = measure()
 
     @property
     def peak(self) -> int:
-        return self._highest - self._base
+        return self.highest - self._base
 
     def _sample(self) -> None:
         while not self._stop.wait(self._interval):
-            self._highest = max(self._highest, anonymous_bytes())
+            self.highest = max(self.highest, self._measure())
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -64,4 +65,18 @@ class PeakAnonymous:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._highest = max(self._highest, anonymous_bytes())
+        self.highest = max(self.highest, self._measure())
+
+
+class PeakAnonymous(Peak):
+    """Samples anonymous memory."""
+
+    def __init__(self) -> None:
+        super().__init__(anonymous_bytes)
+
+
+class PeakResident(Peak):
+    """Samples resident memory."""
+
+    def __init__(self) -> None:
+        super().__init__(resident_bytes)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 LARGE: dict[str, Any] = {
-    "sample_size": 64,
+    "sample_size": 16,
     "in_channels": 4,
     "out_channels": 4,
     "block_out_channels": (320, 640, 1280, 1632),
@@ -34,6 +34,10 @@ TINY: dict[str, Any] = {
     "block_out_channels": (8, 16, 16, 16),
     "norm_num_groups": 4,
 }
+
+
+NEEDED = 3 * 10**9
+"""Bytes that the large network's folder may take, with some to spare."""
 
 
 def scratch_folder() -> Path:
