@@ -7,7 +7,7 @@ from pydantic import AliasChoices, Field, PlainSerializer
 
 from calotype.graph.inputs import Inputs, Unreplayable
 from calotype.models.unet_2d import UNet2DModel
-from calotype.pipelines.base import DiffusionPipeline
+from calotype.pipelines.base import DiffusionPipeline, takes
 from calotype.pipelines.ddpm.units import image, latents, noise, noise_source, predicted, sigmas
 from calotype.sampling import DDPMScheduler, Denoise, Scheduler
 
@@ -18,11 +18,11 @@ class DDPMInputs(Inputs):
     """What a user may set."""
 
     num_images: int = Field(
-        1, ge=1, validation_alias=AliasChoices("num_images", "batch_size"), description="How many images to make."
+        default=1, ge=1, validation_alias=AliasChoices("num_images", "batch_size"), description="How many images to make."
     )
-    num_inference_steps: int = Field(1000, ge=1, description="How many denoising steps to take.")
+    num_inference_steps: int = Field(default=1000, ge=1, description="How many denoising steps to take.")
     generator: Generator | None = Field(
-        None, description="Draw all noise from this generator instead of from seeds; such a call cannot be replayed."
+        default=None, description="Draw all noise from this generator instead of from seeds; such a call cannot be replayed."
     )
 
 
@@ -32,7 +32,6 @@ class DDPMPipeline(DiffusionPipeline):
     unet: UNet2DModel
     scheduler: Scheduler = DDPMScheduler()
 
-    Inputs = DDPMInputs
     units = (
         noise_source,
         noise,
@@ -41,3 +40,4 @@ class DDPMPipeline(DiffusionPipeline):
         Denoise(predicted, guidance=None, noise_source="noise_source"),
         image,
     )
+    __call__ = takes(DDPMInputs)
