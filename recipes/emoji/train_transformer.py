@@ -127,14 +127,16 @@ def shuffled(preset: Preset, pool: int, step: int) -> Tensor:
 
 
 def main(preset: Preset, device: str, minutes: float | None = None, compiled: bool = True) -> None:
-    if (preset.folder / "transformer.json").exists():
-        return
+    limit_minutes = minutes or preset.transformer_minutes
+    finished = preset.folder / "transformer.json"
+    if finished.exists() and json.loads(finished.read_text())["minutes"] > 0.98 * limit_minutes:
+        return  # a longer limit goes on from the last checkpoint
     torch.manual_seed(0)
     count = len(load_pictures(preset.folder)[0])
     model = build(preset).to(device)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizers = optimizers_of(model)
-    clock = Clock(preset.transformer_steps, minutes or preset.transformer_minutes)
+    clock = Clock(preset.transformer_steps, limit_minutes)
     path = preset.folder / "transformer-checkpoint.pt"
     load_checkpoint(path, {"model": model, "average": average}, optimizers, clock, device)
     run = torch.compile(model, dynamic=False) if compiled else model
@@ -176,5 +178,5 @@ def main(preset: Preset, device: str, minutes: float | None = None, compiled: bo
     facts = {
         "steps": clock.step, "samples": clock.step * preset.batch, "minutes": round(clock.elapsed / 60, 1)
     }  # fmt: skip
-    (preset.folder / "transformer.json").write_text(json.dumps(facts))
+    finished.write_text(json.dumps(facts))
     print(f"transformer finished: {facts}", flush=True)
