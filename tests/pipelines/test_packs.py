@@ -114,7 +114,7 @@ def test_what_does_not_fit():
     def wrong(noise: str) -> str:
         return noise
 
-    with pytest.raises(GraphError, match="TextToImage: wrong reads 'noise' as str, but noise gives Tensor"):
+    with pytest.raises(GraphError, match=r"TextToImage\+wrong: wrong reads 'noise' as str, but noise gives Tensor"):
         text_to_image().with_units([wrong])
 
 

@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 from calotype import DDPMPipeline, DDPMScheduler, DiffusionPipeline, Inputs, UNet2DModel, takes, unit
+from calotype.graph.inputs import read_call
+from calotype.graph.plan import make_plan
+from calotype.graph.run import Run
 from calotype.memory.peak import watched
+from calotype.pipelines.prediction import Unmoved, predict_peak
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +51,12 @@ def test_prediction_computes_nothing(ddpm: DDPMPipeline, monkeypatch: pytest.Mon
 
 
 def test_a_budget_bounds_the_weights(ddpm: DDPMPipeline) -> None:
-    small = DDPMPipeline(unet=ddpm.unet, scheduler=ddpm.scheduler, device="cpu", memory=weights_of(ddpm))
-    small.__dict__["_residency"].budget = weights_of(ddpm) // 2
-    whole, half = (p.plan(num_inference_steps=1).predicted_peak for p in (ddpm, small))
+    def rehearsal() -> Run:
+        plan = make_plan(ddpm.graph, read_call(ddpm.Inputs, {"num_inference_steps": 2, "seed": 0}), ddpm.components)
+        return Run(ddpm.graph, plan, ddpm.components, dict.fromkeys(ddpm.components, 0), None, Unmoved())
+
+    whole = predict_peak(rehearsal(), ddpm.components, None)
+    half = predict_peak(rehearsal(), ddpm.components, weights_of(ddpm) // 2)
     assert whole is not None and half is not None
     assert whole - half == weights_of(ddpm) - weights_of(ddpm) // 2
 

@@ -76,7 +76,7 @@ def source_of(params: dict[str, Any], rest: list[str]) -> str:
 
 def describe(model: Model, pipe: "DiffusionPipeline", given: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that is shown, as plain values."""
-    from calotype.pipelines.base import find_repository
+    from calotype.pipelines.repository import find_repository
 
     return {
         "repository": model.source,

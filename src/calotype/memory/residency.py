@@ -85,6 +85,21 @@ class Residency:
             self._changed.wait_for(lambda: not self._held)
             self.device = device
 
+    @property
+    def evicts(self) -> bool:
+        """Whether components leave the device to make room: there is a budget, and another place to go."""
+        return self.budget is not None and self.host != self.device
+
+    def check(self, components: Mapping[str, Any]) -> None:
+        """Raise `ComponentError` unless these components, needed together, fit the budget."""
+        parts = {n: c for n, c in components.items() if c is not None and self._transfer.device(c) is not None}
+        wanted = sum(self._transfer.size(c) for c in {id(c): c for c in parts.values()}.values())
+        if self.budget is not None and wanted > self.budget:
+            raise ComponentError(
+                f"{', '.join(sorted(parts))} must be on {self.device} together and take {in_bytes(wanted)}, but the "
+                f"budget is {in_bytes(self.budget)}; give memory={wanted} (bytes) or more"
+            )
+
     def sizes(self) -> dict[str, int]:
         """The bytes of each loaded component."""
         return {name: self._transfer.size(c) for name, c in self._all()}
@@ -133,15 +148,8 @@ class Residency:
         return list(found.values())
 
     def _make_room(self, parts: Mapping[str, Any], upcoming: Sequence[frozenset[str]]) -> None:
-        if self.budget is None:
-            return
-        wanted = sum(self._transfer.size(c) for c in {id(c): c for c in parts.values()}.values())
-        if wanted > self.budget:
-            raise ComponentError(
-                f"{', '.join(sorted(parts))} must be on {self.device} together and take {in_bytes(wanted)}, but the "
-                f"budget is {in_bytes(self.budget)}; give memory={wanted} (bytes) or more"
-            )
-        while self.host != self.device and self._excess(parts) > 0:
+        self.check(parts)
+        while self.evicts and self._excess(parts) > 0:
             victim = self._next_victim(parts, upcoming)
             if victim is None:
                 assert self._held, "parts alone fit the budget, so something else is held"
@@ -170,15 +178,34 @@ class Residency:
         return at.type == self.device.type and (self.device.index is None or at.index == self.device.index)
 
 
-def parse_bytes(amount: int | str) -> int:
+def parse_device(device: torch.device | str | None) -> torch.device:
+    """The device that a name means; None is the first GPU there is, else the CPU.
+
+    Raises:
+        InputError: the text names no device, or one that this machine does not have.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InputError(f"device must name a torch device such as 'cuda' or 'cpu', got {device!r}") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {str(found)!r} is not there: torch sees {torch.cuda.device_count()} GPUs; use device='cpu'"
+        )
+    return found
+
+
+def parse_bytes(amount: int | str, name: str = "memory") -> int:
     """Bytes from a number or a text such as `"8GiB"` or `"500 MB"`. Raises `InputError` for anything else."""
     units = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
     if isinstance(amount, int) and not isinstance(amount, bool) and amount > 0:
         return amount
     if isinstance(amount, str):
         text = amount.strip().upper()
-        for name in sorted(units, key=len, reverse=True):
-            number = text.removesuffix(name).strip()
-            if text.endswith(name) and number.replace(".", "", 1).isdigit() and float(number) > 0:
-                return int(float(number) * units[name])
-    raise InputError(f"memory must be a number of bytes or a text such as '8GiB' or '500MB', got {amount!r}")
+        for unit in sorted(units, key=len, reverse=True):
+            number = text.removesuffix(unit).strip()
+            if text.endswith(unit) and number.replace(".", "", 1).isdigit() and float(number) > 0:
+                return int(float(number) * units[unit])
+    raise InputError(f"{name} must be a number of bytes or a text such as '8GiB' or '500MB', got {amount!r}")

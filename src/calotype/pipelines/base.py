@@ -23,7 +23,6 @@ from calotype.errors import (
     ComponentError,
     GraphError,
     InputError,
-    RepositoryError,
     UnknownInput,
     did_you_mean,
     sentences,
@@ -37,30 +36,30 @@ from calotype.graph.node import Node
 from calotype.graph.plan import Plan, make_plan, with_facts
 from calotype.graph.run import Holder, Run
 from calotype.graph.split import Split, split_graph
-from calotype.memory.residency import Residency, parse_bytes
+from calotype.memory.residency import Residency, parse_bytes, parse_device
 from calotype.pipelines.declared import (
     check_component,
     constructor_parameters,
     declared_components,
-    loaded_type,
-    may_be_absent,
+    wanted_components,
 )
 from calotype.pipelines.generations import Generations
 from calotype.pipelines.packs import UnitPack, inserted
 from calotype.pipelines.prediction import Unmoved, predict_peak
 from calotype.pipelines.provenance import Digests, recipe_of
+from calotype.pipelines.repository import find_repository, named_class
 from calotype.pipelines.result import Result
 from calotype.pipelines.stream import Stream
-from calotype.weights.component import one_dtype
+from calotype.weights.component import one_dtype, parse_dtype
 from calotype.weights.components import load_components, save_components
 from calotype.weights.model_index import ModelIndex, read_model_index
-from calotype.weights.registry import resolve
 
 P = ParamSpec("P")
 
+MEMO = "256MiB"
 OPTIONS = frozenset({"device", "memory", "memo"})
 
-__all__ = ["DiffusionPipeline", "Stream", "find_repository", "takes"]
+__all__ = ["DiffusionPipeline", "Stream", "takes"]
 
 
 class Takes(Generic[P]):
@@ -102,6 +101,7 @@ class DiffusionPipeline:
     units: ClassVar[tuple[Node, ...]] = ()
     graph: ClassVar[Graph]
     _declared: ClassVar[Mapping[str, Any]] = {}
+    _inserted: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -140,7 +140,7 @@ class DiffusionPipeline:
         *,
         device: torch.device | str | None = None,
         memory: int | str | None = None,
-        memo: int | str = "256MiB",
+        memo: int | str = MEMO,
         **components: Any,
     ) -> None:
         cls = type(self)
@@ -154,12 +154,13 @@ class DiffusionPipeline:
                     )
                 )
         self._names = list(cls._declared)
+        self._settings: dict[str, Any] = {}
         self._source: str | None = None
         self._generations = Generations()
         self._digests = Digests(self._generations)
-        self._memo = Memo(parse_bytes(memo)) if memo else None
+        self._memo = Memo(parse_bytes(memo, "memo")) if memo else None
         budget = None if memory is None else parse_bytes(memory)
-        self._residency = Residency(_components_of(self), _device(device), budget)
+        self._residency = Residency(_components_of(self), parse_device(device), budget)
         for name in cls._declared:
             setattr(self, name, components[name] if name in components else copy.copy(getattr(cls, name, None)))
 
@@ -167,6 +168,11 @@ class DiffusionPipeline:
         cls = type(self)
         if name in cls._declared:
             check_component(cls.__name__, name, value, cls._declared[name])
+        elif cls.units and name in ("units", "Inputs", "graph"):
+            raise AttributeError(
+                f"{name} belongs to the class {cls.__name__}, whose graph is checked when it is defined; subclass it, "
+                "or use with_units"
+            )
         elif cls.units and not name.startswith("_") and not hasattr(cls, name):
             raise AttributeError(
                 f"{cls.__name__} has no component {name!r}{did_you_mean(name, cls._declared)}; "
@@ -178,16 +184,30 @@ class DiffusionPipeline:
 
     def register_modules(self, **modules: Any) -> None:
         """Make these the pipeline's components, so that they are saved, loaded and moved with it (free-form)."""
-        if "_names" not in self.__dict__:
-            raise ComponentError(f"{type(self).__name__}.__init__ must call super().__init__() before register_modules")
+        self._refuse_uninitialised()
         for name, module in modules.items():
             if name not in self._names:
                 self._names.append(name)
             setattr(self, name, module)
 
+    def register_to_config(self, **settings: Any) -> None:
+        """Keep plain values that the constructor takes besides components, so that they are saved and loaded with the
+        pipeline (free-form): `self.register_to_config(strength=strength)` sets `self.strength`."""
+        self._refuse_uninitialised()
+        for name, value in settings.items():
+            if value is not None and not isinstance(value, str | int | float | bool | list | tuple | dict):
+                raise ComponentError(f"register_to_config: {name} must be a plain value, got {type(value).__name__}")
+            setattr(self, name, value)
+        self._settings.update(settings)
+
+    def _refuse_uninitialised(self) -> None:
+        if "_names" not in self.__dict__:
+            raise ComponentError(f"{type(self).__name__}.__init__ must call super().__init__() first")
+
     @property
     def components(self) -> dict[str, Any]:
         """Every component by name; None where it is not loaded."""
+        self._refuse_uninitialised()
         return {name: getattr(self, name, None) for name in self._names}
 
     @property
@@ -199,18 +219,24 @@ class DiffusionPipeline:
             return next((t.device for t in weights), self._residency.device)
         return self._residency.device
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Run on another device, or convert the floating-point weights of every component. Returns the pipeline."""
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> Self:
+        """Run on another device, or convert the floating-point weights of every component. Returns the pipeline.
+
+        Raises:
+            InputError: there is no such device, or the dtype is no floating-point type.
+        """
         if isinstance(device, torch.dtype):
             raise InputError(f"to(): {device} is a dtype; write to(dtype={device})")
-        if device is not None:
-            self._residency.relocate(_device(device))
-        place = None if self._residency.budget else self._residency.device
+        target = self._residency.device if device is None else parse_device(device)
+        kind = None if dtype is None else parse_dtype(dtype)
+        place = None if self._residency.budget else target
         for name, component in self.components.items():
             if isinstance(component, torch.nn.Module):
-                component.to(device=place, dtype=dtype)
-                if dtype is not None:
+                component.to(device=place, dtype=kind)
+                if kind is not None:
                     self._generations.bump(name)
+        if device is not None:
+            self._residency.relocate(target)
         return self
 
     def changed(self, component: str) -> None:
@@ -248,7 +274,7 @@ class DiffusionPipeline:
         Everything wrong with the inputs is raised here, before the first step.
         """
         call = _with_seed(self._read(inputs))
-        plan = make_plan(self._graph(), call, self.components)
+        plan = self._planned(call)
         run = self._run(plan, self._memo)
         return Stream(plan, run, recipe_of(self, plan, self._digests, self._source))
 
@@ -258,10 +284,18 @@ class DiffusionPipeline:
         Raises what the call would raise for missing, unknown or unused inputs and missing components.
         """
         call = self._read(inputs)
-        plan = make_plan(self._graph(), call, self.components)
+        plan = self._planned(call)
         rehearsal = self._run(replace(plan, call=_with_seed(call)), memo=None, holder=Unmoved())
-        predict = partial(predict_peak, rehearsal, self.components, self._residency.budget)
+        budget = self._residency.budget if self._residency.evicts else None
+        predict = partial(predict_peak, rehearsal, self.components, budget)
         return with_facts(plan, self._run(plan, self._memo).counts(), self._residency.sizes(), predict)
+
+    def _planned(self, call: Call) -> Plan:
+        components = self.components
+        plan = make_plan(self._graph(), call, components)
+        for planned in plan.nodes:
+            self._residency.check({name: components[name] for name in planned.active.uses})
+        return plan
 
     def _read(self, inputs: Mapping[str, Any]) -> Call:
         self._graph()
@@ -327,7 +361,9 @@ class DiffusionPipeline:
         model = cls.Inputs
         if pack.Inputs is not None:
             model = create_model(cls.Inputs.__name__, __base__=(cls.Inputs, pack.Inputs))
-        wider = type(cls.__name__, (cls,), {"units": units, "Inputs": model, "__module__": cls.__module__})
+        name = f"{cls.__name__}+{'+'.join(unit.name for unit in pack.units)}"
+        settings = {"units": units, "Inputs": model, "__module__": cls.__module__, "_inserted": True}
+        wider = type(name, (cls,), settings)
         other: Self = object.__new__(wider)
         other.__dict__.update(self.__dict__, _names=list(self._names))
         self._residency.share(_components_of(other))
@@ -345,7 +381,7 @@ class DiffusionPipeline:
         torch_dtype: torch.dtype | str | Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         memory: int | str | None = None,
-        memo: int | str = "256MiB",
+        memo: int | str = MEMO,
         **components: Any,
     ) -> Self:
         """Load a pipeline folder, or a model that ships with the package (`"calotype/emoji-64"`).
@@ -365,10 +401,10 @@ class DiffusionPipeline:
         folder = find_repository(source)
         index = read_model_index(folder)
         target = cls._target(index, folder)
-        wanted, optional = target._wanted(index)
+        wanted, optional = wanted_components(target, target._declared if target.units else None, index.extras)
         for name in components:
             if name not in wanted:
-                known = [*wanted, "only", "dtype", *OPTIONS]
+                known = [*wanted, "only", "dtype", "torch_dtype", *OPTIONS]
                 raise UnknownInput(
                     sentences(
                         f"from_pretrained: {target.__name__} has no component or option {name!r}"
@@ -392,38 +428,30 @@ class DiffusionPipeline:
         """Write every component and the index in the ecosystem's layout: all of it or nothing.
 
         Raises:
-            ComponentError: a component cannot be saved.
+            ComponentError: a component cannot be saved, the pipeline has inserted units, which no folder holds, or its
+                constructor takes a setting that it does not keep.
             RepositoryError: `folder` is a file.
         """
-        save_components(type(self).__name__, self.components, Path(folder).expanduser())
+        cls = type(self)
+        if self._inserted:
+            raise ComponentError(
+                f"{cls.__name__} has inserted units, and a folder holds no code; save the pipeline that with_units was "
+                "called on, and insert them again after loading"
+            )
+        components = self.components
+        kept = {*components, *self._settings}
+        lost = [] if cls.units else [p.name for p in constructor_parameters(cls) if p.name not in kept]
+        if lost:
+            raise ComponentError(
+                f"{cls.__name__}.__init__ takes {', '.join(lost)}, which would be lost: keep a component with "
+                f"self.register_modules({lost[0]}={lost[0]}), a plain value with self.register_to_config(...)"
+            )
+        save_components(cls.__name__, components, Path(folder).expanduser(), extras=self._settings)
 
     @classmethod
     def _target(cls, index: ModelIndex, folder: Path) -> type[Self]:
         """The class to make: this one, or the index's where this is the base."""
-        if cls is not DiffusionPipeline:
-            return cls
-        try:
-            found = resolve("calotype", index.class_name)
-        except RepositoryError as error:
-            raise RepositoryError(
-                f"{folder / 'model_index.json'} is for a pipeline {index.class_name!r}, which calotype does not have "
-                f"({error}); load it with the pipeline class that you want: "
-                f"YourPipeline.from_pretrained({str(folder)!r})"
-            ) from None
-        if not issubclass(found, DiffusionPipeline):
-            raise RepositoryError(
-                f"{folder / 'model_index.json'}: '_class_name' is {index.class_name!r}, which is not a pipeline"
-            )
-        return found  # type: ignore[return-value]
-
-    @classmethod
-    def _wanted(cls, index: ModelIndex) -> tuple[dict[str, Any], set[str]]:
-        """The components that the class takes, with their types, and those that may be absent."""
-        if cls.units:
-            hints = cls._declared
-            return {n: loaded_type(h) for n, h in hints.items()}, {n for n in hints if may_be_absent(cls, n, hints[n])}
-        named = [p for p in constructor_parameters(cls) if p.name not in index.extras]
-        return dict.fromkeys(p.name for p in named), {p.name for p in named if p.default is not p.empty}
+        return cls if cls is not DiffusionPipeline else named_class(index, folder, cls)
 
     @classmethod
     def _assemble(
@@ -443,35 +471,12 @@ class DiffusionPipeline:
             for name in absent:
                 setattr(pipe, name, None)
             return pipe
-        if memory is not None:
-            raise InputError(f"memory= is for pipelines with units; {cls.__name__} moves its components itself")
+        if memory is not None or memo != MEMO:
+            raise InputError(f"memory= and memo= are for pipelines with units; {cls.__name__} runs by itself")
         settings = {p.name: index.extras[p.name] for p in constructor_parameters(cls) if p.name in index.extras}
         keywords: dict[str, Any] = {**settings, **dict.fromkeys(absent), **held}
         pipe = cls(**keywords)
-        return pipe.to(_device(device))
-
-
-def find_repository(source: str | PathLike[str]) -> Path:
-    """The folder of a repository: a path, or the name of a model that ships with the package."""
-    shipped = Path(__file__).parent.parent / "assets"
-    if isinstance(source, str) and source.startswith("calotype/"):
-        names = sorted(f"calotype/{p.name}" for p in shipped.iterdir() if p.is_dir()) if shipped.is_dir() else []
-        if source not in names and not Path(source).exists():
-            raise RepositoryError(
-                f"no model {source!r} ships with calotype{did_you_mean(source, names)}; there is {', '.join(names)}"
-            )
-        if source in names:
-            return shipped / source.partition("/")[2]
-    return Path(source).expanduser()
-
-
-def _device(device: torch.device | str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"device must name a torch device such as 'cuda' or 'cpu', got {device!r}") from error
+        return pipe.to(parse_device(device))
 
 
 def _components_of(pipe: DiffusionPipeline) -> Callable[[], Mapping[str, Any]]:

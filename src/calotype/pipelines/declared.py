@@ -1,7 +1,7 @@
 """What a pipeline class declares: its components by name and type, read from its annotations."""
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, get_origin, get_type_hints
 
 from calotype.errors import ComponentError, GraphError
@@ -64,3 +64,19 @@ def loaded_type(hint: Any) -> Any:
 def may_be_absent(cls: type, name: str, hint: Any) -> bool:
     """Whether a repository may go without a component: it may be None, or the class has one of its own."""
     return accepts_none(hint) or getattr(cls, name, None) is not None
+
+
+def wanted_components(
+    cls: type, declared: Mapping[str, Any] | None, settings: Collection[str]
+) -> tuple[dict[str, Any], set[str]]:
+    """The components that a class takes, with the types that loading checks, and those that may be absent.
+
+    Args:
+        declared: the types of a pipeline with units; None for a free-form one, whose constructor's parameters are its
+            components, but for those that the index holds as `settings`.
+    """
+    if declared is not None:
+        optional = {name for name, hint in declared.items() if may_be_absent(cls, name, hint)}
+        return {name: loaded_type(hint) for name, hint in declared.items()}, optional
+    named = [p for p in constructor_parameters(cls) if p.name not in settings]
+    return dict.fromkeys(p.name for p in named), {p.name for p in named if p.default is not p.empty}

@@ -2,7 +2,8 @@
 
 from os import PathLike
 
-from calotype.pipelines.base import DiffusionPipeline, find_repository
+from calotype.pipelines.base import DiffusionPipeline
+from calotype.pipelines.repository import find_repository
 from calotype.weights.model_index import read_model_index
 
 

@@ -13,6 +13,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 from torch import Tensor
 
+from calotype.errors import ComponentError
+
 DATA_URL = "data:image/png;base64,"
 
 
@@ -36,7 +38,7 @@ def read_picture(value: Any) -> Image.Image:
     """The picture that a value is or names, loaded whole and turned the way its file says. Raises the validation error
     that says what is wrong."""
     if isinstance(value, Image.Image):
-        return value
+        return _readable(value)
     if not isinstance(value, str | Path):
         raise PydanticCustomError(
             "picture",
@@ -51,7 +53,7 @@ def read_picture(value: Any) -> Image.Image:
             source = Path(value).expanduser()
         with Image.open(source) as opened:
             opened.load()
-            return ImageOps.exif_transpose(opened)
+            return _readable(ImageOps.exif_transpose(opened))
     except FileNotFoundError:
         raise PydanticCustomError("picture", "there is no picture file {path}", {"path": str(value)}) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -59,6 +61,20 @@ def read_picture(value: Any) -> Image.Image:
         raise PydanticCustomError(
             "picture", "{what} is not a picture that can be read: {error}", {"what": what, "error": str(error)}
         ) from None
+
+
+def _readable(picture: Image.Image) -> Image.Image:
+    """A picture in a mode of 8 bits. 16-bit grey is rounded to 8; other ranges are not known, and refused."""
+    if picture.mode.startswith("I;16"):
+        levels = np.asarray(picture).astype(np.uint32)
+        return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise PydanticCustomError(
+            "picture",
+            "is a picture of mode {mode}, whose range is not known; convert it to 'L' or 'RGB' first",
+            {"mode": picture.mode},
+        )
+    return picture
 
 
 def write_data_url(picture: Image.Image) -> str:
@@ -83,7 +99,16 @@ def to_mask(picture: Image.Image) -> Float[Tensor, "1 1 h w"]:
 
 
 def to_picture(values: Float[Tensor, "1 c h w"]) -> Image.Image:
-    """Values in [-1, 1] as a picture, rounded to the nearest of 256 levels; one channel is grey, three are RGB."""
+    """Values in [-1, 1] as a picture, rounded to the nearest of 256 levels; one channel is grey, three are RGB.
+
+    Raises:
+        ComponentError: a value is not finite, which damaged weights or a type of too small a range make.
+    """
+    if not values.isfinite().all():
+        raise ComponentError(
+            "these values make no picture: some are not finite. Weights are damaged (NaN), or their type overflows; "
+            "load the pipeline with dtype='float32', or load the weights again"
+        )
     levels = ((values[0].detach().float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
     pixels = levels.permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -90,6 +90,7 @@ def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: s
         "versions": {"calotype": __version__, "torch": str(torch.__version__)},
         "given": given,
         "outputs": plan.call.outputs or (),
+        "units": tuple(node.name for node in pipe.graph.nodes),
     }
     return partial(_make, pipe.Inputs, plan.call.values, facts)
 

@@ -29,6 +29,7 @@ class Recipe:
         item: which of the call's pictures it is.
         given: the names of computed values that were given in place of units; such a call cannot be replayed.
         outputs: the names of the values that the call returned; empty for the pipeline's own.
+        units: the names of the pipeline's units, in order, so that inserted ones are noticed.
         dtypes: the type of each component's weights.
         device: where it ran.
         versions: of calotype and of the libraries that compute.
@@ -43,6 +44,7 @@ class Recipe:
     versions: dict[str, str]
     given: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
     item: int = 0
 
     def of_item(self, item: int) -> Self:

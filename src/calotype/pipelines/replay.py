@@ -60,6 +60,7 @@ class Replay:
 def replay(
     path: str | PathLike[str],
     *,
+    pipe: DiffusionPipeline | None = None,
     source: str | PathLike[str] | None = None,
     device: str | None = None,
     memory: int | str | None = None,
@@ -69,6 +70,7 @@ def replay(
 
     Args:
         path: a PNG file that calotype wrote.
+        pipe: the pipeline that made it, where loading cannot: of a class of your own, or with inserted units.
         source: where the pipeline is now, if not where the recipe says.
         device: where to run, if not where the original ran; other devices round differently.
         memory: the most bytes of components on the device at once.
@@ -80,7 +82,11 @@ def replay(
     """
     path = Path(path)
     recipe = read_recipe(path)
-    pipe = load_for(recipe, path, source=source, device=device, memory=memory)
+    if pipe is None:
+        pipe = load_for(recipe, path, source=source, device=device, memory=memory)
+    else:
+        _refuse_given(recipe, path)
+        check_pipeline(pipe, recipe, path)
     values = read_call(pipe.Inputs, recipe.inputs, strict=False).values
     inputs: dict[str, Any] = {name: value for name, value in values.items() if value is not ABSENT}
     if recipe.outputs:
@@ -108,11 +114,7 @@ def load_for(
 
     Raises `RepositoryError` or `ComponentError`, as `replay` does.
     """
-    if recipe.given:
-        raise RepositoryError(
-            f"{path} cannot be replayed: {' and '.join(recipe.given)} was given to the call as a computed value, which "
-            "the picture does not carry"
-        )
+    _refuse_given(recipe, path)
     where = source if source is not None else recipe.source
     if where is None:
         raise RepositoryError(
@@ -129,11 +131,33 @@ def load_for(
             "the model (--model FOLDER)"
         ) from None
     if found.__name__ != recipe.pipeline:
-        raise RepositoryError(f"{path} was made by a {recipe.pipeline}, but {where} is for a {found.__name__}")
+        raise RepositoryError(
+            f"{path} was made by a {recipe.pipeline}, but {where} is for a {found.__name__}; make that pipeline and "
+            "call calotype.pipelines.replay.replay(path, pipe=...) from Python"
+        )
     dtypes = {name: dtype for name, dtype in recipe.dtypes.items() if name in recipe.components}
     pipe = found.from_pretrained(where, dtype=dtypes or None, device=device or recipe.device, memory=memory)
-    check_components(pipe, recipe, f"{path}, made from {recipe.source!r}")
+    check_pipeline(pipe, recipe, path)
     return pipe
+
+
+def check_pipeline(pipe: DiffusionPipeline, recipe: Recipe, path: Path) -> None:
+    """Raise unless a pipeline has the units and the components that made a picture."""
+    units = tuple(node.name for node in pipe.graph.nodes)
+    if units != recipe.units:
+        raise RepositoryError(
+            f"{path} was made by a {recipe.pipeline} with the units {', '.join(recipe.units)}, this "
+            f"{type(pipe).__name__} has {', '.join(units)}"
+        )
+    check_components(pipe, recipe, f"{path}, made from {recipe.source!r}")
+
+
+def _refuse_given(recipe: Recipe, path: Path) -> None:
+    if recipe.given:
+        raise RepositoryError(
+            f"{path} cannot be replayed: {' and '.join(recipe.given)} was given to the call as a computed value, which "
+            "the picture does not carry"
+        )
 
 
 def check_components(pipe: DiffusionPipeline, recipe: Recipe, what: str) -> None:

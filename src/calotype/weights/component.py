@@ -28,7 +28,7 @@ N = TypeVar("N", bound=Network)
 _SHOWN = 8
 _RANDOM = frozenset({torch.empty, torch.rand, torch.randn})
 _FILLS = frozenset({init.kaiming_uniform_, init.uniform_, init.normal_})
-_FLOATS = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2")
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 def load_network(cls: type[N], folder: Path, *, dtype: torch.dtype | str | None = None) -> N:

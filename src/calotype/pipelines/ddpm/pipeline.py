@@ -1,9 +1,9 @@
 """Unconditional diffusion on pixels: Ho et al., "Denoising Diffusion Probabilistic Models", 2020."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from pydantic import AliasChoices, Field, PlainSerializer
+from pydantic import AliasChoices, Field, PlainSerializer, model_validator
 
 from calotype.graph.inputs import Inputs, Unreplayable
 from calotype.models.unet_2d import UNet2DModel
@@ -18,12 +18,25 @@ class DDPMInputs(Inputs):
     """What a user may set."""
 
     num_images: int = Field(
-        default=1, ge=1, validation_alias=AliasChoices("num_images", "batch_size"), description="How many images to make."
+        default=1,
+        ge=1,
+        validation_alias=AliasChoices("num_images", "batch_size"),
+        description="How many images to make.",
     )
     num_inference_steps: int = Field(default=1000, ge=1, description="How many denoising steps to take.")
     generator: Generator | None = Field(
-        default=None, description="Draw all noise from this generator instead of from seeds; such a call cannot be replayed."
+        default=None,
+        description="Draw all noise from this generator instead of from seeds; such a call cannot be replayed.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_each(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for one, other in (("num_images", "batch_size"), ("generator", "seed")):
+                if values.get(one) is not None and values.get(other) is not None:
+                    raise ValueError(f"{one} and {other} say the same thing; give one of them")
+        return values
 
 
 class DDPMPipeline(DiffusionPipeline):

@@ -32,15 +32,27 @@ class TextToImageInputs(Inputs):
     """What a user may set."""
 
     prompt: Each[str] = Field(description="What to draw, in words that the model knows.")
-    negative_prompt: Annotated[Each[str], NegativeOf("prompt")] = Field(default="", description="What to steer away from.")
+    negative_prompt: Annotated[Each[str], NegativeOf("prompt")] = Field(
+        default="", description="What to steer away from."
+    )
     guidance_scale: float = Field(
         default=3.0, ge=0, le=50, description="How closely to follow the prompt; 1 turns guidance off."
     )
-    guidance_rescale: float = Field(default=0.0, ge=0, le=1, description="How far to bring back the spread that guidance adds.")
-    guidance_interval: tuple[float, float] = Field(default=(0.0, 1.0), description="The part of the loop that is guided.")
-    image: Each[Picture] | None = Field(default=None, description="A picture to start from, scaled and cropped to the size.")
-    strength: float = Field(default=0.6, gt=0, le=1, description="How much of the picture to replace by noise at the start.")
-    mask: Each[Picture] | None = Field(default=None, description="As large as the picture: white may change, black is kept.")
+    guidance_rescale: float = Field(
+        default=0.0, ge=0, le=1, description="How far to bring back the spread that guidance adds."
+    )
+    guidance_interval: tuple[float, float] = Field(
+        default=(0.0, 1.0), description="The part of the loop that is guided."
+    )
+    image: Each[Picture] | None = Field(
+        default=None, description="A picture to start from, scaled and cropped to the size."
+    )
+    strength: float = Field(
+        default=0.6, gt=0, le=1, description="How much of the picture to replace by noise at the start."
+    )
+    mask: Each[Picture] | None = Field(
+        default=None, description="As large as the picture: white may change, black is kept."
+    )
     height: Side = Field(default=64, description="In pixels; the embedded model was trained at 64.")
     width: Side = Field(default=64, description="In pixels; the embedded model was trained at 64.")
     steps: int = Field(default=24, ge=1, le=1000, description="How many denoising steps to take.")

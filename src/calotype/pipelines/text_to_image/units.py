@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from calotype.errors import InputError
+from calotype.errors import InputError, UnusedInput
 from calotype.graph.hints import Pad
 from calotype.graph.unit import unit
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
@@ -75,7 +75,9 @@ def masks(mask: Picture, image: Picture, height: int, width: int, *, vae: MiniAu
 
 @unit
 def guidance(guidance_scale: float, guidance_rescale: float, guidance_interval: tuple[float, float]) -> Guidance:
-    """Classifier-free guidance, with rescale and interval."""
+    """Classifier-free guidance, with rescale and interval. Raises `UnusedInput` for these where guidance is off."""
+    if guidance_scale == 1 and (guidance_rescale != 0 or guidance_interval != (0.0, 1.0)):
+        raise UnusedInput("guidance_rescale and guidance_interval have no effect with guidance_scale=1; leave them out")
     return ClassifierFree(guidance_scale, guidance_rescale, guidance_interval)
 
 
@@ -90,9 +92,9 @@ def velocity(
     transformer: MiniTransformer2DModel,
 ) -> Latents:
     """The flow's velocity, noise minus data, at the step's sigma: [b, c, h, w]."""
-    shown = latents.to(transformer.dtype)
+    shown, embeds, pooled = (t.to(transformer.dtype) for t in (latents, prompt_embeds, pooled_embeds))
     sigma = shown.new_full((shown.shape[0],), step.sigma)
-    return Latents(transformer(shown, sigma, prompt_embeds, prompt_mask, pooled_embeds))
+    return Latents(transformer(shown, sigma, embeds, prompt_mask, pooled))
 
 
 @unit
