@@ -1,8 +1,10 @@
 """Generations: what counts as a change of a component."""
 
 import gc
+import time
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,10 +17,11 @@ class Layer(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(2))
         self.register_buffer("table", torch.zeros(2))
-        self.scale, self.name, self.seen, self.cache = 1.0, "plain", 0, None
+        self.scale, self.name, self.max_seq_len_cached, self.cache = 1.0, "plain", 0, None
+        self.groups, self.offsets, self.options = 1, torch.zeros(2), {"a": {"b": 1.0}}
 
     def forward(self, x):
-        self.seen += 1
+        self.max_seq_len_cached += 1
         self.cache = x
         return x * self.weight
 
@@ -30,11 +33,25 @@ class Network(nn.Module):
         self.scaling = {"style": 1.0}
         self.active = ["style"]
         self.act = torch.relu
+        self.config = Config()
+
+
+class Config:
+    def __init__(self):
+        self.heads, self.network = 4, None
 
 
 class Tokenizer:
     def __init__(self):
-        self.side, self.vocabulary = "left", {"a": 1}
+        self.side, self.max_length, self.vocabulary = "left", 5, {"a": 1}
+        self.table, self.bias, self.deprecation_warnings = torch.ones(2), np.ones(2), {}
+
+
+class Slotted:
+    __slots__ = ("length", "unset")
+
+    def __init__(self):
+        self.length = 5
 
 
 def changes(change, component=None):
@@ -75,6 +92,11 @@ def weight_mul(n):
         lambda n: setattr(n, "act", torch.tanh),
         lambda n: n.eval(),
         lambda n: n.layer.register_forward_pre_hook(lambda module, args: args),
+        lambda n: setattr(n.layer, "groups", 0),
+        lambda n: n.layer.options["a"].update(b=2.0),
+        lambda n: n.layer.offsets.add_(1),
+        lambda n: setattr(n.config, "heads", 2),
+        lambda n: setattr(n.config, "network", n),  # a circle
     ],
 )  # fmt: skip
 def test_changes(change):
@@ -101,9 +123,47 @@ def test_a_move_is_no_change():
     assert generations.of("x", network) == before
 
 
-@pytest.mark.parametrize(("name", "value", "rises"), [("side", "right", 1), ("side", "left", 0), ("more", 1.5, 1)])
+@pytest.mark.parametrize(
+    ("name", "value", "rises"),
+    [("side", "right", 1), ("side", "left", 0), ("more", 1.5, 1), ("max_length", 9, 1), ("max_length", 5, 0)],
+)
 def test_settings_of_what_is_no_network(name, value, rises):
     assert changes(lambda t: setattr(t, name, value), Tokenizer()) == rises
+
+
+@pytest.mark.parametrize(
+    ("change", "rises"),
+    [
+        (lambda t: t.vocabulary.update(a=5), 1), (lambda t: t.vocabulary.update(b=5), 1),
+        (lambda t: t.table.mul_(3), 1), (lambda t: t.bias.__setitem__(0, 3), 1),
+        (lambda t: t.deprecation_warnings.update(a=True), 0),
+    ],
+)  # fmt: skip
+def test_changes_within_what_is_no_network(change, rises):
+    assert changes(change, Tokenizer()) == rises
+
+
+def test_what_has_no_dict():
+    assert changes(lambda t: setattr(t, "length", 6), Slotted()) == 1
+    assert changes(lambda t: t.update(a=2), {"a": 1}) == 1
+    generations, opaque = Generations(), object()
+    assert [generations.of("x", opaque) for _ in range(3)] == [0, 1, 2]  # it cannot be told whether it changed
+
+
+def test_a_network_that_is_not_registered_is_watched():
+    network = Network()
+    network.others = [nn.Linear(2, 2)]
+    assert changes(lambda n: n.others[0].reset_parameters(), network) == 1
+
+
+def test_a_thousand_modules_are_looked_at_fast():
+    network, generations = nn.Sequential(*[nn.Linear(2, 2) for _ in range(1000)]), Generations()
+    times = []
+    for _ in range(10):
+        start = time.thread_time()
+        generations.of("x", network)
+        times.append(time.thread_time() - start)
+    assert min(times[1:]) < 0.05  # about 5 ms on an idle machine
 
 
 def test_another_object_and_back():
