@@ -78,10 +78,21 @@ def _(value: dict[Any, Any]) -> int:
 
 @singledispatch
 def version(value: Any) -> Hashable:
-    """A token that changes when a value is changed in place, where its type can tell; else None."""
+    """A token that changes when a value is changed in place, where its type can tell; else None. What cannot change
+    is its own token, so that containers notice when they hold another."""
     if is_dataclass(value) and not isinstance(value, type):
         return tuple(version(part) for part in _parts(value))
     return None
+
+
+@version.register(str)
+@version.register(bytes)
+@version.register(bool)
+@version.register(int)
+@version.register(float)
+@version.register(Enum)
+def _(value: Any) -> Hashable:
+    return type(value), value
 
 
 @version.register(tuple)
@@ -92,7 +103,12 @@ def _(value: Any) -> Hashable:
 
 @version.register(dict)
 def _(value: dict[Any, Any]) -> Hashable:
-    return tuple(version(v) for v in value.values())
+    return tuple((version(k), version(v)) for k, v in value.items())
+
+
+@version.register(set)
+def _(value: set[Any]) -> Hashable:
+    return frozenset(value)
 
 
 @fingerprint.register(Branches)
@@ -145,28 +161,36 @@ class Memo:
             if entry is None:
                 self._misses += 1
                 return None
-            values, size, stamp = entry
-            if version(dict(values)) != stamp:
-                del self._entries[key]
-                self._bytes -= size
-                raise CalotypeError(
-                    f"{' or '.join(map(repr, values))} was changed in place after it was made, by a unit or by who "
-                    "asked for it as an output; results are shared between calls and read-only, so work on a copy"
-                )
-            self._entries.move_to_end(key)
-            self._hits += 1
-            return values
+        values, size, stamp = entry
+        unchanged = version(dict(values)) == stamp  # without the lock: it may read all of a picture
+        with self._lock:
+            if self._entries.get(key) is entry:
+                if unchanged:
+                    self._entries.move_to_end(key)
+                else:
+                    del self._entries[key]
+                    self._bytes -= size
+            self._hits += unchanged
+        if not unchanged:
+            raise CalotypeError(
+                f"{' or '.join(map(repr, values))} was changed in place after it was made, by a unit or by who "
+                "asked for it as an output; results are shared between calls and read-only, so work on a copy"
+            )
+        return values
 
     def put(self, key: Hashable, values: Mapping[str, Any]) -> None:
         """Keep values under a key, dropping the least recently used until they fit; nothing when they never can."""
         size = nbytes(dict(values))
+        if size > self.capacity:
+            return
+        stamp = version(dict(values))
         with self._lock:
-            if size > self.capacity or key in self._entries:
+            if key in self._entries:
                 return
             while self._bytes + size > self.capacity:
                 _, (_, freed, _) = self._entries.popitem(last=False)
                 self._bytes -= freed
-            self._entries[key] = (values, size, version(dict(values)))
+            self._entries[key] = (values, size, stamp)
             self._bytes += size
 
     def clear(self) -> None:

@@ -45,7 +45,8 @@ class StepEvent:
         return self._denoised()
 
     def preview(self) -> Mapping[str, Any]:
-        """The pipeline's outputs of the first item, made from the estimate; computed when called."""
+        """The pipeline's outputs of the first item, made from the estimate; computed when called. Only units that the
+        outputs need run: an impure one that nothing needs (a log) is left out."""
         return self._preview()
 
 
@@ -385,14 +386,24 @@ class Run:
         return other
 
     def preview(self, wire: str, value: Any) -> dict[str, Any]:
-        """The outputs of the first item if the present loop ended with `value`: later units run, later loops do not."""
+        """The outputs of the first item if the present loop ended with `value`: units after it run, loops
+        and what no output needs do not."""
         self.enter(wire, [value], [(0, 0)])
-        for position in range(self.position + 1, len(self.plan.nodes)):
+        for position in self._needed_later():
             self.position = position
-            if not self.plan.nodes[position].node.is_loop:
-                for _ in self.plan.nodes[position].node.run(self):
-                    pass
+            for _ in self.plan.nodes[position].node.run(self):
+                pass
         return {wire: self.results(wire)[0] for wire in self.plan.outputs}
+
+    def _needed_later(self) -> list[int]:
+        """The positions after the present node that the outputs depend on, without loops."""
+        wanted, found = set(self.plan.outputs), []
+        for position in range(len(self.plan.nodes) - 1, self.position, -1):
+            planned = self.plan.nodes[position]
+            if not planned.node.is_loop and not wanted.isdisjoint(planned.node.writes):
+                found.append(position)
+                wanted |= planned.active.reads
+        return found[::-1]
 
     # -- results ---------------------------------------------------------------------------------------------------
 

@@ -57,3 +57,9 @@ def _(value: Image.Image) -> int:
 @version.register(Tensor)
 def _(value: Tensor) -> Hashable:
     return None if value.is_inference() else value._version
+
+
+@version.register(np.ndarray)
+@version.register(Image.Image)
+def _(value: np.ndarray | Image.Image) -> Hashable:
+    return fingerprint(value)
