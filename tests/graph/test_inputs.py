@@ -149,3 +149,27 @@ def test_described_as_a_docstring():
 def test_inputs_are_a_json_schema():
     schema = Mine.model_json_schema()
     assert schema["properties"]["height"]["multipleOf"] == 16 and schema["required"] == ["prompt"]
+
+
+class Parts(Inputs):
+    prompt: Each[str]
+    interval: tuple[float, float] = (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"prompt": "a", "interval": (0.5,)},
+            "interval must be tuple[float, float], got tuple (0.5,): a part is missing",
+        ),
+        ({"interval": (0.5,)}, "interval must be tuple[float, float], got tuple (0.5,): a part is missing"),
+        ({"prompt": ["a", None]}, "prompt[1] must be str, got None"),
+        ({"prompt": [3, "a"]}, "prompt[0] must be str, got int 3"),
+        ({"prompt": 3}, "prompt must be str | list[str], got int 3"),
+    ],
+)
+def test_the_part_that_is_wrong_is_named(values, message):
+    with pytest.raises(InputError) as error:
+        read_call(Parts, values)
+    assert str(error.value) == message

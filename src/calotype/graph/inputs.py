@@ -127,7 +127,7 @@ def read_call(model: type[Inputs], values: Mapping[str, Any], *, strict: bool = 
     try:
         parsed = model.model_validate(dict(values), strict=strict)
     except ValidationError as error:
-        if any(problem["type"] != "missing" for problem in error.errors()):
+        if not all(_left_out(problem) for problem in error.errors()):
             raise _explain(model, error) from None
         parsed = _lenient(model).model_validate(dict(values), strict=strict)
     read = {name: getattr(parsed, name) for name in model.model_fields}
@@ -136,6 +136,11 @@ def read_call(model: type[Inputs], values: Mapping[str, Any], *, strict: bool = 
     if outputs is not None and not outputs:
         raise InputError("outputs is empty; name at least one value, or leave it out for the pipeline's own")
     return Call(read, frozenset(parsed.model_fields_set) & set(read), tuple(outputs) if outputs else None, given)
+
+
+def _left_out(problem: Any) -> bool:
+    """Whether a problem is an input that was left out, and not a part missing within one."""
+    return problem["type"] == "missing" and len(problem["loc"]) == 1
 
 
 def _lenient(model: type[Inputs]) -> type[Inputs]:
@@ -151,7 +156,7 @@ def _explain(model: type[Inputs], error: ValidationError) -> InputError:
     if unknown:
         lines = [f"{name!r} is not an input{did_you_mean(name, names)}" for name in unknown]
         return UnknownInput(sentences("; ".join(lines), f"The inputs are {', '.join(names)}"))
-    wrong = [p for p in problems if p["type"] != "missing"]
+    wrong = [p for p in problems if not _left_out(p)]
     by_field: dict[str, list[Any]] = {}
     for problem in wrong:
         by_field.setdefault(str(problem["loc"][0]) if problem["loc"] else "inputs", []).append(problem)
@@ -162,6 +167,8 @@ def _sentence(model: type[Inputs], name: str, problems: list[Any]) -> str:
     if name == "outputs" and isinstance(problems[0]["input"], str):
         text = problems[0]["input"]
         return f"outputs is a tuple of names, got the text {text!r}; write outputs=({text!r},)"
+    if found := _wrong_item(model, name, problems):
+        return found
     problem = problems[-1] if len(problems) > 1 and problems[0]["type"].endswith("_type") else problems[0]
     value, context, kind = problem["input"], problem.get("ctx", {}), problem["type"]
     if kind == "multiple_of":
@@ -177,10 +184,26 @@ def _sentence(model: type[Inputs], name: str, problems: list[Any]) -> str:
         return (
             f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}{did_you_mean(str(value), options)}"
         )
+    if kind == "missing":
+        wanted = spell(model.model_fields[name].annotation)
+        return f"{name} must be {wanted}, got {type(value).__name__} {_short(value)}: a part is missing"
     if name in model.model_fields and (kind.endswith("_type") or kind == "is_instance_of"):
         wanted = spell(model.model_fields[name].annotation)
         return f"{name} must be {wanted}, got {type(value).__name__} {_short(value)}"
     return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _wrong_item(model: type[Inputs], name: str, problems: list[Any]) -> str | None:
+    """The sentence for items of the wrong type in a list that stands for several prompts; None for other problems."""
+    if name not in model.model_fields:
+        return None
+    hint, each = item_hint(model.model_fields[name].annotation)
+    items = [p for p in problems if len(p["loc"]) == 3 and str(p["loc"][1]).startswith("list[")]
+    if not each or not items or not (items[0]["type"].endswith("_type") or items[0]["type"] == "is_instance_of"):
+        return None
+    number, value = items[0]["loc"][-1], items[0]["input"]
+    found = "None" if value is None else f"{type(value).__name__} {_short(value)}"
+    return f"{name}[{number}] must be {spell(hint)}, got {found}"
 
 
 def _nearest_multiple(model: type[Inputs], name: str, value: Any, step: Any) -> str:
