@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from calotype.errors import InputError
 from calotype.memory import Residency
 from calotype.sampling import EulerAncestralDiscreteScheduler
 from stubs import Ledger, TextToImage, text_to_image
@@ -91,3 +92,47 @@ def test_an_error_on_one_thread_does_not_disturb_another():
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(work, range(8), timeout=30))
     assert made == [None if n % 2 else expected for n in range(8)]
+
+
+def test_a_stream_closed_from_another_thread_ends_after_its_step():
+    pipe = text_to_image()
+    running, closed, seen = threading.Event(), threading.Event(), []
+
+    def pause(module, args):
+        running.set()
+        closed.wait(20)
+
+    pipe.net.register_forward_pre_hook(pause)
+    stream = pipe.stream(prompt="a cat", seed=1, steps=5)
+    thread = threading.Thread(target=lambda: seen.extend(stream), daemon=True)
+    thread.start()
+    assert running.wait(20)
+    stream.close()  # while the first step runs
+    closed.set()
+    thread.join(30)
+    assert seen == [] and not thread.is_alive() and stream._run.wires == {}
+    assert pipe._residency._held == {}
+    with pytest.raises(InputError, match="the stream was closed before its end, so there is no result; make another c"):
+        stream.finish()
+
+
+def test_a_unit_that_closes_its_own_stream():
+    pipe, streams = text_to_image(), []
+    pipe.net.register_forward_pre_hook(lambda module, args: streams[0].close())
+    streams.append(pipe.stream(prompt="a cat", seed=1, steps=5))
+    assert list(streams[0]) == []
+
+
+def test_a_stream_that_failed_says_with_what():
+    pipe = text_to_image()
+
+    def fail(module, args):
+        raise ValueError("boom")
+
+    pipe.net.register_forward_pre_hook(fail)
+    stream = pipe.stream(prompt="a cat", seed=1)
+    with pytest.raises(ValueError, match="boom"):
+        stream.finish()
+    for again in (stream.finish, lambda: stream.result):
+        with pytest.raises(InputError, match="no result: its call failed with ValueError: boom; make another call"):
+            again()

@@ -1,5 +1,6 @@
 """A running call: what `pipe.stream` returns and `pipe(...)` drains."""
 
+import threading
 from collections.abc import Callable, Generator
 
 import torch
@@ -12,7 +13,8 @@ from calotype.pipelines.result import Result
 
 
 class Stream:
-    """A running call: an iterator of `StepEvent`. Leaving it early frees everything it holds.
+    """A running call: an iterator of `StepEvent`. Leaving it early frees everything it holds; `close` may be called
+    from another thread, and then ends the call after the step that runs.
 
     Between steps it holds no component, so that others, and previews, may have the room.
     """
@@ -20,6 +22,8 @@ class Stream:
     def __init__(self, plan: Plan, run: Run, recipe: Callable[[], Recipe]) -> None:
         self.plan = plan
         self._run, self._closed = run, False
+        self._failure: str | None = None
+        self._stepping = threading.Lock()
         self._results: list[Result] = []
         self._steps = _iterate(run, recipe, self._results)
 
@@ -28,7 +32,7 @@ class Stream:
 
     def __next__(self) -> StepEvent:
         self._run.watched = True
-        return next(self._steps)
+        return self._step()
 
     def __enter__(self) -> "Stream":
         return self
@@ -37,25 +41,52 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """Stop here. Nothing of the call is left behind; a result that is there already stays."""
+        """Stop here, or after the step that another thread runs. Nothing of the call is left behind; a result that is
+        there already stays."""
         self._closed = True
-        self._steps.close()
-        self._run.wires.clear()
+        if self._stepping.acquire(blocking=False):  # else who runs the step does it
+            try:
+                self._steps.close()
+                self._run.wires.clear()
+            finally:
+                self._stepping.release()
 
     @property
     def result(self) -> Result:
-        """The outputs. Raises `InputError` while there are steps left."""
+        """The outputs. Raises `InputError` while there are steps left, or where the call failed or was closed."""
         if not self._results:
-            why = "was closed before its end" if self._closed else "has not finished"
-            raise InputError(f"the stream {why}: iterate it to the end, or call finish()")
+            if self._failure is not None:
+                raise InputError(f"the stream has no result: its call failed with {self._failure}; make another call")
+            if self._closed:
+                raise InputError("the stream was closed before its end, so there is no result; make another call")
+            raise InputError("the stream has not finished: iterate it to the end, or call finish()")
         return self._results[0]
 
     def finish(self) -> Result:
         """Run what is left and return the outputs."""
         self._run.watched = False
-        for _ in self._steps:
-            pass
-        return self.result
+        try:
+            while True:
+                self._step()
+        except StopIteration:
+            return self.result
+
+    def _step(self) -> StepEvent:
+        """The next step. Raises `StopIteration` at the end, and once the stream was closed."""
+        try:
+            with self._stepping:
+                event = next(self._steps)
+        except (StopIteration, GeneratorExit):
+            raise
+        except BaseException as error:
+            self._failure = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise
+        finally:
+            if self._closed:
+                self.close()
+        if self._closed:
+            raise StopIteration
+        return event
 
 
 @torch.no_grad()
