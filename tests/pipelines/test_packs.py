@@ -129,3 +129,11 @@ def test_memo_and_memory_are_shared():
     assert wider.encoder.texts == ["a", ""] and pipe.encoder is not wider.encoder
     again = pipe(prompt="a", seed=1, outputs=("embeds", "latents"))
     assert list(again.embeds) == ["positive", "negative"]
+
+
+def test_the_names_of_the_added_inputs():
+    class Added(Inputs):
+        softness: float = 1.0
+
+    assert UnitPack((), Added).fields == frozenset({"softness"})
+    assert UnitPack(()).fields == frozenset()

@@ -5,6 +5,7 @@ from PIL import Image
 
 from calotype.errors import InputError
 from calotype.pipelines.recipe import read_recipe
+from calotype.pipelines.result import Result
 from stubs import text_to_image
 
 
@@ -53,3 +54,19 @@ def test_what_cannot_be_saved(several, tmp_path):
     with pytest.raises(InputError, match="nothing to save: the outputs noise hold no picture"):
         text_to_image()(outputs=("noise",), seed=1).save(tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_item_is_not_an_output():
+    pictures = Result({"image": [Image.new("L", (1, 1))]}, lambda: None)
+    with pytest.raises(
+        InputError, match=r"by the name of an output, got 0; write result\['image'\]\[0\], or result.im"
+    ):
+        pictures[0]
+    with pytest.raises(InputError, match=r"got 0; write result\['latents'\]\[0\]$"):
+        Result({"latents": [1]}, lambda: None)[0]
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    result = Result({"image": [Image.new("L", (1, 1))]}, lambda: None)
+    with pytest.raises(InputError, match=r"x.png: the folder .*missing does not exist; make it first"):
+        result.save(tmp_path / "missing" / "x.png")

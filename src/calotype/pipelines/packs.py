@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from calotype.errors import GraphError, did_you_mean, sentences
 from calotype.graph.graph import Graph
@@ -18,11 +17,9 @@ class UnitPack:
     Inputs: type[Inputs] | None = None
 
     @property
-    def fields(self) -> dict[str, Any]:
-        """The added inputs, as `create_model` takes them."""
-        if self.Inputs is None:
-            return {}
-        return {n: (f.annotation, f) for n, f in self.Inputs.model_fields.items() if n not in RESERVED}
+    def fields(self) -> frozenset[str]:
+        """The names of the added inputs."""
+        return frozenset() if self.Inputs is None else frozenset(self.Inputs.model_fields) - RESERVED
 
 
 def inserted(graph: Graph, units: Sequence[Node], after: str | None, before: str | None) -> tuple[Node, ...]:

@@ -14,11 +14,13 @@ from calotype.pipelines.recipe import Recipe, save_png
 def picture_paths(path: str | Path, count: int) -> list[Path]:
     """The files that `count` pictures saved as `path` go to: several get `-0`, `-1`, ... before the suffix.
 
-    Raises `InputError` when the path does not end in `.png`.
+    Raises `InputError` when the path does not end in `.png`, or its folder does not exist.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: pictures are saved as .png, which carries the recipe; name it {path.stem}.png")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
     return [path] if count == 1 else [path.with_stem(f"{path.stem}-{number}") for number in range(count)]
 
 
@@ -38,6 +40,11 @@ class Result:
         return self._make_recipe()
 
     def __getitem__(self, name: str) -> list[Any]:
+        if not isinstance(name, str):
+            raise InputError(
+                f"a result is read by the name of an output, got {name!r}; write result[{next(iter(self), 'image')!r}]"
+                f"[{name!r}]" + (f", or result.images[{name!r}]" if self.images else "")
+            )
         if name not in self._outputs:
             raise InputError(f"the result has no {name!r}{did_you_mean(name, self._outputs)}; it has {', '.join(self)}")
         return self._outputs[name]
@@ -68,7 +75,8 @@ class Result:
         Each file is written aside and renamed, so that no cut file is left.
 
         Raises:
-            InputError: there is no picture among the outputs, or the path does not end in `.png`.
+            InputError: there is no picture among the outputs, the path does not end in `.png`, or its folder does not
+                exist.
         """
         pictures = self.images
         if not pictures:
