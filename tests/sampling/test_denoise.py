@@ -454,3 +454,19 @@ def test_a_stream_holds_nothing_once_it_is_let_go():
     finally:
         gc.enable()
     assert pipe._residency._held == {}
+
+
+def test_components_of_the_loop_are_renamed():
+    @unit
+    def scaled(latents: Tensor, *, net: Net) -> Tensor:
+        return latents * net.weight.detach()
+
+    units = (embeds, noise, sigmas, latents,
+             Denoise(velocity.renamed(net="second"), after_step=[scaled.renamed(net="third")]))  # fmt: skip
+    other = define(*units, inputs=TextInputs, encoder=Encoder, second=Net, third=Net, scheduler=Scheduler)
+    parts = {"encoder": Encoder(), "second": Net(), "third": Net(), "scheduler": FlowMatchEuler(shift=3.0)}
+    pipe = other(**parts)
+    assert set(pipe.plan(prompt="a").components) == set(parts)
+    with torch.no_grad():
+        pipe.third.weight.zero_()
+    assert pipe(prompt="a", seed=1).latents.abs().max() == 0 and pipe.second.batches and not pipe.third.batches

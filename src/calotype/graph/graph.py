@@ -50,11 +50,15 @@ def build_graph(owner: str, nodes: Sequence[Any], inputs: type[Inputs], componen
         GraphError: an unknown wire or component (with the nearest name), a type that does not fit, a value that is
             overwritten unread, an input that no unit reads, a unit that the loop needs but that may be skipped.
     """
+    if not isinstance(nodes, tuple | list):
+        one = f"{nodes.name}," if isinstance(nodes, Node) else "first, second"
+        found = repr(nodes) if isinstance(nodes, Node) else f"a {type(nodes).__name__}"
+        raise GraphError(f"{owner}.units must be a tuple of units, got {found}; write units = ({one})")
     for node in nodes:
         if not isinstance(node, Node):
             what = getattr(node, "__name__", None) or repr(node)
             raise GraphError(f"{owner}.units holds {what}, which is not a unit; decorate it with @unit")
-    fields = fields_of(inputs)
+    fields = fields_of(inputs, owner)
     wires: dict[str, Any] = {n: f.hint for n, f in fields.items() if n not in ENGINE_INPUTS}
     _refuse_same_names(owner, nodes)
     lifts = {f.twin_of: frozenset({f.twin_of}) for f in fields.values() if f.twin_of is not None}

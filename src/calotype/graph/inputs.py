@@ -80,8 +80,18 @@ class Call:
         return int(self.values["num_images"])
 
 
-def fields_of(model: type[Inputs]) -> dict[str, InputField]:
-    """The declared inputs, the engine's reserved ones included. Raises `GraphError` for a negative twin of nothing."""
+def fields_of(model: type[Inputs], owner: str = "the pipeline") -> dict[str, InputField]:
+    """The declared inputs, the engine's reserved ones included. Raises `GraphError` for a negative twin of nothing, for
+    a class that is not one of `Inputs`, and for a name that a call cannot take."""
+    declared: Any = model
+    if not (isinstance(declared, type) and issubclass(declared, Inputs)):
+        found = getattr(model, "__name__", None) or repr(model)
+        raise GraphError(
+            f"{owner}.Inputs must be a subclass of calotype.Inputs, got {found}; write class MyInputs(Inputs): ... and "
+            "Inputs = MyInputs"
+        )
+    if "self" in model.model_fields:
+        raise GraphError(f"{model.__name__}: an input cannot be named 'self', which is the pipeline itself; rename it")
     fields: dict[str, InputField] = {}
     for name, info in model.model_fields.items():
         hint, each = item_hint(info.annotation)

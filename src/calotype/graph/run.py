@@ -232,7 +232,7 @@ class Run:
             for prompt in range(self.plan.prompts if shape.item else 1):
                 for image in range(self.plan.images if shape.image else 1):
                     keys = tuple((w, self._read_key(unit, w, c, branch, prompt, image)) for w, c in reads.items())
-                    used = tuple((name, self._generations[name]) for name in sorted(unit.uses))
+                    used = tuple((p, unit.wire(p), self._generations[unit.wire(p)]) for p in unit.components)
                     key: Hashable = (unit.fn, unit.name, keys, used, branch if unit.branch_parameter else None)
                     if shape.seeded:
                         key = Unknowable()
@@ -268,7 +268,7 @@ class Run:
                 w: self.wires[w].at(place.branch, place.prompt, place.image) for w in unit.writes if w in unit.reads
             }
             return {wire: kept.get(wire) for wire in unit.writes}
-        return unit.results(unit.fn(**values, **parts))
+        return unit.results(unit.fn(**values, **unit.parts(parts)))
 
     def _enter_results(
         self, unit: Unit[..., Any], places: Sequence["Place"], made: Sequence[Mapping[str, Any]] | None

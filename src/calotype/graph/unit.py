@@ -2,12 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from keyword import iskeyword
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Optional, ParamSpec, TypeVar, get_type_hints, overload
 
 from calotype.errors import GraphError, did_you_mean
 from calotype.graph.branches import Branch
-from calotype.graph.hints import accepts_none, bare, branches_of, spell
+from calotype.graph.hints import accepts_none, bare, branches_of, fits, spell
 from calotype.graph.node import BY_BRANCH, Active, Node
 
 if TYPE_CHECKING:
@@ -21,11 +23,21 @@ def hints_of(fn: Any, owner: str) -> dict[str, Any]:
     """The resolved annotations of a function or class. Raises `GraphError` where a name in them is not importable."""
     try:
         return get_type_hints(fn, include_extras=True)
-    except NameError as error:
-        raise GraphError(
-            f"{owner}: the annotation {str(error).split(chr(39))[1]!r} cannot be found at run time; "
-            "import it outside of `if TYPE_CHECKING`"
-        ) from None
+    except (NameError, AttributeError) as error:
+        raise GraphError(f"{owner}: {unresolved(fn, error)}") from None
+
+
+def unresolved(fn: Any, error: NameError | AttributeError) -> str:
+    """What is wrong with an annotation of a function or class that could not be resolved."""
+    if isinstance(error, NameError):
+        return (
+            f"the annotation {error.name!r} cannot be found at run time; import it outside of `if TYPE_CHECKING`, or "
+            "define it at module level where it is defined inside a function"
+        )
+    sources = [vars(c).get("__annotations__", {}) for c in fn.__mro__] if isinstance(fn, type) else [fn.__annotations__]
+    texts = [(n, t) for hints in sources for n, t in hints.items() if isinstance(t, str)]
+    found = next((f"the annotation `{n}: {t}`" for n, t in texts if str(error.name) in t), "an annotation")
+    return f"{found} cannot be resolved: {error}"
 
 
 class Unit(Node, Generic[P, R]):
@@ -41,6 +53,7 @@ class Unit(Node, Generic[P, R]):
         random: bool = False,
         name: str | None = None,
     ) -> None:
+        _refuse_no_function(fn)
         self.fn, self.impure, self.random = fn, impure, random
         self.function_name = fn.__name__
         self.doc = (inspect.getdoc(fn) or "").partition("\n")[0]
@@ -49,7 +62,7 @@ class Unit(Node, Generic[P, R]):
         parameters = inspect.signature(fn).parameters.values()
         self._refuse_unreadable(parameters, hints)
         self.parameters = {p.name: hints[p.name] for p in parameters if p.kind is not p.KEYWORD_ONLY}
-        self.uses = MappingProxyType({p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY})
+        self.components = {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
         self.branch_parameter = next((n for n, h in self.parameters.items() if bare(h) is Branch), None)
         made = hints["return"]
         fields = getattr(bare(made), "_fields", None)
@@ -59,9 +72,9 @@ class Unit(Node, Generic[P, R]):
         self._own_name = name
         refines = self.wire(self.function_name) in map(self.wire, self.parameters)
         self.name = name or (self.function_name if refines else self.wire(self.function_name))
-        self.reads = MappingProxyType(
-            {self.wire(n): h for n, h in self.parameters.items() if n != self.branch_parameter}
-        )
+        read = {n: h for n, h in self.parameters.items() if n != self.branch_parameter}
+        self.reads = MappingProxyType(self._by_wire(read))
+        self.uses = MappingProxyType(self._by_wire(self.components))
         self.writes = MappingProxyType({self.wire(n): h for n, h in self.returns.items()})
         self.needs = {self.wire(n): n for n, h in self.parameters.items()
                       if n != self.branch_parameter and not accepts_none(h)}  # fmt: skip
@@ -75,13 +88,14 @@ class Unit(Node, Generic[P, R]):
         return f"<unit {self.name}: {', '.join(self.reads)} -> {', '.join(self.writes)}>"
 
     def renamed(self, **wires: str) -> "Unit[P, R]":
-        """The same function on other wires: `control.renamed(control_image="depth", control="depth_control")`.
+        """The same function on other wires and components: `control.renamed(control_image="depth", vae="depth_vae")`.
 
-        Keys are parameter or result names of the function. The unit is named after what it makes; one that refines a
-        value (`sharpened.renamed(sharpened="image")`) keeps the function's name.
+        Keys are parameter, component or result names of the function. The unit is named after what it makes; one that
+        refines a value (`sharpened.renamed(sharpened="image")`) keeps the function's name.
 
         Raises:
-            GraphError: the function has no such parameter or result, or two of its results would be one wire.
+            GraphError: the function has no such parameter or result, two of its results would be one wire, two
+                parameters of one wire have types that do not fit, or the new name is not one that Python could use.
         """
         return Unit(self.fn, {**self._wires, **wires}, impure=self.impure, random=self.random, name=self._own_name)
 
@@ -90,8 +104,12 @@ class Unit(Node, Generic[P, R]):
         return Unit(self.fn, self._wires, impure=self.impure, random=self.random, name=name)
 
     def wire(self, name: str) -> str:
-        """The wire that a parameter or a result of the function is connected to."""
+        """The wire that a parameter or a result of the function is connected to, or the component that it is."""
         return self._wires.get(name, name)
+
+    def parts(self, components: Mapping[str, Any]) -> dict[str, Any]:
+        """What the function takes as components, by parameter, from components by name."""
+        return {name: components[self.wire(name)] for name in self.components}
 
     def active(self, absent: frozenset[str]) -> Active | None:
         if not absent.isdisjoint(self.needs):
@@ -165,16 +183,54 @@ class Unit(Node, Generic[P, R]):
         return {n: Optional[hints[n]] if accepts_none(made) else hints[n] for n in bare(made)._fields}  # noqa: UP045
 
     def _refuse_wrong_renames(self) -> None:
-        known = {*self.parameters, *self.returns, self.function_name}
-        for name in self._wires:
+        known = {*self.parameters, *self.components, *self.returns, self.function_name}
+        for name, wire in self._wires.items():
             if name not in known:
                 raise GraphError(
                     f"{self.function_name}.renamed: it has no parameter or result {name!r}{did_you_mean(name, known)}"
+                )
+            if not isinstance(wire, str) or not wire.isidentifier() or iskeyword(wire):
+                raise GraphError(
+                    f"{self.function_name}.renamed: {name} is renamed to {wire!r}, which is not a name; write "
+                    f'{name}="other_{name}"'
                 )
         written = [self.wire(name) for name in self.returns]
         for wire in written:
             if written.count(wire) > 1:
                 raise GraphError(f"{self.function_name}.renamed: two of its results would be {wire!r}; rename one")
+
+    def _by_wire(self, hints: Mapping[str, Any]) -> dict[str, Any]:
+        """The types of parameters by wire or component: the narrower of two that share one."""
+        found: dict[str, Any] = {}
+        for name, hint in hints.items():
+            wire = self.wire(name)
+            there = found.setdefault(wire, hint)
+            same_form = (branches_of(there) is None) == (branches_of(hint) is None)
+            if not same_form or not (fits(hint, there) or fits(there, hint)):
+                raise GraphError(
+                    f"{self.function_name}.renamed: {name!r} reads {wire!r} as {spell(hint)}, but another parameter "
+                    f"reads it as {spell(there)}; no value is both, so give one another name"
+                )
+            if not fits(there, hint) or (fits(hint, there) and not accepts_none(hint)):
+                found[wire] = hint
+        return found
+
+
+def _refuse_no_function(fn: Any) -> None:
+    """Raise `GraphError` for what is no plain function."""
+    name = getattr(fn, "__name__", None)
+    if isinstance(fn, Unit):
+        raise GraphError(f"{fn.name} is a unit already; leave out the second @unit")
+    if isinstance(fn, partial):
+        raise GraphError(
+            f"unit takes a function with a name and a signature, got {fn!r}; write a function that calls it"
+        )
+    if not (inspect.isfunction(fn) or inspect.isbuiltin(fn)):
+        raise GraphError(f"unit takes a function, got {fn!r}; write @unit above a `def`")
+    if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
+        raise GraphError(f"{name}: a unit is a plain function; write `def {name}`, without `async`")
+    if inspect.isgeneratorfunction(fn):
+        raise GraphError(f"{name}: a unit returns its value once; write `return`, not `yield`")
 
 
 @overload
@@ -190,10 +246,12 @@ def unit(fn: Callable[..., Any] | None = None, /, *, impure: bool = False, rando
 
     Args:
         impure: the function may give another result for the same values; it is never pruned, memoised or cached.
+            Previews run it only where an output needs it.
         random: it draws randomness for each sample (crop, caption dropout); training does not cache it.
 
     Raises:
-        GraphError: a parameter has no type, a default, or is `*args`/`**kwargs`; or the return type is missing.
+        GraphError: what is given is not a plain function; a parameter has no type, a default, or is
+            `*args`/`**kwargs`; or the return type is missing.
     """
     if fn is None:
         return lambda f: Unit(f, impure=impure, random=random)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, get_origin, get_type_hints
 
 from calotype.errors import ComponentError, GraphError
 from calotype.graph.hints import ComponentRef, accepts_none, bare, members, spell, unannotated
+from calotype.graph.unit import unresolved
 
 SETTINGS = frozenset({"Inputs", "units", "graph"})
 
@@ -18,8 +19,8 @@ def declared_components(cls: type, taken: Collection[str]) -> dict[str, Any]:
     """
     try:
         hints = get_type_hints(cls, include_extras=True)
-    except NameError as error:
-        raise GraphError(f"{cls.__name__}: {error}; import the type outside of `if TYPE_CHECKING`") from None
+    except (NameError, AttributeError) as error:
+        raise GraphError(f"{cls.__name__}: {unresolved(cls, error)}") from None
     declared = {
         n: h for n, h in hints.items() if not n.startswith("_") and n not in SETTINGS and get_origin(h) is not ClassVar
     }

@@ -24,7 +24,7 @@ from calotype.sampling.step import Step
 
 Items = Sequence[tuple[int, int]]
 
-BATCHED_ELEMENTS = 2**15
+BATCHED_ELEMENTS = 2**13
 """On a CPU, branches share one batch while the loop's value has at most this many elements for all items; above it,
 running them in turn keeps activations in cache."""
 
@@ -326,7 +326,7 @@ class _Loop:
         return hint if padded else self.run.graph.wires[inner.wire(name)]
 
     def _components(self, inner: Unit[..., Any]) -> dict[str, Any]:
-        return {name: self.parts[name] for name in inner.uses}
+        return inner.parts(self.parts)
 
     def _injected(self, inner: Unit[..., Any], step: Step, branch: Branch) -> dict[str, Any]:
         return {name: step if is_step else branch for name, is_step in self.node.injected[inner]}
