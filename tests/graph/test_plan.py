@@ -342,12 +342,20 @@ def test_a_given_value_takes_the_place_of_its_unit():
         ({"noise": None}, InputError, "given: 'noise' must be Tensor, got None"),
         ({"embeds": Branches(positive=E, negative=3)}, InputError, "given: 'embeds' must be Tensor, got int"),
         ({"noise": [E, E]}, InputError, "given: 'noise' is a list of 2, but this call makes 3 images a prompt"),
+        (
+            {"latents": torch.zeros(2, 3, 8, 8)}, InputError,
+            r"given: 'latents' must be one item, an array of shape \(1, \.\.\.\), got Tensor of shape \(2, 3, 8, 8\)",
+        ),
+        (
+            {"embeds": Branches(positive=E, negative=E[0])}, InputError,
+            r"'embeds' must be one item.*got Tensor of shape \(2, 4\).*without the first dimension as value\[None\]",
+        ),
         ({"noise": []}, InputError, "noise is an empty list; give at least one value"),
         ({"sigmas": [E, E], "noise": [E] * 3}, InputError, "equally long: sigmas has 2, noise has 1"),
     ],
 )  # fmt: skip
 def test_wrong_given_values(given, error, message):
-    rest = {} if "embeds" in given else {"prompt": "a"}
+    rest = {} if {"embeds", "latents"} & set(given) else {"prompt": "a"}
     with pytest.raises(error, match=message):
         text_to_image().plan(given=given, num_images=3, **rest)
 
@@ -378,6 +386,15 @@ def test_the_input_of_a_given_value_is_unused():
         UnusedInput, match="prompt was given, but nothing in this call reads it: what embeds makes is not"
     ):
         text_to_image().plan(prompt="a", given={"embeds": Branches(positive=E, negative=E)})
+
+
+def test_the_inputs_of_a_loop_whose_result_is_given_are_unused():
+    with pytest.raises(UnusedInput) as error:
+        text_to_image().plan(prompt="a", given={"latents": torch.zeros(1, 3, 8, 8)})
+    assert str(error.value) == (
+        "prompt was given, but nothing in this call reads it: the given 'latents' replaces what denoise makes; leave "
+        "prompt out; to start denoise from a value, give 'noise'"
+    )
 
 
 def test_a_part_of_what_a_unit_makes_together():

@@ -86,7 +86,8 @@ def test_a_component_cannot_take_the_name_of_what_every_pipeline_has():
 
 def test_component_types_are_there_at_run_time():
     with pytest.raises(
-        GraphError, match="Priced: the annotation 'Decimal' cannot be found at run time; import it outside of `if TYPE_CHECK"
+        GraphError,
+        match="Priced: the annotation 'Decimal' cannot be found at run time; import it outside of `if TYPE_CHECK",
     ):
 
         class Priced(DiffusionPipeline):

@@ -178,3 +178,11 @@ def test_the_model_is_small() -> None:
 
     assets = Path(calotype.__file__).parent / "assets" / "emoji-64"
     assert sum(path.stat().st_size for path in assets.rglob("*") if path.is_file()) <= 20e6
+
+
+def test_given_noise_of_another_shape_is_refused(pipe: TextToImagePipeline) -> None:
+    for shape in ((2, 16, 8, 8), (16, 8, 8)):
+        with pytest.raises(
+            InputError, match=r"given: 'noise' must be one item, an array of shape \(1, \.\.\.\), got Te"
+        ):
+            pipe.plan(prompt="a red apple", given={"noise": torch.zeros(shape)})

@@ -57,8 +57,9 @@ def given_prompts(graph: Graph, call: Call) -> dict[str, int]:
 
 
 def check_given(graph: Graph, call: Call, branches: Sequence[Branch], prompts: int) -> None:
-    """Raise `InputError` for a given value of the wrong type, length or branches."""
+    """Raise `InputError` for a given value of the wrong type, shape, length or branches."""
     images = call.num_images
+    batched = {wire for node in graph.nodes if node.is_loop for wire in node.reads}
     for name, value in call.given.items():
         rows = rows_of(graph, name, value)
         if rows is not None and len(rows) not in (prompts, prompts * images):
@@ -70,6 +71,8 @@ def check_given(graph: Graph, call: Call, branches: Sequence[Branch], prompts: i
             _check_branches(graph, name, row, branches)
             for part in (v for _, v in row.items()) if isinstance(row, Branches) else (row,):
                 _check_type(graph, name, part)
+                if name in batched:
+                    _check_item(name, part)
 
 
 def _check_branches(graph: Graph, name: str, row: Any, branches: Sequence[Branch]) -> None:
@@ -93,6 +96,16 @@ def _check_type(graph: Graph, name: str, part: Any) -> None:
             raise InputError(f"given: {name!r} must be {spell(hint)}, got None")
     elif not _is_instance(part, hint):
         raise InputError(f"given: {name!r} must be {spell(hint)}, got {_described(part)}")
+
+
+def _check_item(name: str, part: Any) -> None:
+    """Raise `InputError` for an array that is not one item of the batch that a loop makes of them."""
+    shape = tuple(getattr(part, "shape", ()))
+    if shape and shape[0] != 1:
+        raise InputError(
+            f"given: {name!r} must be one item, an array of shape (1, ...), got {_described(part)}; give an item of a "
+            f"batch as value[:1], one without the first dimension as value[None], and several as a list of items"
+        )
 
 
 def _is_instance(value: Any, hint: Any) -> bool:

@@ -282,10 +282,10 @@ def _refuse_unused(
             if "seed" not in read:
                 raise UnusedInput("num_images was given, but nothing in this call depends on the seed: leave it out")
         elif name not in read:
-            raise UnusedInput(_unused_because(graph, name, skipped))
+            raise UnusedInput(_unused_because(graph, call, name, skipped))
 
 
-def _unused_because(graph: Graph, name: str, skipped: Mapping[str, str]) -> str:
+def _unused_because(graph: Graph, call: Call, name: str, skipped: Mapping[str, str]) -> str:
     twin_of = graph.inputs[name].twin_of
     readers = [n.name for n in graph.nodes if name in n.reads or twin_of in n.reads]
     asleep = [r for r in readers if r in skipped]
@@ -295,6 +295,15 @@ def _unused_because(graph: Graph, name: str, skipped: Mapping[str, str]) -> str:
         return f"{unread}. Give what is None too, or leave {name} out"
     if not readers:
         return f"{name} was given, but nothing in {graph.owner} depends on it; leave it out"
+    replaced = next((n for n in graph.nodes if n.is_loop and not set(call.given).isdisjoint(n.writes)), None)
+    if replaced is not None:
+        wire = next(w for w in replaced.writes if w in call.given)
+        starts = [w for n in graph.nodes if not n.is_loop and "seed" in n.reads for w in n.writes]
+        start = f"; to start {replaced.name} from a value, give {' and '.join(map(repr, starts))}" if starts else ""
+        return (
+            f"{name} was given, but nothing in this call reads it: the given {wire!r} replaces what {replaced.name} "
+            f"makes; leave {name} out{start}"
+        )
     return (
         f"{name} was given, but nothing in this call reads it: what {', '.join(readers)} makes is not needed for the "
         f"outputs asked for; leave {name} out"
