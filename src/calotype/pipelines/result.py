@@ -14,13 +14,11 @@ from calotype.pipelines.recipe import Recipe, save_png
 def picture_paths(path: str | Path, count: int) -> list[Path]:
     """The files that `count` pictures saved as `path` go to: several get `-0`, `-1`, ... before the suffix.
 
-    Raises `InputError` when the path does not end in `.png`, or its folder does not exist.
+    Raises `InputError` when the path does not end in `.png`.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: pictures are saved as .png, which carries the recipe; name it {path.stem}.png")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
     return [path] if count == 1 else [path.with_stem(f"{path.stem}-{number}") for number in range(count)]
 
 
@@ -82,6 +80,8 @@ class Result:
         if not pictures:
             raise InputError(f"nothing to save: the outputs {', '.join(self)} hold no picture")
         paths = picture_paths(path, len(pictures))
+        if not paths[0].parent.is_dir():
+            raise InputError(f"{path}: the folder {paths[0].parent} does not exist; make it first")
         for number, (picture, where) in enumerate(zip(pictures, paths, strict=True)):
             save_png(picture, where, self.recipe.of_item(number))
         return paths
