@@ -38,13 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results[name] = {"date": now(), "scale": scale, "seconds": round(spent), "rows": [as_json(row) for row in rows]}
         print(f"\n{name} ({spent:.0f} s)")
         print("\n".join(lines(rows)), flush=True)
-    if asked.json:
-        command = f"python -m benchmarks {' '.join(sys.argv[1:] if arguments is None else arguments)}".strip()
-        ordered = {name: results[name] for name in NAMES if name in results}
-        report = {**describe(command), "results": ordered}
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        if asked.json:
+            _write(
+                asked.json,
+                f"python -m benchmarks {' '.join(sys.argv[1:] if arguments is None else arguments)}",
+                results,
+            )
     return int(failed)
+
+
+def _write(path: Path, command: str, results: dict[str, Any]) -> None:
+    """The results so far: a run that is stopped loses nothing."""
+    report = {**describe(command.strip()), "results": {name: results[name] for name in NAMES if name in results}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _kept(asked: argparse.Namespace) -> dict[str, Any]:

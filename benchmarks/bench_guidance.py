@@ -34,7 +34,7 @@ def run(options: Options) -> list[Row]:
 
 
 def _row(pipes: dict[str, Any], size: int, options: Options) -> Row:
-    steps = options.pick(8, 8, 1) if size <= 128 else 1
+    steps = options.pick(24, 24, 1) if size <= 128 else 1
     counts: dict[str, Any] = {}
     sides: dict[str, Measure] = {}
     for name, pipe in pipes.items():
@@ -42,7 +42,7 @@ def _row(pipes: dict[str, Any], size: int, options: Options) -> Row:
         with calls_of(transformer=pipe.transformer) as calls:
             sides[name]()
         counts[f"forwards_per_step_{name}"] = calls["transformer"] / steps
-    times = interleaved(sides, options.rounds_of(full=15, quick=9))
+    times = interleaved(sides, options.rounds_of(full=21, quick=15))
     better = min(("batched", "in_turn"), key=lambda name: statistics.median(times[name]))
     counts["better"] = better
     apart = interval([b / a for a, b in zip(times["in_turn"], times["batched"], strict=True)])

@@ -17,6 +17,9 @@ from benchmarks.harness import Measure, Options, Row, at_most, cpu_timed, interl
 from benchmarks.subjects import StubNetwork, StubPipeline, stub
 from calotype import DDIMScheduler, FlowMatchEuler, Scheduler
 
+REPEATS = 8
+"""Calls of a round, so that one takes tens of milliseconds."""
+
 
 def schedulers() -> dict[str, tuple[Callable[[], peer.PeerLoop], Scheduler]]:
     """For each kind of loop, the peer's pipeline and our scheduler of the same settings."""
@@ -59,7 +62,7 @@ def _draw(pipe: StubPipeline, steps: int) -> Any:
 
 
 def _per_step(call: Callable[[int], Any], few: int, many: int) -> Measure:
-    short, long = cpu_timed(lambda: call(few)), cpu_timed(lambda: call(many))
+    short, long = cpu_timed(lambda: call(few), REPEATS), cpu_timed(lambda: call(many), REPEATS)
     return lambda: (long() - short()) / (many - few)
 
 

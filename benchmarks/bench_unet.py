@@ -54,14 +54,14 @@ def _rows(name: str, config: dict[str, Any], options: Options) -> list[Row]:
     peer = diffusers().UNet2DModel(**config).eval()
     ours = UNet2DModel(**config).eval()
     ours.load_state_dict(peer.state_dict())
-    x, t = torch.randn(2, 3, *[2 ** max(3, levels - 1)] * 2), torch.tensor(500)
+    x, t = torch.randn(1, 3, *[2 ** max(3, levels - 1)] * 2), torch.tensor(500)
     networks: dict[str, Any] = {"ours": ours, "peer": peer}
     sides = {side: _forward(network, x, t) for side, network in networks.items()}
     torch.testing.assert_close(sides["ours"](), sides["peer"](), atol=1e-4, rtol=1e-4)
     ops = {side: dispatched(work) for side, work in sides.items()}
     repeats = options.pick(20, 10, 1)
     times = interleaved(
-        {side: cpu_timed(work, repeats) for side, work in sides.items()}, options.rounds_of(full=21, quick=11)
+        {side: cpu_timed(work, repeats) for side, work in sides.items()}, options.rounds_of(full=31, quick=21)
     )
     times = {side: [1e3 * t for t in values] for side, values in times.items()}
     counts = {f"ops_{side}": count for side, count in ops.items()}
