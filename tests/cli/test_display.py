@@ -68,9 +68,10 @@ def test_a_bar_and_previews(stream, colours, monkeypatch):
     assert shown.rstrip("\n").endswith("\n".join(half_blocks(result.image, 79, 20)))
 
 
-def test_previews_take_a_small_share_of_the_time(stream, colours):
+def test_no_preview_before_its_time(stream, colours, monkeypatch):
+    monkeypatch.setattr(display, "FIRST", 1e9)
     to = Terminal()
-    Display(to).watch(stream(), keep=False)  # milliseconds: there is no time for a preview
+    Display(to).watch(stream(), keep=False)
     assert "▀" not in to.getvalue()
 
 
