@@ -8,7 +8,7 @@ import copy
 import inspect
 import secrets
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -37,27 +37,18 @@ from calotype.graph.plan import Plan, make_plan, with_facts
 from calotype.graph.run import Holder, Run
 from calotype.graph.split import Split, split_graph
 from calotype.memory.residency import Residency, parse_bytes, parse_device
-from calotype.pipelines.declared import (
-    check_component,
-    constructor_parameters,
-    declared_components,
-    wanted_components,
-)
+from calotype.pipelines.declared import check_component, constructor_parameters, declared_components
 from calotype.pipelines.generations import Generations
+from calotype.pipelines.loading import MEMO, OPTIONS, load_pipeline
 from calotype.pipelines.packs import UnitPack, inserted
 from calotype.pipelines.prediction import Unmoved, predict_peak
 from calotype.pipelines.provenance import Digests, recipe_of
-from calotype.pipelines.repository import find_repository, named_class
 from calotype.pipelines.result import Result
 from calotype.pipelines.stream import Stream
 from calotype.weights.component import one_dtype, parse_dtype
-from calotype.weights.components import load_components, save_components
-from calotype.weights.model_index import ModelIndex, read_model_index
+from calotype.weights.components import save_components
 
 P = ParamSpec("P")
-
-MEMO = "256MiB"
-OPTIONS = frozenset({"device", "memory", "memo"})
 
 __all__ = ["DiffusionPipeline", "Stream", "takes"]
 
@@ -398,31 +389,10 @@ class DiffusionPipeline:
             RepositoryError, WeightsError, ConfigError: the folder, its weights or its configurations are wrong.
             UnknownInput: a name that is neither a component nor an option.
         """
-        folder = find_repository(source)
-        index = read_model_index(folder)
-        target = cls._target(index, folder)
-        wanted, optional = wanted_components(target, target._declared if target.units else None, index.extras)
-        for name in components:
-            if name not in wanted:
-                known = [*wanted, "only", "dtype", "torch_dtype", *OPTIONS]
-                raise UnknownInput(
-                    sentences(
-                        f"from_pretrained: {target.__name__} has no component or option {name!r}"
-                        f"{did_you_mean(name, known)}",
-                        f"Its components are {', '.join(wanted)}",
-                    )
-                )
-        loaded = load_components(
-            folder, wanted, optional=optional, overrides=components, only=only,
-            dtype=one_dtype(dtype, torch_dtype), index=index,
+        return load_pipeline(
+            cls, source, components,
+            only=only, dtype=one_dtype(dtype, torch_dtype), device=device, memory=memory, memo=memo,
         )  # fmt: skip
-        absent = {
-            n for n in wanted if n not in loaded or (loaded[n] is None and n in {**index.components, **components})
-        }
-        held = {n: c for n, c in loaded.items() if c is not None}
-        pipe = target._assemble(held, absent, index, device=device, memory=memory, memo=memo)
-        pipe._source = str(source)
-        return pipe
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write every component and the index in the ecosystem's layout: all of it or nothing.
@@ -447,36 +417,6 @@ class DiffusionPipeline:
                 f"self.register_modules({lost[0]}={lost[0]}), a plain value with self.register_to_config(...)"
             )
         save_components(cls.__name__, components, Path(folder).expanduser(), extras=self._settings)
-
-    @classmethod
-    def _target(cls, index: ModelIndex, folder: Path) -> type[Self]:
-        """The class to make: this one, or the index's where this is the base."""
-        return cls if cls is not DiffusionPipeline else named_class(index, folder, cls)
-
-    @classmethod
-    def _assemble(
-        cls,
-        held: Mapping[str, Any],
-        absent: Collection[str],
-        index: ModelIndex,
-        *,
-        device: torch.device | str | None,
-        memory: int | str | None,
-        memo: int | str,
-    ) -> Self:
-        """The pipeline of loaded components. Those `absent` are None even where the class has one of its own; what a
-        free-form constructor takes besides components are settings from the index."""
-        if cls.units:
-            pipe = cls(device=device, memory=memory, memo=memo, **held)
-            for name in absent:
-                setattr(pipe, name, None)
-            return pipe
-        if memory is not None or memo != MEMO:
-            raise InputError(f"memory= and memo= are for pipelines with units; {cls.__name__} runs by itself")
-        settings = {p.name: index.extras[p.name] for p in constructor_parameters(cls) if p.name in index.extras}
-        keywords: dict[str, Any] = {**settings, **dict.fromkeys(absent), **held}
-        pipe = cls(**keywords)
-        return pipe.to(parse_device(device))
 
 
 def _components_of(pipe: DiffusionPipeline) -> Callable[[], Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from os import PathLike
 
 from calotype.pipelines.base import DiffusionPipeline
+from calotype.pipelines.loading import target_class
 from calotype.pipelines.repository import find_repository
 from calotype.weights.model_index import read_model_index
 
@@ -13,4 +14,4 @@ def find_pipeline(source: str | PathLike[str]) -> type[DiffusionPipeline]:
     Raises `RepositoryError` when there is no repository, or it is for a class that calotype does not have.
     """
     folder = find_repository(source)
-    return DiffusionPipeline._target(read_model_index(folder), folder)
+    return target_class(DiffusionPipeline, read_model_index(folder), folder)

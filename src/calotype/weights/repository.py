@@ -1,0 +1,75 @@
+"""Where files come from: a folder on this machine, or a repository on a hub whose files are fetched when needed."""
+
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Protocol
+
+from calotype.errors import RepositoryError
+
+
+class Repository(Protocol):
+    """A set of files under one root. A repository on a hub is one commit of it from the first question to the last."""
+
+    @property
+    def name(self) -> str:
+        """What the caller called it: a path, or the id on the hub."""
+
+    @property
+    def revision(self) -> str | None:
+        """The commit that all files come from; None for a folder."""
+
+    def files(self) -> tuple[str, ...]:
+        """The paths of all files, relative to the root, with `/` between their parts, sorted."""
+
+    def fetch(self, paths: Iterable[str]) -> Path:
+        """Make these files be there, and return the folder that they lie in under the same relative paths.
+
+        Raises:
+            RepositoryError: a file that the repository does not have, or that cannot be fetched.
+        """
+
+
+class Folder:
+    """A repository that is a folder on this machine. Raises `RepositoryError` when there is none."""
+
+    revision: str | None = None
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path).expanduser()
+        self.name = str(path)
+        if not self.path.is_dir():
+            what = "is a file; give the folder that holds it" if self.path.exists() else "does not exist"
+            raise RepositoryError(f"{self.path} {what}")
+
+    def files(self) -> tuple[str, ...]:
+        """See `Repository.files`."""
+        return tuple(sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()))
+
+    def fetch(self, paths: Iterable[str]) -> Path:
+        """See `Repository.fetch`. Nothing is copied."""
+        for path in paths:
+            if not (self.path / path).is_file():
+                raise RepositoryError(f"{self.path} has no file {path}")
+        return self.path
+
+
+def open_repository(
+    source: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Repository:
+    """The repository that `source` means: a folder where there is one of that path, else an id on the hub.
+
+    Args:
+        source: a path, or `"owner/name"`.
+        revision: a branch, tag or commit; it is resolved to a commit once.
+        cache_dir: where files of a hub are kept, by default the hub client's own cache.
+        local_files_only: fetch nothing; take what the cache has.
+
+    Raises:
+        RepositoryError: there is no such repository or revision, or the hub cannot be reached.
+    """
+    return Folder(source)
