@@ -2,6 +2,8 @@
 
 from jaxtyping import install_import_hook
 
+from hub import hub  # noqa: F401 - a fixture
+
 CHECKED = (
     "calotype.nn",
     "calotype.models.mini_autoencoder.module",

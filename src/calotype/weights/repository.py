@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from calotype.errors import RepositoryError
+from calotype.weights.hub import HubRepository, is_hub_id
 
 
 class Repository(Protocol):
@@ -72,4 +73,13 @@ def open_repository(
     Raises:
         RepositoryError: there is no such repository or revision, or the hub cannot be reached.
     """
-    return Folder(source)
+    path = Path(source).expanduser()
+    if path.exists():
+        if revision is not None:
+            raise RepositoryError(f"{path} is on this machine and has no revisions; leave out revision={revision!r}")
+        return Folder(source)
+    if not is_hub_id(source):
+        raise RepositoryError(
+            f"there is no folder {source}, and it is not the id of a repository on a hub, which is 'owner/name'"
+        )
+    return HubRepository(str(source), revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)

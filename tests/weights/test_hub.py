@@ -1,0 +1,178 @@
+"""Repositories on a hub: the real client against a hub on loopback."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from calotype.errors import RepositoryError
+from calotype.weights.repository import Folder, Repository, open_repository
+from hub import TOKEN, Hub
+
+WEIGHTS = bytes(range(256)) * 4096
+FILES = {
+    "model_index.json": "{}",
+    "unet/config.json": '{"a": 1}',
+    "unet/model.safetensors": WEIGHTS,
+    "odd [1]*.txt": "!",
+}
+
+
+def test_only_the_files_asked_for_are_downloaded(hub: Hub) -> None:
+    commit = hub.add("someone/tiny", FILES)
+    found: Repository = open_repository("someone/tiny")
+    assert (found.name, found.revision, found.files()) == ("someone/tiny", commit, tuple(sorted(FILES)))
+    assert hub.downloads() == []
+    folder = found.fetch(["unet/config.json", "odd [1]*.txt"])
+    assert (folder / "unet/config.json").read_text() == '{"a": 1}'
+    assert (folder / "odd [1]*.txt").read_text() == "!"
+    assert hub.downloads() == ["someone/tiny: odd [1]*.txt", "someone/tiny: unet/config.json"]
+    assert (found.fetch(["unet/model.safetensors"]) / "unet/model.safetensors").read_bytes() == WEIGHTS
+    hub.forget()
+    assert found.fetch(FILES) == folder
+    assert hub.downloads() == ["someone/tiny: model_index.json"]  # the others are there
+
+
+def test_a_cut_transfer_goes_on_where_it_stopped(hub: Hub) -> None:
+    hub.add("someone/tiny", FILES)
+    hub.cut("unet/model.safetensors", after=350_000)
+    hub.cut("unet/model.safetensors", after=200_000)
+    folder = open_repository("someone/tiny").fetch(["unet/model.safetensors"])
+    assert (folder / "unet/model.safetensors").read_bytes() == WEIGHTS
+    starts = [int(r.range[6:].split("-")[0]) for r in hub.requests if r.path.startswith("/lfs/") and r.range]
+    assert starts == [300_000, 500_000]
+
+
+def test_a_revision_is_one_commit_even_if_the_branch_moves(hub: Hub) -> None:
+    old = hub.add("someone/tiny", {"a": "old", "b": "old"})
+    found = open_repository("someone/tiny")
+    found.fetch(["a"])
+    new = hub.add("someone/tiny", {"a": "new", "b": "new"})
+    assert (found.fetch(["b"]) / "b").read_text() == "old"
+    assert (open_repository("someone/tiny").fetch(["b"]) / "b").read_text() == "new"
+    for revision in (old, "dev"):
+        hub.add("someone/tiny", {"b": "dev"}, branch="dev")
+        folder = open_repository("someone/tiny", revision=revision).fetch(["b"])
+        assert (folder / "b").read_text() == ("old" if revision == old else "dev")
+    assert open_repository("someone/tiny").revision == new
+
+
+@pytest.mark.parametrize("revision", ["../../up", "/etc", "-x", "", "a:b", "a\\b"])
+def test_a_revision_becomes_no_path_outside(hub: Hub, revision: str) -> None:
+    with pytest.raises(RepositoryError, match=r"revision must be|leads out"):
+        open_repository("someone/tiny", revision=revision)
+    assert hub.requests == []
+
+
+def test_what_is_not_there_is_named(hub: Hub, tmp_path: Path) -> None:
+    hub.add("someone/tiny", FILES)
+    with pytest.raises(RepositoryError, match=r"someone/tiny has no branch, tag or commit 'v9'"):
+        open_repository("someone/tiny", revision="v9")
+    with pytest.raises(RepositoryError, match=r"no folder 'someone/tyni', and no repository of that id on http://127"):
+        open_repository("someone/tyni")
+    with pytest.raises(RepositoryError, match=r"has no file unet/confg.json; did you mean 'unet/config.json'"):
+        open_repository("someone/tiny").fetch(["unet/confg.json"])
+    with pytest.raises(RepositoryError, match=r"there is no folder .*nowhere, and it is not the id"):
+        open_repository(tmp_path / "nowhere")
+    with pytest.raises(RepositoryError, match=r"has no revisions; leave out revision='v1'"):
+        open_repository(tmp_path, revision="v1")
+    assert isinstance(open_repository(tmp_path), Folder)
+
+
+def test_a_gated_repository_says_how_to_get_in(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("someone/gated", FILES, gated=True)
+    with pytest.raises(RepositoryError, match=r"someone/gated is gated: accept its terms"):
+        open_repository("someone/gated").fetch(["unet/config.json"])
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    folder = open_repository("someone/gated").fetch(["unet/model.safetensors"])
+    assert (folder / "unet/model.safetensors").read_bytes() == WEIGHTS  # the token stays with the hub: the server looks
+
+
+def test_a_repository_that_moved_is_followed(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    commit = hub.add("someone/tiny", FILES)
+    hub.move("someone/tiny", "else/where")
+    found = open_repository("someone/tiny")
+    assert found.revision == commit
+    assert (found.fetch(["unet/model.safetensors"]) / "unet/model.safetensors").read_bytes() == WEIGHTS
+    assert "someone/tiny has moved to else/where" in caplog.text
+
+
+def test_a_file_that_vanishes_meanwhile_is_named(hub: Hub) -> None:
+    commit = hub.add("someone/tiny", FILES)
+    found = open_repository("someone/tiny")
+    del hub.repos["someone/tiny"].commits[commit]["unet/config.json"]
+    with pytest.raises(RepositoryError, match=r"someone/tiny at .*unet/config.json"):
+        found.fetch(["unet/config.json"])
+
+
+def test_without_a_network_the_cache_is_used(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    commit = hub.add("someone/tiny", FILES)
+    open_repository("someone/tiny").fetch(["unet/config.json"])
+    hub.stop()
+    with caplog.at_level(logging.WARNING):
+        found = open_repository("someone/tiny")
+    assert "cannot be reached" in caplog.text and f"using commit {commit} from the cache" in caplog.text
+    assert found.revision == commit and found.files() == ("unet/config.json",)
+    assert (found.fetch(["unet/config.json"]) / "unet/config.json").is_file()
+    with pytest.raises(RepositoryError, match=r"model_index.json is not in the cache, and the hub at http.* cannot be"):
+        found.fetch(["model_index.json"])
+    for source, revision in (("someone/tiny", "v1"), ("someone/other", None)):
+        with pytest.raises(
+            RepositoryError, match=r"cannot be loaded: the hub at .* cannot be reached .*, and the cache"
+        ):
+            open_repository(source, revision=revision)
+
+
+def test_a_hub_out_of_order_is_no_network(hub: Hub) -> None:
+    commit = hub.add("someone/tiny", FILES)
+    open_repository("someone/tiny").fetch(["unet/config.json"])
+    hub.failing = 503
+    assert open_repository("someone/tiny").revision == commit
+    assert open_repository("someone/tiny", revision=commit).revision == commit
+
+
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_local_files_only_asks_nobody(hub: Hub, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    commit = hub.add("someone/tiny", FILES)
+    open_repository("someone/tiny").fetch(["unet/config.json"])
+    hub.forget()
+    if how == "environment":
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = open_repository("someone/tiny", local_files_only=how == "argument")
+    assert found.revision == commit
+    found.fetch(["unet/config.json"])
+    with pytest.raises(RepositoryError, match=r"nothing of it; load it once with a connection"):
+        open_repository("someone/other", local_files_only=how == "argument")
+    assert hub.requests == []
+
+
+def test_another_cache_folder(hub: Hub, tmp_path: Path) -> None:
+    hub.add("someone/tiny", FILES)
+    folder = open_repository("someone/tiny", cache_dir=tmp_path / "mine").fetch(["unet/config.json"])
+    assert folder.is_relative_to(tmp_path / "mine")
+    assert not (tmp_path / "hub-cache").exists()
+    with pytest.raises(RepositoryError, match=r"the cache .*hub-cache has nothing of it"):
+        open_repository("someone/tiny", local_files_only=True)
+
+
+def test_a_damaged_file_in_the_cache_is_named(hub: Hub) -> None:
+    hub.add("someone/tiny", FILES)
+    found = open_repository("someone/tiny")
+    path = found.fetch(["unet/model.safetensors"]) / "unet/model.safetensors"
+    path.resolve().write_bytes(WEIGHTS[:1000])
+    with pytest.raises(RepositoryError, match=r"is damaged: expected 1048576 bytes, found 1000; delete .*blobs"):
+        open_repository("someone/tiny").fetch(["unet/model.safetensors"])
+
+
+def test_uploads(hub: Hub, tmp_path: Path) -> None:
+    from huggingface_hub import HfApi
+
+    (tmp_path / "made/unet").mkdir(parents=True)
+    (tmp_path / "made/unet/model.safetensors").write_bytes(WEIGHTS)
+    (tmp_path / "made/README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    api.create_repo("someone/new", exist_ok=True)
+    api.create_repo("someone/new", exist_ok=True)
+    info = api.upload_folder(repo_id="someone/new", folder_path=tmp_path / "made")
+    assert hub.files("someone/new")["unet/model.safetensors"] == WEIGHTS
+    assert open_repository("someone/new").revision == info.oid
