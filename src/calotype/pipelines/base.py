@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Generic, ParamSpec, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Self
 
 import torch
 from pydantic import create_model
@@ -27,7 +27,6 @@ from calotype.errors import (
     did_you_mean,
     sentences,
 )
-from calotype.graph.draw import draw_html, draw_svg, draw_text
 from calotype.graph.graph import Graph, build_graph
 from calotype.graph.inputs import Call, describe_inputs, read_call, signature_of
 from calotype.graph.inputs import Inputs as AnyInputs
@@ -35,18 +34,19 @@ from calotype.graph.memo import Memo, MemoInfo
 from calotype.graph.node import Node
 from calotype.graph.plan import Plan, make_plan, with_facts
 from calotype.graph.run import Holder, Run
-from calotype.graph.split import Split, split_graph
 from calotype.memory.residency import Residency, parse_bytes, parse_device
 from calotype.pipelines.declared import check_component, constructor_parameters, declared_components
 from calotype.pipelines.generations import Generations
 from calotype.pipelines.loading import MEMO, OPTIONS, load_pipeline
 from calotype.pipelines.packs import UnitPack, inserted
-from calotype.pipelines.prediction import Unmoved, predict_peak
 from calotype.pipelines.provenance import Digests, recipe_of
 from calotype.pipelines.result import Result
 from calotype.pipelines.stream import Stream
 from calotype.weights.component import one_dtype, parse_dtype
 from calotype.weights.components import save_components
+
+if TYPE_CHECKING:
+    from calotype.graph.split import Split
 
 P = ParamSpec("P")
 
@@ -274,6 +274,8 @@ class DiffusionPipeline:
 
         Raises what the call would raise for missing, unknown or unused inputs and missing components.
         """
+        from calotype.pipelines.prediction import Unmoved, predict_peak  # only who asks for a plan needs it
+
         call = self._read(inputs)
         plan = self._planned(call)
         rehearsal = self._run(replace(plan, call=_with_seed(call)), memo=None, holder=Unmoved())
@@ -308,17 +310,21 @@ class DiffusionPipeline:
     # -- the graph -------------------------------------------------------------------------------------------------
 
     @classmethod
-    def split(cls, trained: Iterable[str]) -> Split:
+    def split(cls, trained: Iterable[str]) -> "Split":
         """What training these components may compute once and cache, and what must run in every step.
 
         Raises:
             ComponentError: a name that is not a component, or one that no unit up to the loop uses.
         """
+        from calotype.graph.split import split_graph  # only who trains needs it
+
         return split_graph(cls._graph(), [trained] if isinstance(trained, str) else trained)
 
     @classmethod
     def draw(cls, form: str = "text") -> str:
         """The graph as `"text"`, `"svg"` or `"html"`."""
+        from calotype.graph.draw import draw_html, draw_svg, draw_text  # only who looks at it needs it
+
         forms = {"text": draw_text, "svg": draw_svg, "html": draw_html}
         if form not in forms:
             raise InputError(f"draw: form must be one of {', '.join(forms)}, got {form!r}{did_you_mean(form, forms)}")

@@ -1,12 +1,17 @@
 """Units that latent pipelines share: noise levels, where the loop starts, and keeping a known part."""
 
-from typing import NewType
+from typing import Annotated, NewType
 
+import torch
+from pydantic import PlainSerializer
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from calotype.graph.inputs import Unreplayable
 from calotype.graph.unit import unit
-from calotype.sampling import NoiseLevels, Scheduler, Step
+from calotype.pipelines.pictures import Picture
+from calotype.sampling import NoiseLevels, NoiseSource, Scheduler, Step
+from calotype.sampling.noise import shared
 
 Noise = NewType("Noise", Tensor)
 """Standard normal noise [1, c, h, w] of one item."""
@@ -16,6 +21,21 @@ CleanLatents = NewType("CleanLatents", Tensor)
 
 Latents = NewType("Latents", Tensor)
 """What a loop refines, [b, c, h, w]."""
+
+Generator = Annotated[torch.Generator, PlainSerializer(lambda _: None), Unreplayable()]
+"""Among the inputs: the caller's own generator, which no recipe can hold."""
+
+
+@unit
+def noise_source(generator: torch.Generator) -> NoiseSource:
+    """All noise from the caller's generator, in the order that the ecosystem's pipeline draws it."""
+    return shared(generator)
+
+
+@unit
+def start(strength: float, image: Picture) -> float:
+    """The share of the noise that the loop starts from: the strength, where there is an input picture."""
+    return strength
 
 
 @unit
@@ -43,11 +63,13 @@ def keep_known(
     *,
     scheduler: Scheduler,
 ) -> Latents:
-    """After a step, put back what the mask keeps, noised to the level that the step arrived at.
+    """After a step, put back what the mask keeps, noised to the level that the step arrived at; clean after the last.
 
     Source: Lugmayr et al., "RePaint", 2022, eq. 8, without resampling.
     """
-    known = scheduler.noised(image_latents, noise, sigmas, step.index + 1)
+    arrived = sigmas.there[step.index]
+    finished = arrived.sigma == 0 or arrived.timestep < 0  # some schedules end a little above no noise
+    known = image_latents if finished else scheduler.noised(image_latents, noise, sigmas, step.index + 1)
     return Latents(known + mask_latents * (latents - known))
 
 

@@ -112,3 +112,10 @@ def to_picture(values: Float[Tensor, "1 c h w"]) -> Image.Image:
     levels = ((values[0].detach().float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
     pixels = levels.permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def fitted(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """A picture scaled to cover height x width and cropped around its middle."""
+    if picture.size == (width, height):
+        return picture
+    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)

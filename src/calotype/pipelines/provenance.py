@@ -12,11 +12,11 @@ from calotype.graph.hints import metadata_of
 from calotype.graph.inputs import Inputs, Unreplayable
 from calotype.graph.plan import Plan
 from calotype.pipelines.generations import Generations
-from calotype.pipelines.recipe import Recipe, recorded_inputs
 from calotype.pipelines.values import digest
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
+    from calotype.pipelines.recipe import Recipe
 
 WHOLE = 2**28
 """Weights of at most this many bytes are digested whole; of larger ones, the start, middle and end of every tensor."""
@@ -71,7 +71,7 @@ def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     return [flat[:SAMPLE], flat[middle : middle + SAMPLE], flat[-SAMPLE:]]
 
 
-def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: str | None) -> Callable[[], Recipe]:
+def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: str | None) -> "Callable[[], Recipe]":
     """Makes the recipe of a call when it is asked for, from what was true at the call. Does not keep the pipeline."""
     components, dtypes = {}, {}
     for name in dict.fromkeys(n for node in plan.nodes for n in sorted(node.active.uses)):
@@ -95,8 +95,10 @@ def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: s
     return partial(_make, pipe.Inputs, plan.call.values, facts)
 
 
-def _make(model: type[Inputs], values: Mapping[str, Any], facts: Mapping[str, Any]) -> Recipe:
+def _make(model: type[Inputs], values: Mapping[str, Any], facts: Mapping[str, Any]) -> "Recipe":
     """The recipe. An input too large for a PNG file to carry is left out, and named as given."""
+    from calotype.pipelines.recipe import Recipe, recorded_inputs  # a recipe is made when it is asked for
+
     inputs = recorded_inputs(model, values)
     large = [name for name, value in inputs.items() if len(str(value)) > CARRIED]
     kept = {name: value for name, value in inputs.items() if name not in large}

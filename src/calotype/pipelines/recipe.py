@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from calotype.atomic import atomic_file
 from calotype.errors import RepositoryError
@@ -57,6 +56,8 @@ class Recipe:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Raises `RepositoryError` when the text is not a recipe."""
+        from pydantic import TypeAdapter  # only who reads recipes needs it
+
         try:
             recipe = TypeAdapter(cls).validate_json(text)
             unknown = set(json.loads(text)) - {field.name for field in fields(cls)}
@@ -79,6 +80,8 @@ def recorded_inputs(model: type[Inputs], values: Mapping[str, Any]) -> dict[str,
 
 def save_png(picture: Image.Image, path: Path, recipe: Recipe) -> None:
     """Write a picture with its recipe, aside first and then renamed."""
+    from PIL.PngImagePlugin import PngInfo  # only who saves needs it
+
     info = PngInfo()
     info.add_itxt(PNG_KEY, recipe.to_json())
     with atomic_file(path) as aside:

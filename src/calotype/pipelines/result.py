@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from calotype.errors import InputError, did_you_mean
-from calotype.pipelines.recipe import Recipe, save_png
+
+if TYPE_CHECKING:
+    from calotype.pipelines.recipe import Recipe
 
 
 def picture_paths(path: str | Path, count: int) -> list[Path]:
@@ -29,11 +31,11 @@ class Result:
     output `image`, and `result.images` the list of pictures. `save` writes the pictures with their recipe.
     """
 
-    def __init__(self, outputs: Mapping[str, list[Any]], recipe: Callable[[], Recipe]) -> None:
+    def __init__(self, outputs: Mapping[str, list[Any]], recipe: "Callable[[], Recipe]") -> None:
         self._outputs, self._make_recipe = dict(outputs), recipe
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> "Recipe":
         """What makes these outputs again."""
         return self._make_recipe()
 
@@ -76,6 +78,8 @@ class Result:
             InputError: there is no picture among the outputs, the path does not end in `.png`, or its folder does not
                 exist.
         """
+        from calotype.pipelines.recipe import save_png  # only who saves needs it
+
         pictures = self.images
         if not pictures:
             raise InputError(f"nothing to save: the outputs {', '.join(self)} hold no picture")

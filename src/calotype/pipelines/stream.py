@@ -2,14 +2,17 @@
 
 import threading
 from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
 
 import torch
 
 from calotype.errors import InputError
 from calotype.graph.plan import Plan
 from calotype.graph.run import Run, StepEvent
-from calotype.pipelines.recipe import Recipe
 from calotype.pipelines.result import Result
+
+if TYPE_CHECKING:
+    from calotype.pipelines.recipe import Recipe
 
 
 class Stream:
@@ -19,7 +22,7 @@ class Stream:
     Between steps it holds no component, so that others, and previews, may have the room.
     """
 
-    def __init__(self, plan: Plan, run: Run, recipe: Callable[[], Recipe]) -> None:
+    def __init__(self, plan: Plan, run: Run, recipe: "Callable[[], Recipe]") -> None:
         self.plan = plan
         self._run, self._closed = run, False
         self._failure: str | None = None
@@ -90,7 +93,7 @@ class Stream:
 
 
 @torch.no_grad()
-def _iterate(run: Run, recipe: Callable[[], Recipe], results: list[Result]) -> Generator[StepEvent, None, None]:
+def _iterate(run: Run, recipe: "Callable[[], Recipe]", results: list[Result]) -> Generator[StepEvent, None, None]:
     """The steps of a call, and then its result. Knows nothing of the stream, so that no cycle keeps either alive."""
     try:
         yield from run.execute()

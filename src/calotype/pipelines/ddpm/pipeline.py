@@ -1,17 +1,15 @@
 """Unconditional diffusion on pixels: Ho et al., "Denoising Diffusion Probabilistic Models", 2020."""
 
-from typing import Annotated, Any
+from typing import Any
 
-import torch
-from pydantic import AliasChoices, Field, PlainSerializer, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
-from calotype.graph.inputs import Inputs, Unreplayable
+from calotype.graph.inputs import Inputs
 from calotype.models.unet_2d import UNet2DModel
 from calotype.pipelines.base import DiffusionPipeline, takes
-from calotype.pipelines.ddpm.units import image, latents, noise, noise_source, predicted, sigmas
+from calotype.pipelines.ddpm.units import image, latents, noise, predicted, sigmas
+from calotype.pipelines.latents import Generator, noise_source
 from calotype.sampling import DDPMScheduler, Denoise, Scheduler
-
-Generator = Annotated[torch.Generator, PlainSerializer(lambda _: None), Unreplayable()]
 
 
 class DDPMInputs(Inputs):

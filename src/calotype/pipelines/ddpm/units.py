@@ -11,13 +11,6 @@ from calotype.models.unet_2d import UNet2DModel
 from calotype.pipelines.latents import Latents, Noise
 from calotype.pipelines.pictures import Picture, to_picture
 from calotype.sampling import NoiseLevels, NoiseSource, Scheduler, Step
-from calotype.sampling.noise import shared
-
-
-@unit
-def noise_source(generator: torch.Generator) -> NoiseSource:
-    """All noise from the caller's generator, in the order that the ecosystem's pipeline draws it."""
-    return shared(generator)
 
 
 @unit

@@ -11,16 +11,15 @@ from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
 from calotype.pipelines.base import DiffusionPipeline, takes
-from calotype.pipelines.latents import keep_known, latents, sigmas
+from calotype.pipelines.guidance import guidance
+from calotype.pipelines.latents import keep_known, latents, sigmas, start
 from calotype.pipelines.pictures import Picture
 from calotype.pipelines.text_to_image.units import (
-    guidance,
     image,
     image_latents,
     masks,
     noise,
     prompt_embeds,
-    start,
     velocity,
 )
 from calotype.sampling import Denoise, FlowMatchEuler, Scheduler

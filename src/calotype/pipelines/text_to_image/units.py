@@ -4,18 +4,17 @@ from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from calotype.errors import InputError, UnusedInput
+from calotype.errors import InputError
 from calotype.graph.hints import Pad
 from calotype.graph.unit import unit
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
 from calotype.pipelines.latents import CleanLatents, Latents, Noise, shrink_mask
-from calotype.pipelines.pictures import Picture, to_array, to_mask, to_picture
-from calotype.sampling import ClassifierFree, Guidance, Step
+from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask, to_picture
+from calotype.sampling import Step
 
 
 class PromptEmbeds(NamedTuple):
@@ -49,12 +48,6 @@ def image_latents(image: Picture, height: int, width: int, *, vae: MiniAutoencod
     return CleanLatents(vae.encode(pixels.to(vae.device, vae.dtype)).float())
 
 
-@unit
-def start(strength: float, image: Picture) -> float:
-    """The share of the noise that the loop starts from: the strength, where there is an input picture."""
-    return strength
-
-
 class Mask(NamedTuple):
     """What may change (1) and what is kept (0): at the picture's size and at that of its latents."""
 
@@ -71,14 +64,6 @@ def masks(mask: Picture, image: Picture, height: int, width: int, *, vae: MiniAu
         )
     pixels = to_mask(fitted(mask, height, width)).to(vae.device)
     return Mask(pixels, shrink_mask(pixels, vae.config.downscale))
-
-
-@unit
-def guidance(guidance_scale: float, guidance_rescale: float, guidance_interval: tuple[float, float]) -> Guidance:
-    """Classifier-free guidance, with rescale and interval. Raises `UnusedInput` for these where guidance is off."""
-    if guidance_scale == 1 and (guidance_rescale != 0 or guidance_interval != (0.0, 1.0)):
-        raise UnusedInput("guidance_rescale and guidance_interval have no effect with guidance_scale=1; leave them out")
-    return ClassifierFree(guidance_scale, guidance_rescale, guidance_interval)
 
 
 @unit
@@ -107,10 +92,3 @@ def image(
         known = to_array(fitted(image, *pixels.shape[-2:])).to(pixels.device)
         pixels = torch.lerp(known, pixels, mask_pixels)
     return to_picture(pixels)
-
-
-def fitted(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """A picture scaled to cover height x width and cropped around its middle."""
-    if picture.size == (width, height):
-        return picture
-    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
