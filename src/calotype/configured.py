@@ -10,9 +10,13 @@ from calotype.errors import ConfigError, did_you_mean
 
 
 class BaseConfig(BaseModel):
-    """What describes one object. Validated at birth and frozen. Fields are also read by name: `config["shift"]`."""
+    """What describes one object. Validated at birth and frozen. Fields are also read by name: `config["shift"]`.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    What validates it is built when the first one is made, so that importing a module does not build those of classes
+    that the program never makes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
 
     def __getitem__(self, name: str) -> Any:
         if name not in type(self).model_fields:
@@ -31,6 +35,19 @@ class BaseConfig(BaseModel):
         return getattr(self, name) if name in self else default
 
 
+class _ConfigSignature:
+    """The `__signature__` of a class that is described by its `Config`, made when it is asked for.
+
+    Only of the class itself, as before: an instance that can be called shows the signature of its `__call__`.
+    """
+
+    def __get__(self, instance: object, owner: "type[Configured]") -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        owner.Config.model_rebuild()  # does nothing where it is built
+        return inspect.signature(owner.Config)
+
+
 class Configured:
     """Something whose constructor takes the fields of its `Config` as keywords.
 
@@ -44,7 +61,7 @@ class Configured:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "Config" in cls.__dict__:
-            cls.__signature__ = inspect.signature(cls.Config)  # type: ignore[attr-defined]
+            cls.__signature__ = _ConfigSignature()  # type: ignore[attr-defined]
 
     @classmethod
     def parse_config(cls, fields: Mapping[str, Any]) -> Any:
@@ -53,17 +70,18 @@ class Configured:
         try:
             return cls.Config(**given)
         except ValidationError as error:
-            raise ConfigError(_explained(cls, error)) from None
+            raise ConfigError(explained(cls.__name__, cls.Config, error)) from None
 
 
-def _explained(cls: type[Configured], error: ValidationError) -> str:
+def explained(owner: str, config: type[BaseModel], error: ValidationError) -> str:
+    """Every field that is wrong in what was given for a `config`, on behalf of `owner`."""
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{name!r} is not a field{did_you_mean(name, cls.Config.model_fields)}")
+            lines.append(f"{name!r} is not a field{did_you_mean(name, config.model_fields)}")
         elif problem["type"] == "missing":
             lines.append(f"{name!r} is missing")
         else:
             lines.append(f"{name!r}: {problem['msg']}, got {problem['input']!r}" if name else problem["msg"])
-    return f"{cls.__name__} cannot be made from this configuration: " + "; ".join(lines)
+    return f"{owner} cannot be made from this configuration: " + "; ".join(lines)
