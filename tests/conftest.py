@@ -1,5 +1,8 @@
 """Shapes and types at the boundaries of networks and of their units are checked at run time here, and only here."""
 
+import uuid
+
+import pytest
 from jaxtyping import install_import_hook
 
 from hub import hub  # noqa: F401 - a fixture
@@ -17,3 +20,9 @@ CHECKED = (
 )
 
 install_import_hook(list(CHECKED), "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _approves_nothing(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or changes what the user who runs it approved."""
+    monkeypatch.setenv("CALOTYPE_HOME", str(tmp_path_factory.getbasetemp() / f"home-{uuid.uuid4().hex[:8]}"))

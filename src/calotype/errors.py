@@ -10,6 +10,7 @@
     │   └── ComponentNotLoaded  a unit that this call runs needs a component that was not loaded
     ├── ConfigError             a configuration does not describe what it should (also a ValueError)
     ├── RepositoryError         a pipeline folder or its index is wrong
+    │   └── UntrustedCode       code of others that this user did not approve
     └── WeightsError            a weight file, or its keys and shapes, are wrong
 
 Messages say who, what was wanted, what was found and what to type next.
@@ -57,6 +58,10 @@ class ConfigError(CalotypeError, ValueError):
 
 class RepositoryError(CalotypeError):
     """A pipeline folder or its index is wrong."""
+
+
+class UntrustedCode(RepositoryError):
+    """Code of others that this user did not approve. The message shows what it is and how to approve it."""
 
 
 class WeightsError(CalotypeError):
