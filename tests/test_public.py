@@ -18,7 +18,7 @@ def run(code: str) -> str:
 
 
 def test_all_is_the_table_of_names() -> None:
-    assert calotype.__all__ == sorted(calotype.__all__, key=lambda name: (name.islower(), name))
+    assert calotype.__all__ == sorted(calotype.__all__, key=lambda name: (not name.isupper(), name.islower(), name))
     assert set(calotype.__all__) == set(PUBLIC)
     assert set(PUBLIC) > ECOSYSTEM
     assert set(dir(calotype)) >= set(PUBLIC)

@@ -37,12 +37,17 @@ if TYPE_CHECKING:
         Scheduler,
         Step,
     )
+    from calotype.weights.pool.catalogue import CATALOGUE, Catalogue
+    from calotype.weights.pool.config import ModelConfig
+    from calotype.weights.pool.pool import ModelPool
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CATALOGUE",
     "Branch",
     "Branches",
+    "Catalogue",
     "ClassifierFree",
     "Component",
     "DDIMScheduler",
@@ -59,6 +64,8 @@ __all__ = [
     "Inputs",
     "MiniAutoencoderKL",
     "MiniTransformer2DModel",
+    "ModelConfig",
+    "ModelPool",
     "NegativeOf",
     "NoGuidance",
     "NoiseLevels",

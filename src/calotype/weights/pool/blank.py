@@ -1,0 +1,24 @@
+"""Networks without memory for their parameters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from calotype.errors import CalotypeError, ConfigError
+from calotype.weights.component import _ParametersWithoutMemory
+
+
+def blank(cls: type[nn.Module], fields: Mapping[str, Any]) -> nn.Module:
+    """A `cls` of these keywords, whose parameters have shapes and no data.
+
+    Raises:
+        ConfigError: the constructor does not take them.
+    """
+    try:
+        with _ParametersWithoutMemory():
+            return cls(**fields)
+    except CalotypeError as error:
+        raise ConfigError(str(error)) from None
+    except Exception as error:  # a constructor of somebody's own may raise anything
+        raise ConfigError(f"{cls.__name__} cannot be made: {type(error).__name__}: {error}") from error

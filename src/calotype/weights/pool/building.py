@@ -1,0 +1,96 @@
+"""A recognised network, with its tensors."""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from calotype.errors import ConfigError, WeightsError
+from calotype.weights.files import SafetensorsFile
+from calotype.weights.pool.blank import blank
+from calotype.weights.pool.recognition import Match
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 8
+
+
+def build(match: Match, tensors: Mapping[str, SafetensorsFile], place: str, dtype: torch.dtype | None) -> nn.Module:
+    """The network of `match`, in evaluation mode.
+
+    Args:
+        tensors: the file of every key.
+        place: the files, in words.
+        dtype: the type of its floating-point tensors; None keeps the files'.
+
+    Raises:
+        WeightsError: a tensor is missing and has no default, has another shape, or is of a layer that the network does
+            not have.
+        ConfigError: a keyword of the constructor is told by nothing.
+    """
+    check(match, place)
+    network = blank(match.model.cls, match.fields)
+    own = network.state_dict()
+    state = {name: _cast(tensors[key].tensor(key), dtype) for name, key in match.keys.items()}
+    for name in match.filled:
+        value = match.model.default(name)
+        state[name] = own[name] if value is None else _cast(torch.full(own[name].shape, value), dtype)
+    network.load_state_dict(state, strict=True, assign=True)
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if tensor.is_meta:
+            raise WeightsError(
+                f"{match.model.model_name!r}: {name!r} is neither in {place} nor computed by the constructor"
+            )
+    if match.extra:
+        logger.warning(
+            "%s has %d tensors that %r does not take: %s",
+            place,
+            len(match.extra),
+            match.model.model_name,
+            listed(match.extra),
+        )
+    return network.eval()
+
+
+def check(match: Match, place: str) -> None:
+    """Raise unless the network can be made whole. See `build`."""
+    name = match.model.model_name
+    problems = []
+    if match.missing:
+        problems.append(f"{len(match.missing)} missing: {listed(match.missing)}")
+    if match.misshapen:
+        problems.append(f"{len(match.misshapen)} misshapen: {', '.join(list(match.misshapen.values())[:_SHOWN])}")
+    if deeper := _deeper(match):
+        problems.append(f"{len(deeper)} of layers that the network does not have: {listed(deeper)}")
+    if problems:
+        raise WeightsError(f"{place} holds a {name!r} that does not fit: {'; '.join(problems)}")
+    if match.asked:
+        wanted = ", ".join(f"{field!r}: ..." for field in match.asked)
+        raise ConfigError(
+            f"the shapes in {place} do not tell {', '.join(match.asked)} of {name!r}; put its config.json beside the "
+            f"file, or give ModelConfig(..., config={{{wanted}}})"
+        )
+
+
+def listed(keys: Iterable[str]) -> str:
+    """The first of some keys, and how many more there are."""
+    keys = list(keys)
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(map(repr, keys[:_SHOWN])) + more
+
+
+def _deeper(match: Match) -> list[str]:
+    """The extra keys that differ from a key of the network in their numbers only: to leave them out would be to leave
+    out a layer."""
+    known = {_unnumbered(name) for name in (*match.keys, *match.filled)}
+    return [key for key in match.extra if _unnumbered(match.model.renamed(key.removeprefix(match.prefix))) in known]
+
+
+def _unnumbered(key: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.)", "#", f".{key}.")
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor

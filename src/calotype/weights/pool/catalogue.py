@@ -1,0 +1,121 @@
+"""The models that a pool knows, as a value."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from torch import nn
+
+from calotype.errors import ConfigError, UnknownInput, did_you_mean
+from calotype.models.mini_autoencoder import MiniAutoencoderKL
+from calotype.models.mini_autoencoder import keys as mini_autoencoder
+from calotype.models.mini_transformer import MiniTransformer2DModel
+from calotype.models.mini_transformer import keys as mini_transformer
+from calotype.models.unet_2d import UNet2DModel
+from calotype.models.unet_2d import keys as unet_2d
+from calotype.models.word_text_encoder import WordTextEncoder
+from calotype.models.word_text_encoder import keys as word_text_encoder
+from calotype.weights.pool.known import Fields, Keys, KnownModel, known_model
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The networks that a `ModelPool` recognises, by `model_name`. Immutable: `with_model` makes another one."""
+
+    models: tuple[KnownModel, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The `model_name` of every model."""
+        return tuple(model.model_name for model in self.models)
+
+    def __iter__(self) -> Iterator[KnownModel]:
+        return iter(self.models)
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def __contains__(self, model_name: object) -> bool:
+        return model_name in self.names
+
+    def __getitem__(self, model_name: str) -> KnownModel:
+        for model in self.models:
+            if model.model_name == model_name:
+                return model
+        raise UnknownInput(
+            f"no model {model_name!r} is known{did_you_mean(model_name, self.names)}; known are {', '.join(self.names)}"
+        )
+
+    def with_model(
+        self,
+        model_name: str,
+        cls: type[nn.Module],
+        *,
+        keys: Keys | None = None,
+        renames: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        config: Fields | None = None,
+        asks: Iterable[str] = (),
+        ignores: Iterable[str] = (),
+        defaults: Mapping[str, float | None] | None = None,
+    ) -> Self:
+        """A catalogue that also knows `cls`, under `model_name`.
+
+        Args:
+            cls: the network's class: any `torch.nn.Module`.
+            keys: keys of its files that tell them from others, below whatever prefix: regular expressions that match
+                a whole key or, in a mapping, also the shape of each, with None for a length that varies. Half of them
+                must be in a file for it to be looked at. By default some of the network's own.
+            renames: the key map, from the keys in the files to the network's own: a mapping of whole keys, or
+                `(pattern, replacement)` pairs that are applied in turn. A class that has `renames` brings them along.
+            config: the keywords of the constructor, or a function that tells them from the shapes of the network's
+                tensors by (renamed) key.
+            asks: keywords that such a function cannot tell and that change what the network computes. They must come
+                from a `config.json` beside the file or from `ModelConfig(config=...)`.
+            ignores: patterns of keys that its files may have and the network does not take.
+            defaults: patterns of the network's tensors that its files may lack, and the number that fills them; None
+                keeps what the constructor computed.
+
+        Raises:
+            ConfigError: the name is taken, `cls` is no network, or a pattern is not a regular expression.
+        """
+        if model_name in self:
+            raise ConfigError(f"a model {model_name!r} is known already; register yours under another model_name")
+        model = known_model(
+            model_name,
+            cls,
+            keys=keys,
+            renames=renames,
+            config=config,
+            asks=asks,
+            ignores=ignores,
+            defaults=defaults or {},
+        )
+        return type(self)((*self.models, model))
+
+
+CATALOGUE = (
+    Catalogue()
+    .with_model("unet_2d", UNet2DModel, keys=unet_2d.TELLING, config=unet_2d.config_from_shapes, asks=unet_2d.ASKS)
+    .with_model(
+        "word_text_encoder",
+        WordTextEncoder,
+        keys=word_text_encoder.TELLING,
+        config=word_text_encoder.config_from_shapes,
+        asks=word_text_encoder.ASKS,
+    )
+    .with_model(
+        "mini_transformer",
+        MiniTransformer2DModel,
+        keys=mini_transformer.TELLING,
+        config=mini_transformer.config_from_shapes,
+        asks=mini_transformer.ASKS,
+    )
+    .with_model(
+        "mini_autoencoder",
+        MiniAutoencoderKL,
+        keys=mini_autoencoder.TELLING,
+        config=mini_autoencoder.config_from_shapes,
+        asks=mini_autoencoder.ASKS,
+    )
+)
+"""Every network of calotype."""

@@ -1,0 +1,280 @@
+"""A pool of networks that were recognised in files, and are made when they are asked for."""
+
+import json
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from calotype.errors import ComponentError, ConfigError, InputError, WeightsError, did_you_mean
+from calotype.memory.residency import parse_device
+from calotype.weights.component import parse_dtype
+from calotype.weights.files import SafetensorsFile
+from calotype.weights.model_index import read_json_object
+from calotype.weights.pool.building import build
+from calotype.weights.pool.catalogue import CATALOGUE, Catalogue
+from calotype.weights.pool.config import ModelConfig
+from calotype.weights.pool.recognition import Match, recognise
+from calotype.weights.pool.report import FileReport, model_report, not_recognised
+from calotype.weights.pool.sources import CONFIG, Options, Source, find_sources
+from calotype.weights.pool.usage import Usage, usage
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One network that can be fetched."""
+
+    match: Match
+    source: Source
+    usage: Usage
+
+    @property
+    def role(self) -> str | None:
+        return self.source.config.name
+
+    @property
+    def place(self) -> str:
+        below = f" below {self.match.prefix!r}" if self.match.prefix else ""
+        return f"{self.source.place}{below}"
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What makes two slots the same network."""
+        fields = json.dumps(self.match.fields, sort_keys=True, default=repr)
+        files = frozenset(file.resolve() for file in self.source.files)
+        return self.match.model.model_name, self.match.prefix, files, self.usage, fields
+
+
+class ModelPool:
+    """The networks in the files of some configs, recognised by the names and shapes of their tensors.
+
+    Files are found, and those of a hub fetched, when the pool is made; of each only the header is read. A network is
+    made, and its file mapped, when it is fetched, and every fetch of it returns the same object. May be used by
+    several threads.
+
+    Args:
+        configs: where the files are.
+        dtype: the type of floating-point tensors, by default `torch.float32`; `"auto"` keeps the files'. A config's
+            `computation_dtype` goes first.
+        device: where networks are put, by default the CPU. A config's `computation_device` goes first.
+        catalogue: the models to recognise.
+        cache_dir: where files of a hub are kept, by default the hub client's own cache.
+        local_files_only: fetch nothing; take what the cache has.
+
+    Raises:
+        RepositoryError: a config names no file, or not all shards of one.
+        WeightsError: a file is damaged, or holds no known model; the message says which come nearest.
+        ConfigError: a config asks for a use of memory that there is none of yet, or two have one name.
+    """
+
+    def __init__(
+        self,
+        configs: Iterable[ModelConfig] | ModelConfig,
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        catalogue: Catalogue = CATALOGUE,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        self.catalogue = catalogue
+        self._dtype = parse_dtype(torch.float32 if dtype is None else dtype)
+        self._device = None if device is None else parse_device(device)
+        self._files: dict[Path, SafetensorsFile] = {}
+        self._lock = threading.Lock()
+        self._made: dict[tuple[Any, ...], nn.Module] = {}
+        self._report: list[FileReport] = []
+        self._slots: dict[tuple[Any, ...], _Slot] = {}
+        options = Options(cache_dir, local_files_only)
+        for config in _checked(configs):
+            for source in find_sources(config, options):
+                self._add(source, usage(config, self._dtype, self._device))
+
+    @property
+    def report(self) -> tuple[FileReport, ...]:
+        """What every file holds, and which keys are missing or not taken. Prints well."""
+        return tuple(self._report)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `fetch_model` takes: the roles, and the `model_name` of every model that is there."""
+        roles = (slot.role for slot in self._slots.values())
+        models = (slot.match.model.model_name for slot in self._slots.values())
+        return tuple(dict.fromkeys(name for name in (*roles, *models) if name is not None))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    @overload
+    def fetch_model(self, name: str, index: None = None) -> nn.Module: ...
+    @overload
+    def fetch_model(self, name: str, index: int) -> nn.Module: ...
+    @overload
+    def fetch_model(self, name: str, index: Sequence[int]) -> list[nn.Module]: ...
+
+    def fetch_model(self, name: str, index: int | Sequence[int] | None = None) -> nn.Module | list[nn.Module]:
+        """The network of a role, or of a `model_name` of the catalogue.
+
+        Args:
+            index: which, where there are several, counted from 0 in the order of the configs; or a list of such.
+
+        Raises:
+            ComponentError: there is none, or there are several and no index says which.
+            InputError: the index is out of range.
+            WeightsError: tensors are missing or misshapen.
+            ConfigError: a field of its config is told by nothing.
+        """
+        slots = self._named(name)
+        if index is None:
+            if len(slots) > 1:
+                raise ComponentError(_ambiguous(name, slots))
+            return self._make(slots[0])
+        if isinstance(index, int):
+            return self._make(_chosen(name, slots, index))
+        return [self._make(_chosen(name, slots, i)) for i in index]
+
+    def components_for(self, wanted: Mapping[str, Any]) -> dict[str, nn.Module]:
+        """The networks for the components of a pipeline: for each name the network of that role, or else the only one
+        of its type that has no role. Names for which there is none are left out.
+
+        Args:
+            wanted: the type of each component; one that is not a class of networks is found by its role only.
+
+        Raises:
+            ComponentError: several are of one type, or one type is wanted twice, and no role says which is which; or a
+                role is of another type.
+        """
+        found: dict[str, _Slot] = {}
+        for name, kind in wanted.items():
+            slot = self._for(name, kind, wanted)
+            if slot is not None:
+                found[name] = slot
+        return {name: self._make(slot) for name, slot in found.items()}
+
+    def _add(self, source: Source, how: Usage) -> None:
+        tensors = self._tensors(source)
+        shapes = {key: file.entries[key].shape for key, file in tensors.items()}
+        beside = source.files[0].with_name(CONFIG)
+        published = read_json_object(beside, missing="") if beside.is_file() else None
+        found = recognise(self.catalogue, shapes, published=published, given=source.config.config)
+        if not found.matches and _must_be_known(source.config):
+            raise WeightsError(not_recognised(source.place, found.nearest, list(shapes), self.catalogue.names))
+        role = source.config.name
+        models = tuple(model_report(match, role) for match in found.matches)
+        self._report.append(FileReport(source.files, models, found.unclaimed))
+        for match in found.matches:
+            slot = _Slot(match, source, how)
+            self._slots.setdefault((role, *slot.identity), slot)
+
+    def _tensors(self, source: Source) -> dict[str, SafetensorsFile]:
+        """The file of every key. Raises `WeightsError` when two files have one key."""
+        found: dict[str, SafetensorsFile] = {}
+        for path in source.files:
+            where = path.resolve()
+            if where not in self._files:
+                self._files[where] = SafetensorsFile(path)
+            file = self._files[where]
+            for key in file.entries:
+                if found.setdefault(key, file) is not file:
+                    raise WeightsError(
+                        f"{path} and {found[key].path} both have {key!r}, so they are no parts of one model; give each "
+                        "a ModelConfig of its own"
+                    )
+        return found
+
+    def _named(self, name: str) -> list[_Slot]:
+        slots = [slot for slot in self._slots.values() if slot.role == name]
+        if slots:  # of several readings of the same tensors, the one that was registered last
+            last = {slot.match.prefix: slot for slot in slots}
+            return list(last.values())
+        slots = list({s.identity: s for s in self._slots.values() if s.match.model.model_name == name}.values())
+        if not slots:
+            known = self.names
+            raise ComponentError(
+                f"no file of this pool holds a {name!r}{did_you_mean(name, known)}; it has {', '.join(known) or 'none'}"
+            )
+        return slots
+
+    def _for(self, name: str, kind: Any, wanted: Mapping[str, Any]) -> _Slot | None:
+        of_role = [slot for slot in self._slots.values() if slot.role == name]
+        if of_role:
+            fitting = [slot for slot in of_role if _is_a(slot, kind)] if _is_network(kind) else self._named(name)
+            if not fitting:
+                found = of_role[0].match.model.cls.__name__
+                raise ComponentError(f"{name!r} must be a {kind.__name__}, but {of_role[0].place} holds a {found}")
+            return _one(name, fitting)
+        if not _is_network(kind):
+            return None
+        free = [slot for slot in self._slots.values() if slot.role is None and _is_a(slot, kind)]
+        free = list({slot.identity: slot for slot in free}.values())
+        rivals = [other for other, its in wanted.items() if its is kind and not self._has_role(other)]
+        if free and len(rivals) > 1:
+            raise ComponentError(
+                f"{' and '.join(map(repr, rivals))} are both a {kind.__name__}; say which file is which: "
+                f"ModelConfig(..., name={rivals[0]!r})"
+            )
+        return _one(name, free) if free else None
+
+    def _has_role(self, name: str) -> bool:
+        return any(slot.role == name for slot in self._slots.values())
+
+    def _make(self, slot: _Slot) -> nn.Module:
+        with self._lock:
+            if slot.identity not in self._made:
+                network = build(slot.match, self._tensors(slot.source), slot.place, slot.usage.dtype)
+                self._made[slot.identity] = network.to(slot.usage.device)
+            return self._made[slot.identity]
+
+
+def _checked(configs: Iterable[ModelConfig] | ModelConfig) -> list[ModelConfig]:
+    found = [configs] if isinstance(configs, ModelConfig) else list(configs)
+    for config in found:
+        if not isinstance(config, ModelConfig):
+            raise InputError(f"a pool is made of ModelConfigs, got {config!r}; write ModelConfig(path={config!r})")
+    names = [config.name for config in found if config.name is not None]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"two ModelConfigs have name={min(twice)!r}; a role is one model's")
+    return found
+
+
+def _must_be_known(config: ModelConfig) -> bool:
+    """Whether an unknown file is an error: not where the config asks for whatever a repository has."""
+    return config.path is not None or bool(config.origin_file_pattern)
+
+
+def _chosen(name: str, slots: Sequence[_Slot], index: int) -> _Slot:
+    if not 0 <= index < len(slots):
+        there = "; ".join(f"{i}: {slot.place}" for i, slot in enumerate(slots))
+        raise InputError(f"index must be 0 to {len(slots) - 1} for {name!r}, got {index}; there are {there}")
+    return slots[index]
+
+
+def _one(name: str, slots: Sequence[_Slot]) -> _Slot:
+    places = {slot.place: slot for slot in slots}  # of several readings of the same tensors, the last
+    if len(places) > 1:
+        raise ComponentError(_ambiguous(name, list(places.values())))
+    return next(iter(places.values()))
+
+
+def _ambiguous(name: str, slots: Sequence[_Slot]) -> str:
+    there = " or ".join(slot.place for slot in slots)
+    return (
+        f"{name!r} could be {there}; choose with index=0 to {len(slots) - 1}, or give each a role: "
+        f"ModelConfig(..., name=...)"
+    )
+
+
+def _is_network(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, nn.Module)
+
+
+def _is_a(slot: _Slot, kind: type) -> bool:
+    return issubclass(slot.match.model.cls, kind)

@@ -1,0 +1,198 @@
+"""The files that a `ModelConfig` means."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path, PurePosixPath
+
+from calotype.errors import RepositoryError, did_you_mean
+from calotype.weights.pool.config import ModelConfig
+from calotype.weights.pool.patterns import by_model, matching, missing_shards, of_variant
+from calotype.weights.repository import Folder, Repository, open_repository
+
+WEIGHTS = ".safetensors"
+CONFIG = "config.json"
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files whose tensors belong together: a file, or the shards of one."""
+
+    config: ModelConfig
+    files: tuple[Path, ...]
+
+    @property
+    def place(self) -> str:
+        """The files in words: the first, and how many more."""
+        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        return f"{self.files[0]}{more}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where repositories are opened."""
+
+    cache_dir: str | PathLike[str] | None = None
+    local_files_only: bool = False
+
+
+def find_sources(config: ModelConfig, options: Options) -> list[Source]:
+    """The weight files that a config means, those of one model together. What a repository on a hub has is fetched.
+
+    Raises:
+        RepositoryError: a pattern matches no file, or no file of weights; a shard is missing; or the repository cannot
+            be read.
+    """
+    listed = isinstance(config.path if config.model_id is None else config.origin_file_pattern, tuple)
+    places = _places(config, options)
+    names: dict[str, tuple[Repository, str]] = {}
+    for repository, pattern in places:
+        for name in _weights(config, repository, pattern):
+            names[_full(repository, name)] = (repository, name)
+    groups = [tuple(names)] if listed else by_model(names)
+    for group in groups:
+        _check_whole(config, group, places)
+    files = _fetched(names)
+    return [Source(config, tuple(files[name] for name in group)) for group in groups]
+
+
+def find_files(
+    config: ModelConfig, *, cache_dir: str | PathLike[str] | None = None, local_files_only: bool = False
+) -> tuple[Path, ...]:
+    """All files that a config means, of whatever kind: a tokenizer's folder, for example.
+
+    Raises:
+        RepositoryError: a pattern matches no file, or the repository cannot be read.
+    """
+    found: dict[Path, None] = {}
+    for repository, pattern in _places(config, Options(cache_dir, local_files_only)):
+        names = _matches(config, repository, pattern)
+        root = repository.fetch(names)
+        found |= dict.fromkeys(root / name for name in names)
+    return tuple(found)
+
+
+class _Local(Folder):
+    """A folder of which only the files at one depth are listed, or all of them where the depth is None."""
+
+    def __init__(self, path: Path, depth: int | None = 1) -> None:
+        super().__init__(path)
+        self._depth = depth
+
+    def files(self) -> tuple[str, ...]:
+        """See `Repository.files`."""
+        if self._depth is None:
+            return super().files()
+        found = self.path.glob("/".join("*" * self._depth))
+        return tuple(sorted(path.relative_to(self.path).as_posix() for path in found if path.is_file()))
+
+
+def _places(config: ModelConfig, options: Options) -> list[tuple[Repository, str]]:
+    """Every pattern of a config, and the repository that it is about."""
+    if config.model_id is None:
+        return [_local(pattern) for pattern in _patterns(config.path)]
+    patterns = _patterns(config.origin_file_pattern)
+    repository = _repository(config, options, patterns)
+    return [(repository, pattern) for pattern in patterns]
+
+
+def _full(repository: Repository, name: str) -> str:
+    return str(PurePosixPath(repository.name, name))
+
+
+def _patterns(texts: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else texts or ("",)
+
+
+def _local(pattern: str) -> tuple[Repository, str]:
+    """The folder that a path or pattern begins with, and the rest."""
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        return _Local(path), "*"
+    parts = path.parts
+    fixed = next((n for n, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts) - 1)
+    if path.is_file():
+        fixed = len(parts) - 1
+    root = Path(*parts[:fixed])
+    if not root.is_dir():
+        above = next(folder for folder in (*root.parents, Path()) if folder.is_dir())
+        near = did_you_mean(root.name, [entry.name for entry in above.iterdir() if entry.is_dir()])
+        raise RepositoryError(f"{pattern} matches no file: there is no folder {root}{near}")
+    rest = parts[fixed:]
+    return _Local(root, None if "**" in rest else len(rest)), "/".join(rest)
+
+
+def _repository(config: ModelConfig, options: Options, patterns: Iterable[str]) -> Repository:
+    """The repository of a config: its folder in `local_model_path`, where that has files for every pattern, or what
+    `model_id` means."""
+    assert config.model_id is not None
+    kept = config.local_model_path
+    if kept is not None and config.revision is None and (Path(kept).expanduser() / config.model_id).is_dir():
+        folder = Folder(Path(kept).expanduser() / config.model_id)
+        if all(matching(pattern, folder.files()) for pattern in patterns):
+            return folder
+    if config.download_source == "modelscope":
+        raise RepositoryError(f"{config.place}: repositories of ModelScope are not read; download it and give path=")
+    return open_repository(
+        config.model_id,
+        revision=config.revision,
+        cache_dir=options.cache_dir if kept is None else kept,
+        local_files_only=options.local_files_only if config.skip_download is None else config.skip_download,
+    )
+
+
+def _matches(config: ModelConfig, repository: Repository, pattern: str) -> list[str]:
+    files = repository.files()
+    found = [pattern] if pattern in files else matching(pattern, files)
+    if config.variant is not None:
+        found = of_variant(config.variant, found)
+    if not found:
+        of = f" of variant {config.variant!r}" if config.variant else ""
+        raise RepositoryError(
+            f"{config.place}: {pattern or '*'!r} matches no file{of} in {repository.name}{_nearest(pattern, files)}"
+        )
+    return found
+
+
+def _weights(config: ModelConfig, repository: Repository, pattern: str) -> list[str]:
+    found = _matches(config, repository, pattern)
+    if found == [pattern]:
+        return found  # a file that is named is taken for what its caller says
+    weights = [name for name in found if name.endswith(WEIGHTS)]
+    if not weights:
+        raise RepositoryError(
+            f"{config.place}: {pattern or '*'!r} matches no safetensors file in {repository.name}, only "
+            f"{', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''}"
+        )
+    return weights
+
+
+def _nearest(pattern: str, files: Sequence[str]) -> str:
+    if not files:
+        return ", which is empty"
+    near = did_you_mean(pattern, files)
+    shown = [name for name in files if name.endswith(WEIGHTS)] or list(files)
+    return near or f"; it has {', '.join(shown[:_SHOWN])}{', ...' if len(shown) > _SHOWN else ''}"
+
+
+def _check_whole(config: ModelConfig, group: Sequence[str], places: Iterable[tuple[Repository, str]]) -> None:
+    if missing := missing_shards(group):
+        there = {_full(repository, name) for repository, _ in places for name in repository.files()}
+        hint = "they are there: widen the pattern" if there.issuperset(missing) else "download them again"
+        raise RepositoryError(
+            f"{config.place}: {len(missing)} of {len(missing) + len(group)} shards missing: "
+            f"{', '.join(missing[:_SHOWN])}{', ...' if len(missing) > _SHOWN else ''}; {hint}"
+        )
+
+
+def _fetched(names: Mapping[str, tuple[Repository, str]]) -> dict[str, Path]:
+    """Every file, fetched together with the `config.json` beside it, where there is one."""
+    repositories = {repository.name: repository for repository, _ in names.values()}
+    files: dict[str, Path] = {}
+    for repository in repositories.values():
+        own = {full: name for full, (other, name) in names.items() if other.name == repository.name}
+        beside = {str(PurePosixPath(name).with_name(CONFIG)) for name in own.values()}
+        root = repository.fetch([*own.values(), *sorted(beside & set(repository.files()))])
+        files |= {full: root / name for full, name in own.items()}
+    return files

@@ -1,0 +1,65 @@
+"""How a network of a pool is used: the type of its tensors, and where they wait."""
+
+from dataclasses import dataclass
+
+import torch
+
+from calotype.errors import ConfigError
+from calotype.memory.residency import parse_device
+from calotype.weights.pool.config import DISK, ModelConfig
+
+_STAGES = ("offload", "onload", "preparing")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The type of a network's floating-point tensors, None for the files' own, and where they are put."""
+
+    dtype: torch.dtype | None
+    device: torch.device
+
+
+def usage(config: ModelConfig, dtype: torch.dtype | None, device: torch.device | None) -> Usage:
+    """What a config and the defaults of its pool come to.
+
+    A whole network is on one device and in one type at a time: where it computes, or on the CPU, where a pipeline with
+    a budget (`memory=`) sends it to make room.
+
+    Raises:
+        ConfigError: the config asks for more than that: for another type or device between uses.
+    """
+    if config.computation_dtype is not None:
+        dtype = None if config.computation_dtype == "auto" else config.computation_dtype
+    if config.computation_device is not None:
+        device = parse_device(config.computation_device)
+    where = device or torch.device("cpu")
+    for stage in _STAGES:
+        _check_dtype(config, f"{stage}_dtype", dtype)
+    for stage in ("onload", "preparing"):
+        _check_device(config, f"{stage}_device", {str(where)})
+    _check_device(config, "offload_device", {str(where), "cpu"})
+    if config.clear_parameters:
+        raise ConfigError(
+            f"{config.place}: clear_parameters=True gives tensors back to the disk, which is not done yet"
+        )
+    waiting = config.offload_device or str(where)
+    return Usage(dtype, torch.device(waiting))
+
+
+def _check_dtype(config: ModelConfig, name: str, dtype: torch.dtype | None) -> None:
+    asked = getattr(config, name)
+    if asked is not None and asked != dtype:
+        raise ConfigError(
+            f"{config.place}: {name}={asked} needs tensors that are kept in one type and computed in another, which is "
+            f"not done yet; leave it out, or give computation_dtype={asked} to have the whole network in it"
+        )
+
+
+def _check_device(config: ModelConfig, name: str, possible: set[str]) -> None:
+    asked = getattr(config, name)
+    if asked is not None and asked not in possible:
+        kept = "kept on the disk" if asked == DISK else "moved while its pipeline runs a stage"
+        raise ConfigError(
+            f"{config.place}: {name}={asked!r} needs networks that are {kept}, which is not done yet; it can be "
+            f"{' or '.join(map(repr, sorted(possible)))}. To fit a device, give the pipeline a budget: memory='8GiB'"
+        )
