@@ -373,6 +373,8 @@ class DiffusionPipeline:
         cls,
         source: str | PathLike[str],
         *,
+        custom_pipeline: str | PathLike[str] | None = None,
+        custom_revision: str | None = None,
         only: Sequence[str] | None = None,
         dtype: torch.dtype | str | Mapping[str, Any] | None = None,
         torch_dtype: torch.dtype | str | Mapping[str, Any] | None = None,
@@ -385,6 +387,10 @@ class DiffusionPipeline:
 
         Args:
             source: a folder with a `model_index.json`, or the name of a shipped model.
+            custom_pipeline: the class to load instead of the repository's own: the name of a pipeline that ships in
+                `calotype.community`, a file, a folder, or the id of a repository on a hub, whose code runs only once it
+                was approved (`calotype trust`). The code of a path that you type runs as your own.
+            custom_revision: the branch, tag or commit of a `custom_pipeline` on a hub; by default the approved one.
             only: load these components and leave the others None.
             dtype: the type of floating-point weights, float32 by default; a mapping by component name; `"auto"` keeps
                 the files'. `torch_dtype` is the same.
@@ -393,10 +399,11 @@ class DiffusionPipeline:
 
         Raises:
             RepositoryError, WeightsError, ConfigError: the folder, its weights or its configurations are wrong.
+            UntrustedCode: the class is code of others that was not approved.
             UnknownInput: a name that is neither a component nor an option.
         """
         return load_pipeline(
-            cls, source, components,
+            cls, source, components, custom_pipeline=custom_pipeline, custom_revision=custom_revision,
             only=only, dtype=one_dtype(dtype, torch_dtype), device=device, memory=memory, memo=memo,
         )  # fmt: skip
 

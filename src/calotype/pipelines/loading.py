@@ -9,6 +9,7 @@ import torch
 
 from calotype.errors import InputError, UnknownInput, did_you_mean, sentences
 from calotype.memory.residency import parse_device
+from calotype.pipelines.custom import custom_class
 from calotype.pipelines.declared import constructor_parameters, wanted_components
 from calotype.pipelines.repository import find_repository, named_class
 from calotype.weights.components import load_components
@@ -28,6 +29,8 @@ def load_pipeline(
     source: str | PathLike[str],
     components: Mapping[str, Any],
     *,
+    custom_pipeline: str | PathLike[str] | None,
+    custom_revision: str | None,
     only: Sequence[str] | None,
     dtype: Any,
     device: torch.device | str | None,
@@ -35,9 +38,12 @@ def load_pipeline(
     memo: int | str,
 ) -> P:
     """The pipeline of `cls`, or of the class that the index names where `cls` is the base. See `from_pretrained`."""
+    custom = None if custom_pipeline is None else custom_class(cls, custom_pipeline, custom_revision)
+    if custom is None and custom_revision is not None:
+        raise InputError(f"custom_revision={custom_revision!r} is of a custom_pipeline=, which was not given")
     folder = find_repository(source)
     index = read_model_index(folder)
-    target = target_class(cls, index, folder)
+    target = custom or target_class(cls, index, folder)
     wanted, optional = wanted_components(target, target._declared if target.units else None, index.extras)
     _refuse_unknown(target, components, wanted)
     loaded = load_components(
