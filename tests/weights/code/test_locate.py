@@ -66,8 +66,8 @@ def test_a_folder_that_does_not_say_which(here: Path) -> None:
         ("./nothing.py", "there is no file or folder ./nothing.py"),
         ("./there.pi", r"there is no file or folder ./there.pi; did you mean 'there.py'\?"),
         ("no/such/folder", "there is no file or folder no/such/folder"),
-        ("./my-file.py", r"'my-file.py' cannot be imported: .*; rename it to my_file.py"),
-        ("./notes.txt", "'notes.txt' cannot be imported: a file of code"),
+        ("./my-file.py", r"'my-file.py' cannot be the file of a pipeline, .*; rename it to my_file.py"),
+        ("./notes.txt", "'notes.txt' cannot be the file of a pipeline"),
         ("https://example.org/pipeline.py", "there is no file or folder https://example.org/pipeline.py"),
         ("", "there is no"),
     ],
@@ -109,22 +109,21 @@ def test_a_repository_on_a_hub(hub: Hub) -> None:  # noqa: F811
 
 
 def test_a_repository_without_the_file(hub: Hub) -> None:  # noqa: F811
-    commit = hub.add("a/b", {"one_step_unet.py": PIPELINE, "code/other.py": "", "README.md": ""})
+    commit = hub.add("a/b", {"one_step_unet.py": PIPELINE, "other.py": "", "code/more.py": "", "README.md": ""})
     with pytest.raises(RepositoryError) as refused:
         locate("a/b")
     assert str(refused.value) == (
-        f"a/b at {commit} has no pipeline.py; it has code/other.py, one_step_unet.py; to take one of them, write "
-        "'a/b:code/other.py'"
+        f"a/b at {commit} has no pipeline.py; it has one_step_unet.py, other.py; to take one of them, write "
+        "'a/b:one_step_unet.py'"
     )
     assert locate("a/b:one_step_unet.py").main == "one_step_unet.py"
-    assert locate("a/b:code/other.py").main == "code/other.py"
-    for path in ("../x.py", "/etc/passwd", "a/../../x.py", "README.md", "x.py/"):
-        with pytest.raises(RepositoryError, match="cannot be imported"):
+    for path in ("../x.py", "/etc/passwd", "a/../../x.py", "README.md", "x.py/", "code/more.py"):
+        with pytest.raises(RepositoryError, match="cannot be the file of a pipeline"):
             locate(f"a/b:{path}")
     with pytest.raises(RepositoryError, match=r"has no none.py"):
         locate("a/b:none.py")
     hub.add("a/empty", {"README.md": ""})
-    with pytest.raises(RepositoryError, match=r"has no pipeline.py; it has no Python files"):
+    with pytest.raises(RepositoryError, match=r"has no pipeline.py; it has no Python files at its root"):
         locate("a/empty")
 
 

@@ -93,17 +93,16 @@ def test_a_snapshot_in_the_cache_of_a_hub_client_is_made_of_links(tmp_path: Path
         collect(LocalTree(snapshot.parent), "pipeline.py")
 
 
-@pytest.mark.parametrize("module", ["../evil", "/etc/passwd", "..", "a/b", "a\\b", "", "a..b", "class", "C:x", "a b"])
+@pytest.mark.parametrize("module", ["../evil", "/etc/passwd", "..", "a/b", "a\\b", "", "a.b", "class", "C:x", "a b"])
 def test_modules_of_an_index_are_plain_names(module: str) -> None:
     with pytest.raises(RepositoryError, match="is not the name of a Python file beside the index"):
         file_of_module("repo", module)
     assert file_of_module("repo", "pipeline") == "pipeline.py"
-    assert file_of_module("repo", "code.pipeline") == "code/pipeline.py"
 
 
-@pytest.mark.parametrize("path", ["../x.py", "/etc/x.py", "x.txt", "a\\b.py", "x y.py", ".py", "a//b.py", "class.py"])
+@pytest.mark.parametrize("path", ["../x.py", "/etc/x.py", "x.txt", "a\\b.py", "x y.py", ".py", "a/b.py", "class.py"])
 def test_paths_in_a_repository_are_plain_names(path: str) -> None:
-    with pytest.raises(RepositoryError, match="cannot be imported"):
+    with pytest.raises(RepositoryError, match="cannot be the file of a pipeline"):
         check_main("repo", path)
     with pytest.raises(RepositoryError, match=r"rename it to my_pipeline_2\.py"):
         check_main("repo", "my-pipeline.2.py")

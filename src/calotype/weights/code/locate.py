@@ -87,7 +87,7 @@ def hub_code(name: str, revision: str | None, file: str | None = None, **options
     if file is not None:
         check_main(where, file)
     if not tree.has(file or MAIN):
-        there = [path for path in repository.files() if path.endswith(".py")]
+        there = [path for path in repository.files() if path.endswith(".py") and "/" not in path]
         raise RepositoryError(f"{where} has no {file or MAIN}; {_candidates(there, lambda path: f'{name}:{path}')}")
     main = file or MAIN
     return Code(name, main, collect(tree, main), repository.revision)
@@ -171,7 +171,7 @@ def _main_of(tree: Tree, folder: Path, argument: str) -> str:
 
 def _candidates(paths: list[str], spelled: Callable[[str], str]) -> str:
     if not paths:
-        return "it has no Python files"
+        return "it has no Python files at its root"
     return f"it has {_listed(paths)}; to take one of them, write {spelled(paths[0])!r}"
 
 

@@ -1,6 +1,7 @@
 """The code of one source as bytes: what is hashed, shown, approved, run and saved is the same value."""
 
 import hashlib
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Code:
     @property
     def module(self) -> str:
         """The main file as an index names it: `"pipeline"` for `pipeline.py`."""
-        return self.main.removesuffix(".py").replace("/", ".")
+        return self.main.removesuffix(".py")
 
     @property
     def where(self) -> str:
@@ -157,25 +158,25 @@ def _files_of(tree: Tree, module: tuple[str, ...], names: tuple[str, ...]) -> It
 
 
 def file_of_module(where: str, module: str) -> str:
-    """The path of the file that an index means by a module. Raises `RepositoryError` unless all its parts are plain
-    names, so that it can only be a file in the folder."""
-    parts = module.split(".")
-    if not all(part.isidentifier() and not iskeyword(part) for part in parts):
+    """The file that an index means by a module. Raises `RepositoryError` unless it is a plain name, so that it can only
+    be a file beside the index."""
+    if not module.isidentifier() or iskeyword(module):
         raise RepositoryError(
             f"{where}: {module!r} is not the name of a Python file beside the index; it must be letters, digits and "
             "underscores, such as 'pipeline'"
         )
-    return "/".join(parts) + ".py"
+    return f"{module}.py"
 
 
 def check_main(where: str, path: str) -> str:
-    """`path`, if it is a relative path of a Python file whose name a module can have; else `RepositoryError`."""
+    """`path`, if it is a Python file at the root whose name a module can have; else `RepositoryError`."""
     stem = path.removesuffix(".py")
-    if stem == path or "\\" in path or not all(p.isidentifier() and not iskeyword(p) for p in stem.split("/")):
-        better = "_".join(part for part in PurePosixPath(path).name.removesuffix(".py").replace("-", "_").split("."))
+    if stem == path or not stem.isidentifier() or iskeyword(stem):
+        better = re.sub(r"[-. ]", "_", PurePosixPath(path).name.removesuffix(".py"))
+        hint = f"; rename it to {better}.py" if path.endswith(".py") and "/" not in path else ""
         raise RepositoryError(
-            f"{where}: {path!r} cannot be imported: a file of code is named by letters, digits and underscores and "
-            f"ends in .py{f'; rename it to {better}.py' if better.isidentifier() else ''}"
+            f"{where}: {path!r} cannot be the file of a pipeline, which lies at the root, is named by letters, digits "
+            f"and underscores and ends in .py{hint}"
         )
     return path
 
