@@ -12,6 +12,7 @@ CHECKED = (
     "calotype.models.mini_autoencoder.module",
     "calotype.models.mini_transformer.module",
     "calotype.models.unet_2d",
+    "calotype.models.unet_2d_condition",
     "calotype.models.word_text_encoder.module",
     "calotype.pipelines.ddpm.units",
     "calotype.pipelines.latents",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from calotype.models.mini_autoencoder import MiniAutoencoderKL
     from calotype.models.mini_transformer import MiniTransformer2DModel
     from calotype.models.unet_2d import UNet2DModel
+    from calotype.models.unet_2d_condition import UNet2DConditionModel
     from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
     from calotype.pipelines.base import DiffusionPipeline, takes
     from calotype.pipelines.ddpm import DDPMPipeline
@@ -75,6 +76,7 @@ __all__ = [
     "State",
     "Step",
     "TextToImagePipeline",
+    "UNet2DConditionModel",
     "UNet2DModel",
     "UnitPack",
     "WordTextEncoder",

@@ -15,6 +15,7 @@ PUBLIC: dict[str, str] = {
     "takes_over": "calotype.graph.unit",
     "unit": "calotype.graph.unit",
     "UNet2DModel": "calotype.models.unet_2d",
+    "UNet2DConditionModel": "calotype.models.unet_2d_condition",
     "WordTokenizer": "calotype.models.word_text_encoder",
     "WordTextEncoder": "calotype.models.word_text_encoder",
     "MiniTransformer2DModel": "calotype.models.mini_transformer",
@@ -48,6 +49,7 @@ PUBLIC: dict[str, str] = {
 ECOSYSTEM: frozenset[str] = frozenset(
     {
         "UNet2DModel",
+        "UNet2DConditionModel",
         "DDPMScheduler",
         "DDIMScheduler",
         "EulerDiscreteScheduler",

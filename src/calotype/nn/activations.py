@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,3 +13,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "relu": functional.relu,
 }
+
+_IN_PLACE = frozenset({functional.silu, functional.mish, functional.relu})
+
+
+def activated(act: Callable[..., Tensor], fresh: Tensor) -> Tensor:
+    """`act` of a tensor that nothing else holds: without gradients its memory is taken for the result."""
+    in_place = act in _IN_PLACE and not torch.is_grad_enabled()
+    return act(fresh, inplace=True) if in_place else act(fresh)

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from calotype.nn.convolution import Conv2d
+
 
 class Downsample2D(nn.Module):
     """Halve height and width by a strided 3x3 convolution.
@@ -17,7 +19,7 @@ class Downsample2D(nn.Module):
 
     def __init__(self, channels: int, *, padding: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=padding)
         self.pads_one_side = padding == 0
 
     def forward(self, x: Float[Tensor, "b c h w"], temb: Tensor | None = None) -> Float[Tensor, "b c h2 w2"]:
@@ -31,11 +33,18 @@ class Upsample2D(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Float[Tensor, "b c h w"], temb: Tensor | None = None) -> Float[Tensor, "b c h2 w2"]:
-        """`temb` is not used; a block may have a `ResnetBlock2D` in this place, which takes it."""
-        double: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(
+        self, x: Float[Tensor, "b c h w"], temb: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "b c h2 w2"]:
+        """`temb` is not used; a block may have a `ResnetBlock2D` in this place, which takes it.
+
+        `size` is the height and width to reach where they are not twice those of `x`.
+        """
+        height, width = x.shape[2:]
+        size = size or (2 * height, 2 * width)
+        double: Tensor = self.conv(functional.interpolate(x, size=size, mode="nearest"))
         return double
 
 

@@ -2,11 +2,13 @@
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calotype.nn.activations import ACTIVATIONS
+from calotype.nn.activations import ACTIVATIONS, activated
+from calotype.nn.convolution import Conv2d
 from calotype.nn.resample import Resample
 
 
@@ -45,38 +47,49 @@ class ResnetBlock2D(nn.Module):
         self.time_scale_shift = time_scale_shift
         self.output_scale = output_scale
         self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = (
             None if time_channels is None else nn.Linear(time_channels, out_channels * (1 + time_scale_shift))
         )
         self.norm2 = nn.GroupNorm(out_groups or groups, out_channels, eps=eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
         self.resample = Resample(resample, smooth=smooth) if resample else None
         needs_shortcut = shortcut or in_channels != out_channels
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if needs_shortcut else None
+        self.conv_shortcut = Conv2d(in_channels, out_channels, 1) if needs_shortcut else None
 
     def forward(self, x: Float[Tensor, "b c h w"], temb: Float[Tensor, "#b t"] | None) -> Float[Tensor, "b c2 h2 w2"]:
         """`temb` is the *activated* time embedding: it is the same for all blocks, so the network activates it once.
         Its batch may be 1, for a time that all items share."""
-        h = self.act(self.norm1(x))
+        h = activated(self.act, self.norm1(x))
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
-        h = self.conv1(h)
-        h = self.norm2(h) if self.time_emb_proj is None else self._timed_norm(h, self.time_emb_proj(temb))
-        h = self.act(h)
+        h = activated(self.act, self._timed(h, temb))
         if self.dropout and self.training:
             h = functional.dropout(h, self.dropout)
         h = self.conv2(h)
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
-        x = x + h
-        return x if self.output_scale == 1 else x / self.output_scale
+        return self._sum(h, x)
 
-    def _timed_norm(self, h: Tensor, time: Tensor) -> Tensor:
-        time = time.view(*time.shape, 1, 1)
-        if not self.time_scale_shift:
-            shifted: Tensor = self.norm2(h + time)
-            return shifted
-        scale, shift = time.chunk(2, dim=1)
-        scaled: Tensor = self.norm2(h) * (1 + scale) + shift
-        return scaled
+    def _timed(self, h: Tensor, temb: Tensor | None) -> Tensor:
+        """The first convolution and the second normalisation, told the time. One time for all joins the bias."""
+        out: Tensor
+        if self.time_emb_proj is None:
+            out = self.norm2(self.conv1(h))
+            return out
+        time = self.time_emb_proj(temb)
+        if self.time_scale_shift:
+            scale, shift = time.view(*time.shape, 1, 1).chunk(2, dim=1)
+            out = self.norm2(self.conv1(h)) * (1 + scale) + shift
+        elif len(time) == 1:
+            out = self.norm2(self.conv1(h, time))
+        else:
+            out = self.norm2(self.conv1(h) + time.view(*time.shape, 1, 1))
+        return out
+
+    def _sum(self, h: Tensor, x: Tensor) -> Tensor:
+        """`(x + h) / output_scale`. Nothing else holds `h`, so that without gradients its memory is taken."""
+        if torch.is_grad_enabled():
+            return x + h if self.output_scale == 1 else (x + h) / self.output_scale
+        h += x
+        return h if self.output_scale == 1 else h.div_(self.output_scale)

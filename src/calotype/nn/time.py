@@ -9,6 +9,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from calotype.nn.activations import ACTIVATIONS
+
 
 class SinusoidalTime(nn.Module):
     """Sines and cosines of the timestep at geometrically spaced frequencies ("Attention Is All You Need", section 3.5).
@@ -65,13 +67,28 @@ class GaussianFourierTime(nn.Module):
 
 
 class TimestepEmbedding(nn.Module):
-    """The two-layer perceptron that turns a time's waves into the vector that blocks are conditioned on."""
+    """The two-layer perceptron that turns a time's waves into the vector that blocks are conditioned on.
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    Args:
+        act: the activation between the layers.
+        condition_channels: the width of a vector that joins the waves (the guidance scale of "On Distillation of
+            Guided Diffusion Models"), or `None` for a perceptron without.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, *, act: str = "silu", condition_channels: int | None = None
+    ) -> None:
         super().__init__()
+        self.act = ACTIVATIONS[act]
         self.linear_1 = nn.Linear(in_channels, channels)
+        self.cond_proj = None if condition_channels is None else nn.Linear(condition_channels, in_channels, bias=False)
         self.linear_2 = nn.Linear(channels, channels)
 
-    def forward(self, waves: Float[Tensor, "b in"]) -> Float[Tensor, "b channels"]:
-        embedding: Tensor = self.linear_2(functional.silu(self.linear_1(waves)))
+    def forward(
+        self, waves: Float[Tensor, "#b in"], condition: Float[Tensor, "#b cond"] | None = None
+    ) -> Float[Tensor, "#b channels"]:
+        """`condition` is for a perceptron with `condition_channels`, and may be left out."""
+        if self.cond_proj is not None and condition is not None:
+            waves = waves + self.cond_proj(condition)
+        embedding: Tensor = self.linear_2(self.act(self.linear_1(waves)))
         return embedding

@@ -1,0 +1,287 @@
+"""The text-conditioned denoiser of Stable Diffusion 1, 2 and XL, and of what was trained from them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from calotype.errors import InputError, UnusedInput
+from calotype.models.unet_2d_condition.conditioning import (
+    added_embedding,
+    added_vector,
+    class_embedding,
+    class_vector,
+    times,
+)
+from calotype.models.unet_2d_condition.config import UNet2DConditionConfig
+from calotype.models.unet_2d_condition.keys import AVERAGE_REMARKS, RENAMES
+from calotype.models.unet_2d_condition.text import ProjectedText
+from calotype.nn.activations import ACTIVATIONS, activated
+from calotype.nn.network import Network
+from calotype.nn.time import SinusoidalTime, TimestepEmbedding
+from calotype.nn.transformer import Attention, Text
+from calotype.nn.unet_blocks import BlockSettings, LevelAttention, TextDownBlock, TextMidBlock, TextUpBlock
+
+_DISCARDED = -10000.0
+
+
+class UNet2DConditionOutput(NamedTuple):
+    """What a `UNet2DConditionModel` predicts: the noise, the velocity, or whatever it was trained to."""
+
+    sample: Float[Tensor, "b c h w"]
+
+
+class UNet2DConditionModel(Network):
+    """The U-Net of "High-Resolution Image Synthesis with Latent Diffusion Models" and, with added conditions, of
+    "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis". Keywords: the fields of
+    `UNet2DConditionConfig`."""
+
+    Config = UNet2DConditionConfig
+    config: UNet2DConditionConfig
+    renames = RENAMES
+
+    def __init__(self, **fields: object) -> None:
+        super().__init__(**fields)
+        config = self.config
+        widths, waves = config.block_out_channels, config.block_out_channels[0]
+        self.conv_in = nn.Conv2d(
+            config.in_channels, waves, config.conv_in_kernel, padding=(config.conv_in_kernel - 1) // 2
+        )
+        self.time_proj = SinusoidalTime(waves, cos_first=config.flip_sin_to_cos, freq_shift=config.freq_shift)
+        self.time_embedding = TimestepEmbedding(
+            waves, config.time_channels, act=config.act_fn, condition_channels=config.time_cond_proj_dim
+        )
+        self.encoder_hid_proj = (
+            None
+            if config.encoder_hid_dim is None
+            else nn.Linear(config.encoder_hid_dim, config.per_level(config.cross_attention_dim)[0])
+        )
+        self.class_embedding = class_embedding(config)
+        self.add_time_proj, self.add_embedding = added_embedding(config)
+        self.act = ACTIVATIONS[config.act_fn]
+        self.down_blocks, self.mid_block, self.up_blocks = _blocks(config)
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(
+            widths[0], config.out_channels, config.conv_out_kernel, padding=(config.conv_out_kernel - 1) // 2
+        )
+        for index, layer in enumerate(self._text_layers()):
+            layer.index = index
+
+    @classmethod
+    def parse_config(cls, fields: Mapping[str, Any]) -> Any:
+        return super().parse_config({name: value for name, value in fields.items() if name not in AVERAGE_REMARKS})
+
+    def forward(
+        self,
+        sample: Float[Tensor, "b c h w"],
+        timestep: Shaped[Tensor, "*batch"] | float | int,
+        encoder_hidden_states: Float[Tensor, "texts tokens width"] | ProjectedText,
+        class_labels: Shaped[Tensor, "labels ..."] | None = None,
+        timestep_cond: Float[Tensor, "#b cond"] | None = None,
+        attention_mask: Tensor | None = None,
+        cross_attention_kwargs: Mapping[str, Any] | None = None,
+        added_cond_kwargs: Mapping[str, Tensor] | None = None,
+        down_block_additional_residuals: Sequence[Tensor] | None = None,
+        mid_block_additional_residual: Tensor | None = None,
+        down_intrablock_additional_residuals: Sequence[Tensor] | None = None,
+        encoder_attention_mask: Shaped[Tensor, "texts tokens"] | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DConditionOutput | tuple[Tensor]:
+        """Predict what was added to `sample`.
+
+        Args:
+            sample: noisy latents, of any height and width; beside them, as further channels, what the network was
+                trained to see there (a mask and masked latents, or a picture's latents).
+            timestep: a number for all items or a tensor of one, or a number for each item.
+            encoder_hidden_states: the text's hidden states, or what `project_text` made of them.
+            class_labels: one for each item. Required by a network with classes, and refused by one without.
+            timestep_cond: the guidance scale's waves, for a network with `time_cond_proj_dim`.
+            attention_mask: not taken; there to keep the places of the arguments.
+            cross_attention_kwargs: not taken; there to keep the places of the arguments.
+            added_cond_kwargs: for a network with `addition_embed_type="text_time"` the pooled `text_embeds` `[b, c]`
+                and `time_ids` `[b, n]`: original height and width, crop top and left, then target height and width or
+                an aesthetic score.
+            down_block_additional_residuals: a ControlNet's, one for each map on the way down; with the next.
+            mid_block_additional_residual: a ControlNet's, for the middle.
+            down_intrablock_additional_residuals: a T2I-Adapter's, one for each level on the way down and, if there is
+                one more, for the middle.
+            encoder_attention_mask: 1 for tokens that count, 0 for others.
+            return_dict: `False` for a plain tuple.
+
+        Raises:
+            InputError: a shape does not fit, or a condition is missing or has no meaning for this network.
+        """
+        self._check(sample, encoder_hidden_states, attention_mask, cross_attention_kwargs)
+        temb = self._time_vector(sample, timestep, timestep_cond, class_labels, added_cond_kwargs)
+        text = self._text(encoder_hidden_states, encoder_attention_mask, sample)
+        steering = self._steering(down_block_additional_residuals, mid_block_additional_residual)
+        extra = self._extra(down_intrablock_additional_residuals)
+
+        x = self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample)
+        skips = [x]
+        for block, residual in zip(self.down_blocks, extra, strict=False):
+            x, more = block(x, temb, text, residual)
+            skips += more
+        if self.mid_block is not None:
+            x = self.mid_block(x, temb, text)
+        if extra[-1] is not None:
+            x = x + extra[-1]
+        if steering is not None:
+            skips = _sums(skips, steering[0])
+            x = x + steering[1]
+        for block in self.up_blocks:
+            x = block(x, temb, text, skips)
+        x = self.conv_out(activated(self.act, self.conv_norm_out(x)))
+        return UNet2DConditionOutput(x) if return_dict else (x,)
+
+    def project_text(self, encoder_hidden_states: Float[Tensor, "b tokens width"]) -> ProjectedText:
+        """The keys and values of a text in every layer, to give in place of its hidden states to any number of steps.
+
+        The numbers are those that each step would compute.
+        """
+        states = self._hidden(encoder_hidden_states)
+        return ProjectedText(tuple(layer.project(states) for layer in self._text_layers()), len(states))
+
+    def _text_layers(self) -> list[Attention]:
+        """The layers that attend to the text, in the order of a forward pass."""
+        return [layer for layer in self.modules() if isinstance(layer, Attention) and layer.of_text]
+
+    def _hidden(self, states: Tensor) -> Tensor:
+        if states.ndim != 3 or states.shape[-1] != self.config.text_channels:
+            raise InputError(
+                f"encoder_hidden_states must be [batch, tokens, {self.config.text_channels}], got {list(states.shape)}"
+            )
+        return states if self.encoder_hid_proj is None else self.encoder_hid_proj(states)
+
+    def _text(self, states: Tensor | ProjectedText, mask: Tensor | None, sample: Tensor) -> Text:
+        bias = None
+        if mask is not None:
+            bias = ((1 - mask.to(sample.dtype)) * _DISCARDED)[:, None, None]
+        return Text(states.layers if isinstance(states, ProjectedText) else self._hidden(states), bias)
+
+    def _time_vector(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float | int,
+        condition: Tensor | None,
+        labels: Tensor | None,
+        added: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        if condition is not None and self.config.time_cond_proj_dim is None:
+            raise UnusedInput("timestep_cond was given, but this UNet2DConditionModel has no time_cond_proj_dim")
+        waves = self.time_proj(times(timestep, sample)).to(sample.dtype)
+        vector: Tensor = self.time_embedding(waves, condition)
+        label_waves = self.time_proj if self.config.class_embed_type == "timestep" else None
+        for more in (
+            class_vector(self.class_embedding, label_waves, labels, sample),
+            added_vector(self.add_time_proj, self.add_embedding, added, sample),
+        ):
+            if more is not None:
+                vector = vector + more
+        return self.act(vector)
+
+    def _steering(
+        self, downs: Sequence[Tensor] | None, middle: Tensor | None
+    ) -> tuple[Sequence[Tensor], Tensor] | None:
+        if downs is None and middle is None:
+            return None
+        if downs is None or middle is None:
+            raise InputError(
+                "down_block_additional_residuals and mid_block_additional_residual belong together; an adapter without "
+                "a middle gives down_intrablock_additional_residuals"
+            )
+        wanted = sum(self.config.per_level(self.config.layers_per_block)) + self.config.levels
+        if len(downs) != wanted:
+            raise InputError(f"down_block_additional_residuals must be {wanted}, one for each map, got {len(downs)}")
+        return downs, middle
+
+    def _extra(self, residuals: Sequence[Tensor] | None) -> list[Tensor | None]:
+        """One residual for each level and one for the middle."""
+        levels = len(self.down_blocks)
+        if residuals is None:
+            return [None] * (levels + 1)
+        if len(residuals) not in (levels, levels + 1):
+            raise InputError(
+                f"down_intrablock_additional_residuals must be {levels}, one for each level, or one more for the "
+                f"middle, got {len(residuals)}"
+            )
+        return [*residuals, *[None] * (levels + 1 - len(residuals))]
+
+    def _check(
+        self,
+        sample: Tensor,
+        text: Tensor | ProjectedText,
+        attention_mask: object,
+        cross_attention_kwargs: Mapping[str, Any] | None,
+    ) -> None:
+        if sample.ndim != 4 or sample.shape[1] != self.config.in_channels:
+            raise InputError(
+                f"sample must be [batch, {self.config.in_channels}, height, width], got {list(sample.shape)}"
+            )
+        batch = text.batch if isinstance(text, ProjectedText) else len(text)
+        if batch != len(sample):
+            raise InputError(f"encoder_hidden_states must be for {len(sample)} items, as sample is, got {batch}")
+        if attention_mask is not None:
+            raise UnusedInput("attention_mask is not taken; give encoder_attention_mask to leave out tokens")
+        if cross_attention_kwargs:
+            raise UnusedInput(f"cross_attention_kwargs are not taken, got {sorted(cross_attention_kwargs)}")
+
+
+def _sums(skips: list[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:
+    return [skip + residual for skip, residual in zip(skips, residuals, strict=True)]
+
+
+def _blocks(config: UNet2DConditionConfig) -> tuple[nn.ModuleList, TextMidBlock | None, nn.ModuleList]:
+    """The way down, the middle and the way up."""
+    settings = BlockSettings(
+        config.time_channels,
+        norm_groups=config.norm_num_groups,
+        eps=config.norm_eps,
+        act=config.act_fn,
+        dropout=config.dropout,
+        time_scale_shift=config.resnet_time_scale_shift == "scale_shift",
+        linear_projection=config.use_linear_projection,
+        downsample_padding=config.downsample_padding,
+    )
+    widths, last = config.block_out_channels, config.levels - 1
+    heads, text = config.per_level(config.attention_head_dim), config.per_level(config.cross_attention_dim)
+    only, counts = config.per_level(config.only_cross_attention), config.per_level(config.layers_per_block)
+
+    def attention(level: int, kind: str, depths: tuple[int, ...]) -> LevelAttention | None:
+        return LevelAttention(heads[level], text[level], depths, only[level]) if kind.startswith("CrossAttn") else None
+
+    down = nn.ModuleList(
+        TextDownBlock(
+            settings,
+            widths[max(level - 1, 0)],
+            widths[level],
+            count=counts[level],
+            attention=attention(level, kind, config.down_depths(level)),
+            last=level == last,
+        )
+        for level, kind in enumerate(config.down_block_types)
+    )
+    up = nn.ModuleList(
+        TextUpBlock(
+            settings,
+            _up_widths(counts[level] + 1, widths[min(level + 1, last)], widths[level], widths[max(level - 1, 0)]),
+            widths[level],
+            attention=attention(level, kind, config.up_depths(level)),
+            last=level == 0,
+        )
+        for level, kind in zip(range(last, -1, -1), config.up_block_types, strict=True)
+    )
+    mid = None
+    if config.mid_block_type is not None:
+        middle = LevelAttention(heads[last], text[last], config.down_depths(last)[:1])
+        attends = config.mid_block_type == "UNetMidBlock2DCrossAttn"
+        mid = TextMidBlock(
+            settings, widths[-1], attention=middle if attends else None, output_scale=config.mid_block_scale_factor
+        )
+    return down, mid, up
+
+
+def _up_widths(count: int, below: int, width: int, above: int) -> list[tuple[int, int]]:
+    """The two input widths of each residual block: of what comes from below and of the map from the way down."""
+    return list(zip([below, *[width] * (count - 1)], [*[width] * (count - 1), above], strict=True))

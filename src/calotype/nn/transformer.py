@@ -1,0 +1,172 @@
+"""The transformer of text-conditioned U-Nets: among the pixels of a map, and from them to a text.
+
+Pixels are rows, `[batch * pixels, channels]`, from the first projection to the last, so that every layer between is a
+plain matrix product.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.functional import scaled_dot_product_attention
+
+KeysAndValues: TypeAlias = tuple[Tensor, Tensor]
+"""One layer's keys and values of the text, each `[b, heads, tokens, head channels]`."""
+
+
+class Text(NamedTuple):
+    """What cross-attention attends to.
+
+    `states` are the text's hidden states `[b, tokens, channels]`, or the keys and values of every layer, in the
+    order of the layers' `index`. `bias` is added to the scores, `[b, 1, 1, tokens]`, or `None`.
+    """
+
+    states: Tensor | Sequence[KeysAndValues]
+    bias: Tensor | None = None
+
+
+class Attention(nn.Module):
+    """Attention with several heads: to the tokens of a text that is `text_channels` wide, or of the rows to one another
+    where that is `None`.
+
+    `index` is the layer's place among those of its network that attend to the text, which the network sets.
+    """
+
+    def __init__(self, channels: int, heads: int, text_channels: int | None = None) -> None:
+        super().__init__()
+        context_channels = text_channels or channels
+        self.heads = heads
+        self.of_text = text_channels is not None
+        self.index = 0
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_channels, channels, bias=False)
+        self.to_v = nn.Linear(context_channels, channels, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, rows: Float[Tensor, "n c"], batch: int, text: Text) -> Float[Tensor, "n c"]:
+        """`rows` are the pixels of `batch` items, one item after the other."""
+        query, bias = self._heads(self.to_q(rows), batch), None
+        if self.of_text:
+            states, bias = text
+            keys, values = self.project(states) if isinstance(states, Tensor) else states[self.index]
+        else:
+            keys, values = self._heads(self.to_k(rows), batch), self._heads(self.to_v(rows), batch)
+        attended = scaled_dot_product_attention(query, keys, values, attn_mask=bias)
+        out: Tensor = self.to_out[0](attended.transpose(1, 2).reshape(rows.shape))
+        return out
+
+    def project(self, states: Float[Tensor, "b tokens c2"]) -> KeysAndValues:
+        """The keys and values of a text: the same in every step of a call."""
+        batch = len(states)
+        rows = states.flatten(0, 1)
+        return self._heads(self.to_k(rows), batch), self._heads(self.to_v(rows), batch)
+
+    def _heads(self, rows: Tensor, batch: int) -> Tensor:
+        return rows.view(batch, len(rows) // batch, self.heads, -1).transpose(1, 2)
+
+
+class GatedLinear(nn.Module):
+    """A linear layer of twice the width, one half of which gates the other ("GLU Variants Improve Transformer")."""
+
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, 2 * inner)
+
+    def forward(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n inner"]:
+        values, gate = self.proj(rows).chunk(2, dim=-1)
+        opened = functional.gelu(gate)
+        return values * opened if torch.is_grad_enabled() else opened.mul_(values)
+
+
+class FeedForward(nn.Module):
+    """A gated layer of four times the width, and back."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = 4 * channels
+        self.net = nn.ModuleList([GatedLinear(channels, inner), nn.Identity(), nn.Linear(inner, channels)])
+
+    def forward(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        out: Tensor = self.net[2](self.net[0](rows))
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Attention among the pixels, attention to the text, a gated layer; each normalised before and added after.
+
+    With `only_text`, the first attention is to the text as well.
+    """
+
+    def __init__(self, channels: int, heads: int, text_channels: int, *, only_text: bool = False) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, heads, text_channels if only_text else None)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = Attention(channels, heads, text_channels)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def forward(self, rows: Float[Tensor, "n c"], batch: int, text: Text) -> Float[Tensor, "n c"]:
+        rows = added(self.attn1(self.norm1(rows), batch, text), rows)
+        rows = added(self.attn2(self.norm2(rows), batch, text), rows)
+        return added(self.ff(self.norm3(rows)), rows)
+
+
+class RowsConv2d(nn.Conv2d):
+    """A 1x1 convolution of pixels that are rows already: a linear layer with the weight of a convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n c2"]:
+        return functional.linear(rows, self.weight.flatten(1), self.bias)
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a map, added to it ("High-Resolution Image Synthesis with Latent Diffusion
+    Models", section 3.3).
+
+    Args:
+        channels: of the map, a multiple of `heads` and of `groups`.
+        text_channels: the width of the text's hidden states.
+        depth: the number of blocks.
+        groups: groups of the normalisation before them.
+        linear: the projections in and out have the weights of linear layers, otherwise of 1x1 convolutions.
+        only_text: no attention among the pixels.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        text_channels: int,
+        *,
+        depth: int = 1,
+        groups: int = 32,
+        linear: bool = False,
+        only_text: bool = False,
+    ) -> None:
+        super().__init__()
+        projection = nn.Linear if linear else RowsConv2d
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = projection(channels, channels)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, heads, text_channels, only_text=only_text) for _ in range(depth)
+        )
+        self.proj_out = projection(channels, channels)
+
+    def forward(self, x: Float[Tensor, "b c h w"], text: Text) -> Float[Tensor, "b c h w"]:
+        batch, channels, height, width = x.shape
+        rows = self.proj_in(self.norm(x).permute(0, 2, 3, 1).reshape(-1, channels))
+        for block in self.transformer_blocks:
+            rows = block(rows, batch, text)
+        h: Tensor = self.proj_out(rows).view(batch, height, width, channels)
+        return x + h.permute(0, 3, 1, 2)
+
+
+def added(fresh: Tensor, x: Tensor) -> Tensor:
+    """`x + fresh`. Nothing else holds `fresh`, so that without gradients its memory is taken for the sum."""
+    return x + fresh if torch.is_grad_enabled() else fresh.add_(x)
