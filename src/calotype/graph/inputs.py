@@ -19,9 +19,11 @@ class Inputs(BaseModel):
     A field of type `Each[T]` (`T | list[T]`) may be one value or a list, an item each. A field that is
     `Annotated[T, NegativeOf("prompt")]` is the negative twin of another. Defaults are given as `Field(default=...)` or
     after `=`, where editors see them.
+
+    What checks a call is built at the first one, so that importing a pipeline does not build it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, strict=True, defer_build=True)
 
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = Field(
         default=None, description="Image k of a prompt is drawn with seed + k. Left out, one is drawn and recorded."

@@ -1,14 +1,37 @@
 """What a pipeline class declares: its components by name and type, read from its annotations."""
 
 import inspect
-from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, get_origin, get_type_hints
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar, TypeVar, cast, get_origin, get_type_hints
 
 from calotype.errors import ComponentError, GraphError
 from calotype.graph.hints import ComponentRef, accepts_none, bare, members, spell, unannotated
 from calotype.graph.unit import unresolved
 
 SETTINGS = frozenset({"Inputs", "units", "graph"})
+
+MEMO = "256MiB"
+OPTIONS = frozenset({"device", "memory", "memo"})
+"""What the constructor of a pipeline with units takes besides components."""
+
+
+T = TypeVar("T")
+
+
+class _Made:
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    def __get__(self, pipe: object, cls: type) -> Any:
+        return self._make()
+
+
+def made(make: Callable[[], T]) -> T:
+    """A component that each pipeline makes for itself where none is given.
+
+    `scheduler: Scheduler = made(DDPMScheduler)` is like `= DDPMScheduler()`, made when the pipeline is.
+    """
+    return cast(T, _Made(make))
 
 
 def declared_components(cls: type, taken: Collection[str]) -> dict[str, Any]:
