@@ -6,7 +6,7 @@ from typing import Any
 from calotype.nn.keys import count_layers
 
 TELLING = ("pooled_embed.weight", "modulation_out.weight", "blocks.0.text_kv.weight", "blocks.0.modulation")
-ASKS = ("sample_size",)
+ASKS = ("norm_eps", "sample_size")
 """Fields that shapes do not tell."""
 
 

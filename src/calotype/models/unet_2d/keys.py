@@ -43,13 +43,16 @@ def config_from_shapes(shapes: Shapes) -> dict[str, Any]:
     """The config of the network that has these tensors, but for `ASKS`: one head and one group, which fit every width.
 
     Raises:
-        ConfigError: it has `Skip` blocks, whose config is not read off shapes.
+        ConfigError: it has `Skip` blocks, or groups of their own for attention, which shapes do not tell.
     """
     if any(".skip_conv." in key for key in shapes):
         raise ConfigError("Skip blocks do not show in shapes what they are; their config.json is needed")
+    first = "down_blocks.0.resnets.0"
+    shifts = shapes[f"{first}.time_emb_proj.weight"][0] == 2 * shapes[f"{first}.conv1.weight"][0]
+    if shifts and "mid_block.attentions.0.group_norm.weight" in shapes:
+        raise ConfigError("'attn_norm_num_groups' does not show in shapes; the config.json is needed")
     levels = range(count_layers(shapes, "down_blocks"))
     down, up = zip(*(_block_types(shapes, level, len(levels)) for level in levels), strict=True)
-    first = shapes["down_blocks.0.resnets.0.time_emb_proj.weight"]
     return {
         "in_channels": shapes["conv_in.weight"][1],
         "out_channels": shapes["conv_out.weight"][0],
@@ -61,8 +64,7 @@ def config_from_shapes(shapes: Shapes) -> dict[str, Any]:
         "upsample_type": _resampler(shapes, "up_blocks", "upsamplers"),
         "mid_block_type": "UNetMidBlock2D" if count_layers(shapes, "mid_block.resnets") else None,
         "add_attention": count_layers(shapes, "mid_block.attentions") > 0,
-        "attn_norm_num_groups": 1 if "mid_block.attentions.0.group_norm.weight" in shapes else None,
-        "resnet_time_scale_shift": "scale_shift" if first[0] == 2 * shapes["conv_in.weight"][0] else "default",
+        "resnet_time_scale_shift": "scale_shift" if shifts else "default",
         "attention_head_dim": None,
         "norm_num_groups": 1,
         **_embeddings(shapes),

@@ -6,7 +6,7 @@ from typing import Any
 from calotype.nn.keys import count_layers
 
 TELLING = ("word_embedding.weight", "position_embedding", "norm_pooled.weight", "proj_in.weight")
-ASKS = ("num_heads",)
+ASKS = ("norm_eps", "num_heads")
 """Fields that shapes do not tell."""
 
 

@@ -90,7 +90,7 @@ class ModelConfig(BaseConfig):
     preparing_dtype: Dtype = None
     computation_device: Device = None
     """Where it computes; by default the pool's device."""
-    computation_dtype: Dtype | Literal["auto"] = None
+    computation_dtype: Annotated[torch.dtype | Literal["auto"] | None, BeforeValidator(_dtype)] = None
     """The type of its floating-point tensors, or `"auto"` for the files' own; by default the pool's."""
     clear_parameters: bool = False
     """Whether it gives up its tensors while it waits on the disk."""

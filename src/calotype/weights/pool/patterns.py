@@ -2,29 +2,27 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)(?P<rest>.*)")
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
-    """The names that a pattern means: `*` and `?` stay within one folder, `**` spans folders, `/` at the end is all
-    that lies below, and nothing at all is everything."""
-    compiled = re.compile(_translated(pattern + "**" if pattern.endswith("/") or not pattern else pattern), re.DOTALL)
-    return [name for name in names if compiled.fullmatch(name)]
+    """The names that a pattern means: `*`, `?` and `[...]` stay within one folder, `**` spans folders, `/` at the end
+    is all that lies below, and nothing at all is everything."""
+    parts = PurePosixPath(pattern).parts
+    if not pattern or pattern.endswith("/"):
+        parts = (*parts, "**")
+    return [name for name in names if _fits(parts, PurePosixPath(name).parts)]
 
 
-def _translated(pattern: str) -> str:
-    parts = []
-    for piece in re.split(r"(\*\*/|\*\*|\*|\?|\[[!^]?[^\]]+\])", pattern.removeprefix("./")):
-        if piece.startswith("[") and piece.endswith("]"):
-            parts.append("[" + ("^" if piece[1] in "!^" else "") + piece.lstrip("[!^")[:-1].replace("\\", r"\\") + "]")
-        else:
-            parts.append(_SIGNS.get(piece) or re.escape(piece))
-    return "".join(parts)
-
-
-_SIGNS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+def _fits(pattern: Sequence[str], name: Sequence[str]) -> bool:
+    if not pattern or not name:
+        return not name and set(pattern) <= {"**"}
+    if pattern[0] == "**":
+        return _fits(pattern[1:], name) or _fits(pattern, name[1:])
+    return fnmatchcase(name[0], pattern[0]) and _fits(pattern[1:], name[1:])
 
 
 def by_model(names: Iterable[str]) -> list[tuple[str, ...]]:

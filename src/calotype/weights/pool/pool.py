@@ -192,9 +192,8 @@ class ModelPool:
 
     def _named(self, name: str) -> list[_Slot]:
         slots = [slot for slot in self._slots.values() if slot.role == name]
-        if slots:  # of several readings of the same tensors, the one that was registered last
-            last = {slot.match.prefix: slot for slot in slots}
-            return list(last.values())
+        if slots:
+            return _last_readings(slots)
         slots = list({s.identity: s for s in self._slots.values() if s.match.model.model_name == name}.values())
         if not slots:
             known = self.names
@@ -258,10 +257,15 @@ def _chosen(name: str, slots: Sequence[_Slot], index: int) -> _Slot:
 
 
 def _one(name: str, slots: Sequence[_Slot]) -> _Slot:
-    places = {slot.place: slot for slot in slots}  # of several readings of the same tensors, the last
-    if len(places) > 1:
-        raise ComponentError(_ambiguous(name, list(places.values())))
-    return next(iter(places.values()))
+    slots = _last_readings(slots)
+    if len(slots) > 1:
+        raise ComponentError(_ambiguous(name, slots))
+    return slots[0]
+
+
+def _last_readings(slots: Iterable[_Slot]) -> list[_Slot]:
+    """Of several readings of the same tensors, the one whose model was registered last."""
+    return list({(slot.source.files, slot.match.prefix): slot for slot in slots}.values())
 
 
 def _ambiguous(name: str, slots: Sequence[_Slot]) -> str:

@@ -1,0 +1,189 @@
+"""The networks of calotype, recognised without their config.json, and their configs read off shapes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import calotype
+from calotype import (
+    CATALOGUE,
+    MiniAutoencoderKL,
+    MiniTransformer2DModel,
+    ModelConfig,
+    ModelPool,
+    UNet2DModel,
+    WordTextEncoder,
+)
+from calotype._names import PUBLIC
+from calotype.errors import ConfigError, WeightsError
+from calotype.nn.network import Network
+from calotype.weights.files import SafetensorsFile
+from calotype.weights.pool.recognition import recognise
+from pool_files import same
+
+EMBEDDED = Path(calotype.__file__).parent / "assets" / "emoji-64"
+UNET = {
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+    "act_fn": "gelu",
+    "center_input_sample": True,
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "mid_block_scale_factor": 2.0,
+    "norm_eps": 1e-2,
+}
+PLAIN = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+ATTENDING = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+
+NETWORKS: list[tuple[type[Network], dict[str, Any]]] = [
+    (UNet2DModel, UNET | PLAIN),
+    (UNet2DModel, UNET | ATTENDING | {"in_channels": 4, "out_channels": 5, "layers_per_block": 2}),
+    (UNet2DModel, UNET | ATTENDING | {"downsample_type": "resnet", "upsample_type": "resnet", "num_class_embeds": 7}),
+    (UNet2DModel, UNET | PLAIN | {"resnet_time_scale_shift": "scale_shift", "class_embed_type": "timestep"}),
+    (UNet2DModel, UNET | PLAIN | {"mid_block_type": None, "time_embedding_type": "fourier", "time_embedding_dim": 12}),
+    (UNet2DModel, UNET | PLAIN | {"time_embedding_type": "learned", "num_train_timesteps": 9, "add_attention": False}),
+    (
+        UNet2DModel,
+        UNET
+        | {
+            "down_block_types": ("ResnetDownsampleBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "ResnetUpsampleBlock2D"),
+        },
+    ),
+    (
+        WordTextEncoder,
+        {"vocab_size": 11, "hidden_size": 8, "num_layers": 1, "num_heads": 2, "norm_eps": 0.1},
+    ),
+    (WordTextEncoder, {"vocab_size": 11, "hidden_size": 6, "num_layers": 0, "num_heads": 2, "max_length": 5}),
+    (MiniTransformer2DModel, {"hidden_size": 8, "num_heads": 2, "text_dim": 4, "mlp_ratio": 1.5, "norm_eps": 0.1}),
+    (
+        MiniAutoencoderKL,
+        {"latent_channels": 2, "block_out_channels": (4, 6), "latents_mean": (0.5, 1.0), "latents_std": (2.0, 3.0)},
+    ),
+    (
+        MiniAutoencoderKL,
+        {"block_out_channels": (4,) * 4, "encoder_layers_per_block": 2, "decoder_layers_per_block": 1},
+    ),
+]
+
+
+def computed(network: Network) -> Sequence[torch.Tensor]:
+    """What the network makes of some input, so that every field which changes that is seen."""
+    network.eval()
+    draw = torch.Generator().manual_seed(2)
+    if isinstance(network, UNet2DModel):
+        x = torch.randn(2, network.config.in_channels, 8, 8, generator=draw)
+        labels = torch.tensor([1, 2]) if network.class_embedding is not None else None
+        return network(x, torch.tensor([3, 5]), labels)
+    if isinstance(network, WordTextEncoder):
+        return network(torch.tensor([[1, 5, 2], [3, 4, 0]]), torch.tensor([[True] * 3, [True, True, False]]))
+    if isinstance(network, MiniTransformer2DModel):
+        x = torch.randn(1, network.config.in_channels, 4, 6, generator=draw)
+        text = torch.randn(1, 3, network.config.text_dim, generator=draw)
+        torch.nn.init.normal_(network.proj_out.weight, generator=torch.Generator().manual_seed(3))
+        return [network(x, torch.tensor([0.3]), text, torch.ones(1, 3, dtype=torch.bool), text[:, 0])]
+    assert isinstance(network, MiniAutoencoderKL)
+    return [network.encode(torch.randn(1, 3, 16, 16, generator=draw))]
+
+
+@pytest.mark.parametrize(("cls", "fields"), NETWORKS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_bare_file_is_recognised_and_asks_only_for_what_shapes_do_not_tell(cls, fields, tmp_path) -> None:
+    torch.manual_seed(0)
+    network = cls(**fields)
+    save_file(network.state_dict(), tmp_path / "bare.safetensors")
+    pool = ModelPool(ModelConfig(path=tmp_path / "bare.safetensors"))
+    (name,) = pool.names
+    known = CATALOGUE[name]
+    assert known.cls is cls
+    with pytest.raises(ConfigError, match=f"do not tell {', '.join(known.asks)} of '{name}'"):
+        pool.fetch_model(name)
+
+    told = {field: network.config[field] for field in known.asks}
+    given = ModelPool(ModelConfig(path=tmp_path / "bare.safetensors", config=told)).fetch_model(name)
+    assert isinstance(given, cls)
+    assert same(given, network)
+    assert all(torch.equal(*pair) for pair in zip(computed(given), computed(network), strict=True))
+
+
+def test_a_network_of_skip_blocks_needs_its_config(tmp_path) -> None:
+    widths = {"block_out_channels": (32, 32), "layers_per_block": 1}
+    kinds = {"down_block_types": ("SkipDownBlock2D",) * 2, "up_block_types": ("SkipUpBlock2D",) * 2}
+    network = UNet2DModel(**widths, **kinds, norm_num_groups=4)
+    network.save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    assert same(ModelPool(ModelConfig(path=file)).fetch_model("unet_2d"), network)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(WeightsError, match="nearest is 'unet_2d': Skip blocks do not show in shapes"):
+        ModelPool(ModelConfig(path=file))
+
+
+def test_older_spellings_of_attention_are_recognised(tmp_path) -> None:
+    network = UNet2DModel(**UNET, **ATTENDING)
+    older = {".group_norm.": ".norm.", ".to_q.": ".query.", ".to_k.": ".key.", ".to_out.0.": ".proj_attn."}
+    state = {}
+    for key, tensor in network.state_dict().items():
+        for new, old in older.items():
+            key = key.replace(new, old) if "attentions" in key else key
+        state[key] = tensor
+    assert any("proj_attn" in key for key in state)
+    save_file(state, tmp_path / "old.safetensors")
+    told = {field: network.config[field] for field in CATALOGUE["unet_2d"].asks}
+    pool = ModelPool(ModelConfig(path=tmp_path / "old.safetensors", config=told))
+    assert same(pool.fetch_model("unet_2d"), network)
+    assert pool.report[0].models[0].missing == pool.report[0].models[0].extra == ()
+
+
+def test_the_embedded_model_comes_whole_out_of_one_pattern() -> None:
+    pool = ModelPool(ModelConfig(path=EMBEDDED / "*" / "*.safetensors"))
+    assert pool.names == ("word_text_encoder", "mini_transformer", "mini_autoencoder")
+    for name, folder in zip(pool.names, ("text_encoder", "transformer", "vae"), strict=True):
+        network = pool.fetch_model(name)
+        assert same(network, type(network).from_pretrained(EMBEDDED / folder))
+        assert network.config == type(network).from_pretrained(EMBEDDED / folder).config
+
+
+def test_all_networks_in_one_checkpoint_are_found_below_their_prefixes(tmp_path) -> None:
+    parts = {"cond_stage_model.": "text_encoder", "model.diffusion_model.": "transformer", "first_stage_model.": "vae"}
+    merged = {"global_step": torch.tensor(7)}
+    for prefix, folder in parts.items():
+        (file,) = (EMBEDDED / folder).glob("*.safetensors")
+        merged |= {prefix + key: tensor for key, tensor in load_file(file).items()}
+    save_file(merged, tmp_path / "all.safetensors")
+    pool = ModelPool(ModelConfig(path=tmp_path / "all.safetensors", config=None))
+    found = {report.prefix: report.model_name for report in pool.report[0].models}
+    assert found == {
+        "cond_stage_model.": "word_text_encoder",
+        "model.diffusion_model.": "mini_transformer",
+        "first_stage_model.": "mini_autoencoder",
+    }
+    assert pool.report[0].unclaimed == ("global_step",)
+
+
+def test_no_file_of_one_network_is_taken_for_another(tmp_path) -> None:
+    for cls, fields in NETWORKS:
+        shapes = {key: tuple(tensor.shape) for key, tensor in cls(**fields).state_dict().items()}
+        found = recognise(CATALOGUE, shapes)
+        assert [match.model.cls for match in found.matches] == [cls]
+
+
+def test_every_public_network_is_in_the_catalogue() -> None:
+    public = [getattr(calotype, name) for name in PUBLIC]
+    networks = {value for value in public if isinstance(value, type) and issubclass(value, Network)}
+    assert networks == {model.cls for model in CATALOGUE}
+
+
+def test_headers_alone_are_read(monkeypatch) -> None:
+    def refuse(self, name):
+        raise AssertionError(f"{name} was read")
+
+    monkeypatch.setattr(SafetensorsFile, "tensor", refuse)
+    pool = ModelPool(ModelConfig(path=EMBEDDED / "*" / "*.safetensors"))
+    with pytest.raises(AssertionError, match="was read"):
+        pool.fetch_model("mini_transformer")
