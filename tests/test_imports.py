@@ -1,8 +1,11 @@
 """What importing costs: nothing before it is needed."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import calotype
 
@@ -44,3 +47,66 @@ assert make_plan(graph, read_call(Text, {"text": "a"}), {}).outputs == ("length"
 
 def test_pipelines_do_without_slow_libraries_that_they_do_not_use():
     assert not loaded("from calotype import DiffusionPipeline, Denoise") & {"transformers", "diffusers"}
+
+
+ROWS = {
+    "DDPM": "from calotype import DDPMPipeline, UNet2DModel, DDPMScheduler",
+    "embedded": "from calotype import MiniAutoencoderKL, MiniTransformer2DModel, TextToImagePipeline, WordTextEncoder",
+}
+"""A pipeline class with its network classes, as the benchmark of imports measures it."""
+
+PACKAGES = {
+    "calotype",
+    "pydantic",
+    "pydantic_core",
+    "annotated_types",
+    "typing_inspection",
+    "jaxtyping",
+    "einops",
+    "PIL",
+}
+"""What a pipeline's classes are declared with. Everything else waits for who loads, runs, saves or draws."""
+
+
+@functools.cache
+def beyond_torch(code: str) -> frozenset[str]:
+    """The modules that some code imports in a fresh interpreter besides those that `import torch` does."""
+    program = f"import sys, torch; before = set(sys.modules)\n{code}\nprint(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return frozenset(done.stdout.split())
+
+
+@pytest.mark.parametrize(("row", "most"), [("DDPM", 165), ("embedded", 168)])
+def test_a_pipeline_class_imports_what_declares_it_and_no_more(row: str, most: int) -> None:
+    found = beyond_torch(ROWS[row])
+    packages = {name.split(".")[0] for name in found if not name.startswith("_sysconfigdata")}
+    assert packages - sys.stdlib_module_names <= PACKAGES | {"numpy"}
+    assert not {name for name in found if name.startswith(("torch._dynamo", "torch._inductor"))}
+    assert len(found) <= most, sorted(found)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_loading_saving_and_drawing_wait_for_their_first_use(row: str) -> None:
+    found = {name for name in beyond_torch(ROWS[row]) if name.startswith("calotype.")}
+    late = ("weights", "cli", "compat", "sharing", "community", "graph.draw", "graph.split", "memory.peak",
+            "pipelines.loading", "pipelines.prediction", "pipelines.recipe", "pipelines.replay")  # fmt: skip
+    assert not {name for name in found if name.removeprefix("calotype.").startswith(late)}
+
+
+def test_one_pipeline_imports_the_networks_and_schedulers_that_it_has() -> None:
+    found = beyond_torch(ROWS["DDPM"])
+    assert {name.split(".")[2] for name in found if name.startswith("calotype.models.")} == {"unet_2d"}
+    schedulers = {name.split(".")[3] for name in found if name.startswith("calotype.sampling.schedulers.")}
+    assert "ddpm" in schedulers
+    assert schedulers <= {"base", "ddpm", "fields", "training"}
+
+
+def test_nothing_is_validated_before_something_is_made() -> None:
+    code = """
+from calotype import DDPMPipeline, DDPMScheduler, TextToImagePipeline, UNet2DModel
+described = (DDPMPipeline.Inputs, TextToImagePipeline.Inputs, UNet2DModel.Config, DDPMScheduler.Config)
+print(*(model.__name__ for model in described if model.__pydantic_complete__))
+assert not isinstance(DDPMPipeline.__dict__["scheduler"], DDPMScheduler)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

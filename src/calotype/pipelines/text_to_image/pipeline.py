@@ -11,6 +11,7 @@ from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
 from calotype.pipelines.base import DiffusionPipeline, takes
+from calotype.pipelines.declared import made
 from calotype.pipelines.guidance import guidance
 from calotype.pipelines.latents import keep_known, latents, sigmas, start
 from calotype.pipelines.pictures import Picture
@@ -64,7 +65,7 @@ class TextToImagePipeline(DiffusionPipeline):
     text_encoder: WordTextEncoder
     transformer: MiniTransformer2DModel
     vae: MiniAutoencoderKL
-    scheduler: Scheduler = FlowMatchEuler()
+    scheduler: Scheduler = made(FlowMatchEuler)
 
     units = (
         prompt_embeds,
