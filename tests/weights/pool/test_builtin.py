@@ -15,6 +15,7 @@ from calotype import (
     MiniTransformer2DModel,
     ModelConfig,
     ModelPool,
+    UNet2DConditionModel,
     UNet2DModel,
     WordTextEncoder,
 )
@@ -26,7 +27,7 @@ from calotype.weights.pool.recognition import recognise
 from pool_files import same
 
 EMBEDDED = Path(calotype.__file__).parent / "assets" / "emoji-64"
-UNET = {
+SETTINGS = {
     "block_out_channels": (8, 16),
     "layers_per_block": 1,
     "norm_num_groups": 4,
@@ -39,39 +40,60 @@ UNET = {
     "mid_block_scale_factor": 2.0,
     "norm_eps": 1e-2,
 }
-PLAIN = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-ATTENDING = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+PLAIN = {**SETTINGS, "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+ATTENDING = {
+    **SETTINGS,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}
+RESAMPLING = {
+    **SETTINGS,
+    "down_block_types": ("ResnetDownsampleBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "ResnetUpsampleBlock2D"),
+}
+TEXT = {
+    **SETTINGS,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "cross_attention_dim": 5,
+}
+ADDED = {
+    **TEXT,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 3 * 4 + 2,
+}
+HIDDEN = {**TEXT, "encoder_hid_dim": 7, "encoder_hid_dim_type": "text_proj"}
+WORDS = {"vocab_size": 11, "hidden_size": 8, "num_layers": 1, "num_heads": 2, "norm_eps": 0.1}
+TRANSFORMER = {"hidden_size": 8, "num_heads": 2, "text_dim": 4, "mlp_ratio": 1.5, "norm_eps": 0.1}
+SCALED = {"latent_channels": 2, "latents_mean": (0.5, 1.0), "latents_std": (2.0, 3.0)}
 
-NETWORKS: list[tuple[type[Network], dict[str, Any]]] = [
-    (UNet2DModel, UNET | PLAIN),
-    (UNet2DModel, UNET | ATTENDING | {"in_channels": 4, "out_channels": 5, "layers_per_block": 2}),
-    (UNet2DModel, UNET | ATTENDING | {"downsample_type": "resnet", "upsample_type": "resnet", "num_class_embeds": 7}),
-    (UNet2DModel, UNET | PLAIN | {"resnet_time_scale_shift": "scale_shift", "class_embed_type": "timestep"}),
-    (UNet2DModel, UNET | PLAIN | {"mid_block_type": None, "time_embedding_type": "fourier", "time_embedding_dim": 12}),
-    (UNet2DModel, UNET | PLAIN | {"time_embedding_type": "learned", "num_train_timesteps": 9, "add_attention": False}),
-    (
-        UNet2DModel,
-        UNET
-        | {
-            "down_block_types": ("ResnetDownsampleBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "ResnetUpsampleBlock2D"),
-        },
-    ),
-    (
-        WordTextEncoder,
-        {"vocab_size": 11, "hidden_size": 8, "num_layers": 1, "num_heads": 2, "norm_eps": 0.1},
-    ),
-    (WordTextEncoder, {"vocab_size": 11, "hidden_size": 6, "num_layers": 0, "num_heads": 2, "max_length": 5}),
-    (MiniTransformer2DModel, {"hidden_size": 8, "num_heads": 2, "text_dim": 4, "mlp_ratio": 1.5, "norm_eps": 0.1}),
-    (
-        MiniAutoencoderKL,
-        {"latent_channels": 2, "block_out_channels": (4, 6), "latents_mean": (0.5, 1.0), "latents_std": (2.0, 3.0)},
-    ),
-    (
-        MiniAutoencoderKL,
+FIELDS: dict[type[Network], list[dict[str, Any]]] = {
+    UNet2DModel: [
+        PLAIN,
+        {**ATTENDING, "in_channels": 4, "out_channels": 5, "layers_per_block": 2},
+        {**ATTENDING, "downsample_type": "resnet", "upsample_type": "resnet", "num_class_embeds": 7},
+        {**PLAIN, "resnet_time_scale_shift": "scale_shift", "class_embed_type": "timestep"},
+        {**PLAIN, "mid_block_type": None, "time_embedding_type": "fourier", "time_embedding_dim": 12},
+        {**PLAIN, "time_embedding_type": "learned", "num_train_timesteps": 9, "add_attention": False},
+        RESAMPLING,
+    ],
+    UNet2DConditionModel: [
+        TEXT,
+        {**TEXT, "only_cross_attention": (False, True), "num_class_embeds": 7},
+        {**ADDED, "transformer_layers_per_block": (1, 2), "layers_per_block": (1, 2), "use_linear_projection": True},
+        {**HIDDEN, "transformer_layers_per_block": 3, "resnet_time_scale_shift": "scale_shift"},
+        {**TEXT, "mid_block_type": None, "class_embed_type": "timestep", "in_channels": 9, "out_channels": 3},
+        {**TEXT, "conv_out_kernel": 1, "time_cond_proj_dim": 3, "time_embedding_dim": 12},
+    ],
+    WordTextEncoder: [WORDS, {**WORDS, "num_layers": 0, "word_dim": 4, "max_length": 5}],
+    MiniTransformer2DModel: [TRANSFORMER, {**TRANSFORMER, "num_layers": 1, "in_channels": 3, "sample_size": 4}],
+    MiniAutoencoderKL: [
+        {**SCALED, "block_out_channels": (4, 6), "detail_channels": 3},
         {"block_out_channels": (4,) * 4, "encoder_layers_per_block": 2, "decoder_layers_per_block": 1},
-    ),
-]
+    ],
+}
+NETWORKS = [(cls, fields) for cls, several in FIELDS.items() for fields in several]
 
 
 def computed(network: Network) -> Sequence[torch.Tensor]:
@@ -82,6 +104,13 @@ def computed(network: Network) -> Sequence[torch.Tensor]:
         x = torch.randn(2, network.config.in_channels, 8, 8, generator=draw)
         labels = torch.tensor([1, 2]) if network.class_embedding is not None else None
         return network(x, torch.tensor([3, 5]), labels)
+    if isinstance(network, UNet2DConditionModel):
+        x = torch.randn(2, network.config.in_channels, 8, 8, generator=draw)
+        labels = torch.tensor([1, 2]) if network.class_embedding is not None else None
+        added = {"text_embeds": torch.ones(2, 2), "time_ids": torch.tensor([[1.0, 2.0, 3.0]] * 2)}
+        added = added if network.config.addition_embed_type else None
+        text = torch.randn(2, 3, network.config.text_channels, generator=draw)
+        return network(x, torch.tensor([3, 5]), text, labels, added_cond_kwargs=added)
     if isinstance(network, WordTextEncoder):
         return network(torch.tensor([[1, 5, 2], [3, 4, 0]]), torch.tensor([[True] * 3, [True, True, False]]))
     if isinstance(network, MiniTransformer2DModel):
@@ -102,14 +131,54 @@ def test_a_bare_file_is_recognised_and_asks_only_for_what_shapes_do_not_tell(cls
     (name,) = pool.names
     known = CATALOGUE[name]
     assert known.cls is cls
-    with pytest.raises(ConfigError, match=f"do not tell {', '.join(known.asks)} of '{name}'"):
+    told = {field: network.config[field] for field in known.asks if network.config[field] is not None}
+    with pytest.raises(ConfigError, match=f"do not tell {', '.join(told)} of '{name}'"):
         pool.fetch_model(name)
 
-    told = {field: network.config[field] for field in known.asks}
     given = ModelPool(ModelConfig(path=tmp_path / "bare.safetensors", config=told)).fetch_model(name)
     assert isinstance(given, cls)
     assert same(given, network)
     assert all(torch.equal(*pair) for pair in zip(computed(given), computed(network), strict=True))
+
+
+PUBLISHED = {
+    "stable-diffusion-v1-5": {"cross_attention_dim": 768},
+    "stable-diffusion-2-1": {
+        "attention_head_dim": (5, 10, 20, 20),
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+    },
+    "stable-diffusion-xl-base-1.0": {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "attention_head_dim": (5, 10, 20),
+        "block_out_channels": (320, 640, 1280),
+        "cross_attention_dim": 2048,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "projection_class_embeddings_input_dim": 2816,
+        "transformer_layers_per_block": (1, 2, 10),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "use_linear_projection": True,
+    },
+}
+
+
+@pytest.mark.parametrize("fields", PUBLISHED.values(), ids=PUBLISHED.keys())
+def test_published_networks_are_recognised_at_full_size_from_shapes_alone(fields) -> None:
+    with torch.device("meta"):
+        tensors = UNet2DConditionModel(**fields).state_dict()
+    shapes = {f"model.{key}": tuple(tensor.shape) for key, tensor in tensors.items()}
+    (found,) = recognise(CATALOGUE, shapes).matches
+    assert (found.model.model_name, found.prefix, found.extra) == ("unet_2d_condition", "model.", ())
+    assert found.complete
+    assert len(found.keys) == len(shapes)
+
+
+def test_where_text_and_maps_are_of_one_width_the_config_is_asked_for() -> None:
+    network = UNet2DConditionModel(**TEXT | {"cross_attention_dim": 16})
+    found = recognise(CATALOGUE, {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()})
+    assert not found.matches
+    assert any("'only_cross_attention' does not show in shapes" in match.failure for match in found.nearest)
 
 
 def test_a_network_of_skip_blocks_needs_its_config(tmp_path) -> None:
@@ -125,7 +194,7 @@ def test_a_network_of_skip_blocks_needs_its_config(tmp_path) -> None:
 
 
 def test_older_spellings_of_attention_are_recognised(tmp_path) -> None:
-    network = UNet2DModel(**UNET, **ATTENDING)
+    network = UNet2DModel(**ATTENDING)
     older = {".group_norm.": ".norm.", ".to_q.": ".query.", ".to_k.": ".key.", ".to_out.0.": ".proj_attn."}
     state = {}
     for key, tensor in network.state_dict().items():

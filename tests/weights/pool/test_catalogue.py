@@ -16,7 +16,7 @@ def test_one_call_registers_a_plain_module_and_changes_nothing_else(tmp_path, di
     assert "xxx_dit" not in CATALOGUE
     assert mine["xxx_dit"].cls is Dit
     assert len(mine) == len(CATALOGUE) + 1
-    with pytest.raises(WeightsError, match=r"holds no model that is known \(unet_2d, word_text_encoder"):
+    with pytest.raises(WeightsError, match=r"holds no model that is known \(unet_2d, unet_2d_condition, "):
         ModelPool([ModelConfig(path=path)])
 
 

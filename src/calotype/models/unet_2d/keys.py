@@ -40,13 +40,16 @@ ASKS = (
 
 
 def config_from_shapes(shapes: Shapes) -> dict[str, Any]:
-    """The config of the network that has these tensors, but for `ASKS`: one head and one group, which fit every width.
+    """The config of the network that has these tensors, but for `ASKS`: heads and groups that fit every width.
 
     Raises:
-        ConfigError: it has `Skip` blocks, or groups of their own for attention, which shapes do not tell.
+        ConfigError: it has `Skip` blocks, or groups of their own for attention, which shapes do not tell; or it is
+            another network.
     """
     if any(".skip_conv." in key for key in shapes):
         raise ConfigError("Skip blocks do not show in shapes what they are; their config.json is needed")
+    if any(".transformer_blocks." in key for key in shapes):
+        raise ConfigError("it attends to a text, which a UNet2DModel does not")
     first = "down_blocks.0.resnets.0"
     shifts = shapes[f"{first}.time_emb_proj.weight"][0] == 2 * shapes[f"{first}.conv1.weight"][0]
     if shifts and "mid_block.attentions.0.group_norm.weight" in shapes:
@@ -65,7 +68,7 @@ def config_from_shapes(shapes: Shapes) -> dict[str, Any]:
         "mid_block_type": "UNetMidBlock2D" if count_layers(shapes, "mid_block.resnets") else None,
         "add_attention": count_layers(shapes, "mid_block.attentions") > 0,
         "resnet_time_scale_shift": "scale_shift" if shifts else "default",
-        "attention_head_dim": None,
+        "attention_head_dim": 1,
         "norm_num_groups": 1,
         **_embeddings(shapes),
     }

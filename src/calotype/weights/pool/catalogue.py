@@ -13,6 +13,8 @@ from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.mini_transformer import keys as mini_transformer
 from calotype.models.unet_2d import UNet2DModel
 from calotype.models.unet_2d import keys as unet_2d
+from calotype.models.unet_2d_condition import UNet2DConditionModel
+from calotype.models.unet_2d_condition import keys as unet_2d_condition
 from calotype.models.word_text_encoder import WordTextEncoder
 from calotype.models.word_text_encoder import keys as word_text_encoder
 from calotype.weights.pool.known import Fields, Keys, KnownModel, known_model
@@ -69,8 +71,9 @@ class Catalogue:
                 `(pattern, replacement)` pairs that are applied in turn. A class that has `renames` brings them along.
             config: the keywords of the constructor, or a function that tells them from the shapes of the network's
                 tensors by (renamed) key.
-            asks: keywords that such a function cannot tell and that change what the network computes. They must come
-                from a `config.json` beside the file or from `ModelConfig(config=...)`.
+            asks: keywords that such a function cannot tell and that change what the network computes, whatever value it
+                returns for them but None. They must come from a `config.json` beside the file or from
+                `ModelConfig(config=...)`.
             ignores: patterns of keys that its files may have and the network does not take.
             defaults: patterns of the network's tensors that its files may lack, and the number that fills them; None
                 keeps what the constructor computed.
@@ -96,6 +99,13 @@ class Catalogue:
 CATALOGUE = (
     Catalogue()
     .with_model("unet_2d", UNet2DModel, keys=unet_2d.TELLING, config=unet_2d.config_from_shapes, asks=unet_2d.ASKS)
+    .with_model(
+        "unet_2d_condition",
+        UNet2DConditionModel,
+        keys=unet_2d_condition.TELLING,
+        config=unet_2d_condition.config_from_shapes,
+        asks=unet_2d_condition.ASKS,
+    )
     .with_model(
         "word_text_encoder",
         WordTextEncoder,

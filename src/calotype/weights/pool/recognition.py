@@ -197,11 +197,15 @@ class _Comparison:
         if not callable(model.fields):
             return {**model.fields, **self.given}, ()
         fields = {**model.fields(named), **self.given}
-        return fields, tuple(name for name in model.asks if name not in self.given)
+        settled = {*self.given, *(name for name, value in fields.items() if value is None)}
+        return fields, tuple(name for name in model.asks if name not in settled)
 
     def _describes(self, cls: type) -> bool:
-        """Whether the published config is one of `cls`. Only a `Network` has one that need not say so."""
-        return self.class_name == cls.__name__ or (self.class_name is None and issubclass(cls, Network))
+        """Whether the published config is one of `cls`, or of a network that it derives from. Only a `Network` has one
+        that need not say so."""
+        if not issubclass(cls, Network):
+            return bool(self.class_name == cls.__name__)
+        return self.class_name is None or any(self.class_name == c.__name__ for c in cls.__mro__)
 
     def _expected(self, model: KnownModel, fields: Mapping[str, Any]) -> Shapes:
         key = (model.cls, json.dumps(fields, sort_keys=True, default=repr))
