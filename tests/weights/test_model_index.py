@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from calotype.errors import ComponentError, RepositoryError
+from calotype.weights.aliases import ALIASES, HOMES
 from calotype.weights.model_index import ComponentRef, ModelIndex, read_model_index, write_model_index
 from calotype.weights.registry import named, resolve
 
@@ -32,6 +33,33 @@ def test_read(tmp_path):
     )
 
 
+def test_settings_that_are_lists_and_objects_are_no_components(tmp_path):
+    data = {"_class_name": "P", "id2label": {"0": "cat"}, "sizes": [1, 2], "none": [], "unet": ["diffusers", "X"]}
+    index = read_model_index(folder_with(tmp_path, json.dumps(data)))
+    assert index.extras == {"id2label": {"0": "cat"}, "sizes": [1, 2], "none": []}
+    assert list(index.components) == ["unet"]
+
+
+def test_a_repository_that_carries_its_code_is_told_apart(tmp_path):
+    index = read_model_index(folder_with(tmp_path, '{"_class_name": ["pipeline", "Mine"]}'))
+    assert (index.code, index.class_name) == ("pipeline", "Mine")
+    write_model_index(tmp_path, index)
+    assert read_model_index(tmp_path) == index
+
+
+@pytest.mark.parametrize(("library", "old", "new"), [(*old, new) for old, new in ALIASES.items()])
+def test_a_class_with_an_older_name_is_found(library, old, new):
+    assert resolve(library, old) is resolve(*new)
+
+
+@pytest.mark.parametrize(("entry", "home"), HOMES.items())
+def test_a_class_in_a_folder_of_the_reference_is_found(entry, home):
+    found = resolve(*entry)
+    assert (found.__module__, found.__name__) == (home, entry[1])
+    component = object.__new__(found)
+    assert named(component) == entry
+
+
 def test_what_is_written_is_read(tmp_path):
     index = ModelIndex("P", {"a": ComponentRef("calotype", "X"), "b": None}, {"_v": "1", "flag": False})
     write_model_index(tmp_path, index)
@@ -49,11 +77,12 @@ def test_what_is_written_is_read(tmp_path):
         ("3", "must hold a JSON object, found a number"),
         ("{}", "'_class_name' must name the pipeline's class, there is none; add for example"),
         ('{"_class_name": 3}', "'_class_name' must name the pipeline's class, found 3"),
-        ('{"_class_name": ["pipeline", "Mine"]}', "carries the code of its own pipeline, which is not run"),
+        ('{"_class_name": ["../pipeline", "Mine"]}', "both must be plain identifiers"),
+        ('{"_class_name": ["pipeline", "Mine", "More"]}', r"or \[module, class\] where the repository carries"),
+        ('{"_class_name": ["os.path", "Mine"]}', "both must be plain identifiers"),
         ('{"_class_name": "P", "unet": ["diffusers"]}', r"'unet' must be a pair .*, found \[\"diffusers\"\]"),
         ('{"_class_name": "P", "unet": ["diffusers", null]}', "'unet' must be a pair"),
         ('{"_class_name": "P", "unet": ["diffusers", 3]}', "'unet' must be a pair"),
-        ('{"_class_name": "P", "unet": {"a": 1}}', "'unet' must be a pair"),
         ('{"_class_name": "P", "../unet": ["diffusers", "X"]}', r"'\.\./unet' cannot be a component's name"),
         ('{"_class_name": "P", "/etc": [null, null]}', "'/etc' cannot be a component's name"),
         ('{"_class_name": "P", "a\\\\b": ["diffusers", "X"]}', "cannot be a component's name"),

@@ -80,7 +80,7 @@ def describe(model: Model, pipe: "DiffusionPipeline", given: Mapping[str, Any]) 
 
     return {
         "repository": model.source,
-        "folder": str(find_repository(model.source)),
+        "folder": str(find_repository(model.source).fetch([])),
         "pipeline": model.pipeline.__name__,
         "doc": (model.pipeline.__doc__ or "").strip().split("\n")[0],
         "components": [_component(name, component) for name, component in pipe.components.items()],

@@ -40,29 +40,52 @@ class Network(Configured, nn.Module):
     @classmethod
     def from_pretrained(
         cls: type[N],
-        folder: str | PathLike[str],
+        source: str | PathLike[str],
         *,
         subfolder: str | None = None,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+        check: str | None = None,
     ) -> N:
-        """The network in `folder`, or in its `subfolder`; `calotype.weights.component.load_network` has the details.
+        """The network in a folder or a repository on a hub; only its own files are fetched.
 
         Args:
+            source: a folder, or `"owner/name"` on the hub.
+            subfolder: the network's folder in it.
             dtype: the type of its floating-point parameters, by default `torch.float32`; `"auto"` keeps the file's.
             torch_dtype: the older name of `dtype`.
+            revision: a branch, a tag or a commit on the hub.
+            variant: which of several weight files: `"fp16"` for `diffusion_pytorch_model.fp16.safetensors`.
+            cache_dir: where files of a hub are kept, by default the hub client's own cache.
+            local_files_only: fetch nothing; take what the cache has.
+            check: `"finite"` refuses weights that have NaN or infinity.
+
+        Raises:
+            RepositoryError, WeightsError, ConfigError: the repository, the weights or the configuration are wrong.
         """
         from calotype.weights import component  # the one import that goes up: a convenience, not a dependency
 
-        return component.load_network(
-            cls, component.local_folder(folder, subfolder), dtype=component.one_dtype(dtype, torch_dtype)
-        )
+        return component.load_from(
+            cls, source, subfolder, dtype=component.one_dtype(dtype, torch_dtype), revision=revision, variant=variant,
+            cache_dir=cache_dir, local_files_only=local_files_only, check=check,
+        )  # fmt: skip
 
-    def save_pretrained(self, folder: str | PathLike[str]) -> None:
-        """Write the network to `folder`, all of it or nothing."""
+    def save_pretrained(
+        self, folder: str | PathLike[str], *, variant: str | None = None, max_shard_size: int | None = None
+    ) -> None:
+        """Write the network to `folder`, all of it or nothing.
+
+        Args:
+            variant: a word in the name of the weight file, such as `"fp16"`.
+            max_shard_size: bytes; weights that are more are written as several files with an index.
+        """
         from calotype.weights import component
 
-        component.save_network(self, component.local_folder(folder))
+        component.save_network(self, component.local_folder(folder), variant=variant, max_shard_size=max_shard_size)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -35,18 +35,23 @@ from calotype.graph.node import Node
 from calotype.graph.plan import Plan, make_plan, with_facts
 from calotype.graph.run import Holder, Run
 from calotype.memory.residency import Residency, parse_bytes, parse_device
-from calotype.pipelines.declared import check_component, constructor_parameters, declared_components
+from calotype.pipelines.declared import (
+    MEMO,
+    OPTIONS,
+    check_component,
+    constructor_parameters,
+    declared_components,
+    declared_settings,
+)
 from calotype.pipelines.generations import Generations
-from calotype.pipelines.loading import MEMO, OPTIONS, load_pipeline
 from calotype.pipelines.packs import UnitPack, inserted
 from calotype.pipelines.provenance import Digests, recipe_of
 from calotype.pipelines.result import Result
 from calotype.pipelines.stream import Stream
-from calotype.weights.component import one_dtype, parse_dtype
-from calotype.weights.components import save_components
 
 if TYPE_CHECKING:
     from calotype.graph.split import Split
+    from calotype.pipelines.report import LoadReport
 
 P = ParamSpec("P")
 
@@ -147,6 +152,7 @@ class DiffusionPipeline:
         self._names = list(cls._declared)
         self._settings: dict[str, Any] = {}
         self._source: str | None = None
+        self._report: LoadReport | None = None
         self._generations = Generations()
         self._digests = Digests(self._generations)
         self._memo = Memo(parse_bytes(memo, "memo")) if memo else None
@@ -216,6 +222,8 @@ class DiffusionPipeline:
         Raises:
             InputError: there is no such device, or the dtype is no floating-point type.
         """
+        from calotype.weights.component import parse_dtype  # only who converts needs it
+
         if isinstance(device, torch.dtype):
             raise InputError(f"to(): {device} is a dtype; write to(dtype={device})")
         target = self._residency.device if device is None else parse_device(device)
@@ -378,15 +386,24 @@ class DiffusionPipeline:
         only: Sequence[str] | None = None,
         dtype: torch.dtype | str | Mapping[str, Any] | None = None,
         torch_dtype: torch.dtype | str | Mapping[str, Any] | None = None,
+        variant: str | Mapping[str, str | None] | None = None,
+        check: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
         device: torch.device | str | None = None,
         memory: int | str | None = None,
         memo: int | str = MEMO,
         **components: Any,
     ) -> Self:
-        """Load a pipeline folder, or a model that ships with the package (`"calotype/emoji-64"`).
+        """Load a pipeline from a folder, a hub, or the package itself (`"calotype/emoji-64"`).
+
+        From a hub, every file comes from one commit, and only the files of the components that are loaded are fetched.
+        `pipe.load_report` says which commit that was, and what the repository lists that the pipeline does not take.
 
         Args:
-            source: a folder with a `model_index.json`, or the name of a shipped model.
+            source: a folder with a `model_index.json`, an id on the hub (`"owner/name"`, or `"owner/name@revision"`),
+                or the name of a shipped model.
             custom_pipeline: the class to load instead of the repository's own: the name of a pipeline that ships in
                 `calotype.community`, a file, a folder, or the id of a repository on a hub, whose code runs only once it
                 was approved (`calotype trust`). The code of a path that you type runs as your own.
@@ -394,6 +411,11 @@ class DiffusionPipeline:
             only: load these components and leave the others None.
             dtype: the type of floating-point weights, float32 by default; a mapping by component name; `"auto"` keeps
                 the files'. `torch_dtype` is the same.
+            variant: which of several weight files (`"fp16"`), or a mapping by component name.
+            check: `"finite"` refuses weights that have NaN or infinity.
+            revision: a branch, a tag or a commit on the hub.
+            cache_dir: where files of a hub are kept, by default the hub client's own cache.
+            local_files_only: fetch nothing; take what the cache has.
             device, memory, memo: as for the class.
             components: components to use instead of the folder's; `name=None` leaves one out.
 
@@ -402,10 +424,19 @@ class DiffusionPipeline:
             UntrustedCode: the class is code of others that was not approved.
             UnknownInput: a name that is neither a component nor an option.
         """
+        from calotype.pipelines.loading import load_pipeline  # only who loads needs it
+        from calotype.weights.component import one_dtype
+
         return load_pipeline(
             cls, source, components, custom_pipeline=custom_pipeline, custom_revision=custom_revision,
-            only=only, dtype=one_dtype(dtype, torch_dtype), device=device, memory=memory, memo=memo,
+            only=only, dtype=one_dtype(dtype, torch_dtype), variant=variant, check=check, revision=revision,
+            cache_dir=cache_dir, local_files_only=local_files_only, device=device, memory=memory, memo=memo,
         )  # fmt: skip
+
+    @property
+    def load_report(self) -> "LoadReport | None":
+        """What loading found; None for a pipeline that was put together by hand."""
+        return self._report
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write every component and the index in the ecosystem's layout: all of it or nothing.
@@ -415,6 +446,8 @@ class DiffusionPipeline:
                 constructor takes a setting that it does not keep.
             RepositoryError: `folder` is a file.
         """
+        from calotype.weights.components import save_components  # only who saves needs it
+
         cls = type(self)
         if self._inserted:
             raise ComponentError(
@@ -429,7 +462,9 @@ class DiffusionPipeline:
                 f"{cls.__name__}.__init__ takes {', '.join(lost)}, which would be lost: keep a component with "
                 f"self.register_modules({lost[0]}={lost[0]}), a plain value with self.register_to_config(...)"
             )
-        save_components(cls.__name__, components, Path(folder).expanduser(), extras=self._settings)
+        settings = {name: components.pop(name) for name in declared_settings(cls._declared) if cls.units}
+        extras = {**self._settings, **settings}
+        save_components(cls.__name__, components, Path(folder).expanduser(), extras=extras)
 
 
 def _components_of(pipe: DiffusionPipeline) -> Callable[[], Mapping[str, Any]]:

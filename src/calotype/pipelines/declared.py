@@ -55,6 +55,14 @@ def declared_components(cls: type, taken: Collection[str]) -> dict[str, Any]:
     return declared
 
 
+def declared_settings(declared: Mapping[str, Any]) -> frozenset[str]:
+    """The names among a pipeline's components that are plain values: `force_zeros_for_empty_prompt: bool = True`.
+
+    A repository's index holds them as they are, and units take them after `*` like any component.
+    """
+    return frozenset(name for name, hint in declared.items() if bare(hint) in (bool, int, float, str))
+
+
 def constructor_parameters(cls: type) -> list[inspect.Parameter]:
     """The named parameters of a free-form pipeline's constructor."""
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]

@@ -1,27 +1,35 @@
 """What `from_pretrained` does: find the repository, choose the class, load its components, make the pipeline."""
 
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence, Set
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from calotype.errors import InputError, UnknownInput, did_you_mean, sentences
 from calotype.memory.residency import parse_device
-from calotype.pipelines.custom import custom_class
-from calotype.pipelines.declared import constructor_parameters, wanted_components
+from calotype.pipelines.custom import carried_class, custom_class
+from calotype.pipelines.declared import MEMO, OPTIONS, constructor_parameters, declared_settings, wanted_components
+from calotype.pipelines.report import LoadReport
 from calotype.pipelines.repository import find_repository, named_class
-from calotype.weights.components import load_components
-from calotype.weights.model_index import ModelIndex, read_model_index
+from calotype.weights.aliases import ALIASES
+from calotype.weights.components import fetch_index, load_components
+from calotype.weights.model_index import ComponentRef, ModelIndex
+from calotype.weights.repository import Repository
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
 
 P = TypeVar("P", bound="DiffusionPipeline")
 
-MEMO = "256MiB"
-OPTIONS = frozenset({"device", "memory", "memo"})
+logger = logging.getLogger(__name__)
+
+LOADING = (
+    "only", "dtype", "torch_dtype", "variant", "check", "revision", "cache_dir", "local_files_only",
+    "custom_pipeline", "custom_revision",
+)  # fmt: skip
+"""What `from_pretrained` takes besides components and the options of the class."""
 
 
 def load_pipeline(
@@ -33,40 +41,66 @@ def load_pipeline(
     custom_revision: str | None,
     only: Sequence[str] | None,
     dtype: Any,
+    variant: str | Mapping[str, str | None] | None,
+    check: str | None,
+    revision: str | None,
+    cache_dir: str | PathLike[str] | None,
+    local_files_only: bool,
     device: torch.device | str | None,
     memory: int | str | None,
     memo: int | str,
 ) -> P:
     """The pipeline of `cls`, or of the class that the index names where `cls` is the base. See `from_pretrained`."""
-    custom = None if custom_pipeline is None else custom_class(cls, custom_pipeline, custom_revision)
+    where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
+    custom = None if custom_pipeline is None else custom_class(cls, custom_pipeline, custom_revision, **where)
     if custom is None and custom_revision is not None:
         raise InputError(f"custom_revision={custom_revision!r} is of a custom_pipeline=, which was not given")
-    folder = find_repository(source)
-    index = read_model_index(folder)
-    target = custom or target_class(cls, index, folder)
+    repository = find_repository(source, revision=revision, **where)
+    index = fetch_index(repository)
+    target: type[P] = custom or target_class(cls, index, repository)
     wanted, optional = wanted_components(target, target._declared if target.units else None, index.extras)
     _refuse_unknown(target, components, wanted)
     loaded = load_components(
-        folder, wanted, optional=optional, overrides=components, only=only, dtype=dtype, index=index
-    )
+        repository, wanted,
+        optional=optional, overrides=components, only=only, dtype=dtype, variant=variant, check=check, index=index,
+    )  # fmt: skip
     absent = {n for n in wanted if n not in loaded or (loaded[n] is None and n in {**index.components, **components})}
     held = {n: c for n, c in loaded.items() if c is not None}
     pipe = _assemble(target, held, absent, index, device=device, memory=memory, memo=memo)
-    pipe._source = str(source)
+    pipe._source = str(source) if repository.revision is None else f"{repository.name}@{repository.revision}"
+    pipe._report = _reported(repository, index, wanted)
     return pipe
 
 
-def target_class(cls: type[P], index: ModelIndex, folder: Path) -> type[P]:
-    """The class to make: `cls`, or the index's where `cls` is the base."""
+def target_class(cls: type[P], index: ModelIndex, repository: Repository) -> type[P]:
+    """The class to make: `cls`, or the index's where `cls` is the base. A repository that carries the code of its class
+    is asked for it only then, and the code runs only if it was approved."""
     from calotype.pipelines.base import DiffusionPipeline  # it imports this module
 
-    return named_class(index, folder, cls) if cls is DiffusionPipeline else cls
+    if cls is not DiffusionPipeline:
+        return cls
+    if index.code is None:
+        return named_class(index, repository, cls)
+    found: type[P] = carried_class(repository, index.code, index.class_name)
+    return found
+
+
+def _reported(repository: Repository, index: ModelIndex, wanted: Collection[str]) -> LoadReport:
+    """What is worth knowing afterwards; also logged."""
+    refs = {name: ref for name, ref in index.components.items() if ref is not None}
+    unused = {name: str(ref) for name, ref in refs.items() if name not in wanted}
+    today = {name: ALIASES.get((ref.library, ref.class_name)) for name, ref in refs.items() if name in wanted}
+    renamed = {name: (str(refs[name]), str(ComponentRef(*new))) for name, new in today.items() if new is not None}
+    report = LoadReport(repository.name, repository.revision, unused, renamed)
+    if unused or renamed:
+        logger.info("%s", report)
+    return report
 
 
 def _refuse_unknown(target: type[Any], components: Collection[str], wanted: Collection[str]) -> None:
     for name in components:
         if name not in wanted:
-            known = [*wanted, "only", "dtype", "torch_dtype", *OPTIONS]
+            known = [*wanted, *LOADING, *OPTIONS]
             raise UnknownInput(
                 sentences(
                     f"from_pretrained: {target.__name__} has no component or option {name!r}"
@@ -79,7 +113,7 @@ def _refuse_unknown(target: type[Any], components: Collection[str], wanted: Coll
 def _assemble(
     cls: type[P],
     held: Mapping[str, Any],
-    absent: Collection[str],
+    absent: Set[str],
     index: ModelIndex,
     *,
     device: torch.device | str | None,
@@ -89,8 +123,10 @@ def _assemble(
     """The pipeline of loaded components. Those `absent` are None even where the class has one of its own; what a
     free-form constructor takes besides components are settings from the index."""
     if cls.units:
-        pipe = cls(device=device, memory=memory, memo=memo, **held)
-        for name in absent:
+        settings = declared_settings(cls._declared)
+        known = {name: index.extras[name] for name in settings if name in index.extras}
+        pipe = cls(device=device, memory=memory, memo=memo, **{**known, **held})
+        for name in absent - settings:
             setattr(pipe, name, None)
         return pipe
     if memory is not None or memo != MEMO:

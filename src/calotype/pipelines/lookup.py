@@ -5,7 +5,7 @@ from os import PathLike
 from calotype.pipelines.base import DiffusionPipeline
 from calotype.pipelines.loading import target_class
 from calotype.pipelines.repository import find_repository
-from calotype.weights.model_index import read_model_index
+from calotype.weights.components import fetch_index
 
 
 def find_pipeline(source: str | PathLike[str]) -> type[DiffusionPipeline]:
@@ -13,5 +13,5 @@ def find_pipeline(source: str | PathLike[str]) -> type[DiffusionPipeline]:
 
     Raises `RepositoryError` when there is no repository, or it is for a class that calotype does not have.
     """
-    folder = find_repository(source)
-    return target_class(DiffusionPipeline, read_model_index(folder), folder)
+    repository = find_repository(source)
+    return target_class(DiffusionPipeline, fetch_index(repository), repository)

@@ -1,4 +1,4 @@
-"""One network's folder: a `config.json` beside one safetensors file.
+"""One network's folder: a `config.json` beside one safetensors file, or the shards of one.
 
 Loading builds the network without memory for its parameters, maps the file and assigns the mapped tensors: no second
 copy is made, and where the file's type is the wanted one, no copy at all. Loading is strict.
@@ -18,42 +18,67 @@ from calotype import __version__
 from calotype.atomic import atomic_folder
 from calotype.errors import ConfigError, InputError, RepositoryError, WeightsError, did_you_mean
 from calotype.nn.network import Network
-from calotype.weights.files import SafetensorsFile, write_safetensors
+from calotype.weights.files import write_safetensors
 from calotype.weights.model_index import INDEX_NAME, read_json_object, write_json
+from calotype.weights.needed import CONFIG_NAME, WEIGHTS_NAMES, fetch_component, stems
+from calotype.weights.repository import open_repository
+from calotype.weights.shards import (
+    WeightFile,
+    check_variant,
+    find_weights,
+    is_index,
+    open_weights,
+    shard_names,
+    split_into_shards,
+    weights_name,
+)
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+CHECKS = ("finite",)
 
 N = TypeVar("N", bound=Network)
 _SHOWN = 8
+_PART = 2**24
 _RANDOM = frozenset({torch.empty, torch.rand, torch.randn})
 _FILLS = frozenset({init.kaiming_uniform_, init.uniform_, init.normal_})
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
-def load_network(cls: type[N], folder: Path, *, dtype: torch.dtype | str | None = None) -> N:
+def load_network(
+    cls: type[N],
+    folder: Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    variant: str | None = None,
+    check: str | None = None,
+) -> N:
     """The network of class `cls` in `folder`, in evaluation mode.
 
     Args:
         cls: the class that the folder's `config.json` describes.
-        folder: a folder with a `config.json` and a safetensors file of one of `WEIGHTS_NAMES`.
+        folder: a folder with a `config.json` and a safetensors file of one of `WEIGHTS_NAMES`, or an index of shards.
         dtype: the type of its floating-point tensors, by default `torch.float32` whatever the file has; `"auto"` keeps
             the file's. A tensor that has the type already is the mapped file; others are converted one at a time.
+        variant: which of several weight files: `"fp16"` for `diffusion_pytorch_model.fp16.safetensors`.
+        check: `"finite"` reads every tensor once and refuses those that have NaN or infinity.
 
     Raises:
         RepositoryError: a file is missing, `config.json` is not a JSON object, or it describes another class.
         ConfigError: `cls` does not take the configuration.
-        WeightsError: the weight file is damaged, or its keys and shapes are not exactly the network's.
+        WeightsError: a weight file is damaged or missing, its keys and shapes are not exactly the network's, or the
+            check found something.
     """
     wanted = parse_dtype(torch.float32 if dtype is None else dtype)
+    refuse_unknown_check(check)
     config = read_config(cls, folder)
-    file = SafetensorsFile(weights_path(cls, folder))
+    file = open_weights(weights_path(cls, folder, variant))
     try:
         with _ParametersWithoutMemory():
             network = cls(**config)
     except ConfigError as error:
         raise ConfigError(f"{folder / CONFIG_NAME}: {error}") from None
     names = _match(network, file)
+    if check == "finite":
+        refuse_infinite(str(file.path), ((key, file.tensor(key)) for key in file.entries))
     state = {name: _cast(file.tensor(key), wanted) for name, key in names.items()}
     network.load_state_dict(state, strict=True, assign=True)
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
@@ -62,17 +87,55 @@ def load_network(cls: type[N], folder: Path, *, dtype: torch.dtype | str | None 
     return network.eval()
 
 
-def save_network(network: Network, folder: Path) -> None:
+def load_from(
+    cls: type[N],
+    source: str | PathLike[str],
+    subfolder: str | None = None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+    local_files_only: bool = False,
+    check: str | None = None,
+) -> N:
+    """The network in a folder or a repository on a hub; only its own files are fetched. See `Network.from_pretrained`
+    and `load_network`."""
+    if dtype is not None:
+        parse_dtype(dtype)
+    refuse_unknown_check(check)
+    check_variant(variant)
+    inner = local_folder(Path(), subfolder).as_posix() if subfolder is not None else ""
+    repository = open_repository(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+    folder = fetch_component(repository, cls, inner if inner != "." else "", variant)
+    return load_network(cls, folder, dtype=dtype, variant=variant, check=check)
+
+
+def save_network(
+    network: Network, folder: Path, *, variant: str | None = None, max_shard_size: int | None = None
+) -> None:
     """Write `network` to `folder` in the layout that `load_network` reads. Atomic: an interrupted save changes nothing.
+
+    Args:
+        variant: a word in the file's name, such as `"fp16"`.
+        max_shard_size: bytes; weights that are more are written as several files and an index.
 
     Raises:
         RepositoryError: `folder` is a file or holds the current directory.
         WeightsError: a tensor has no data or a type that safetensors files do not have.
     """
+    check_variant(variant)
     config = network.config.model_dump(mode="json")
-    owned = {CONFIG_NAME, *WEIGHTS_NAMES, network.weights_name}
-    with atomic_folder(folder, owns=owned.__contains__) as aside:
-        write_safetensors(aside / network.weights_name, network.state_dict())
+    stem = network.weights_name.removesuffix(".safetensors")
+    files = _files_of(network.state_dict(), stem, variant, max_shard_size)
+    with atomic_folder(folder, owns=_Owned(stem).__contains__) as aside:
+        for name, state in files.items():
+            write_safetensors(aside / name, state)
+        if len(files) > 1:
+            weight_map = {key: name for name, state in files.items() for key in sorted(state)}
+            total = sum(t.numel() * t.dtype.itemsize for state in files.values() for t in state.values())
+            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+            write_json(aside / weights_name(stem, variant, index=True), index)
         write_json(
             aside / CONFIG_NAME, {"_class_name": type(network).__name__, "_calotype_version": __version__, **config}
         )
@@ -93,20 +156,30 @@ def read_config(cls: type[Network], folder: Path) -> dict[str, Any]:
     return config
 
 
-def weights_path(cls: type[Network], folder: Path) -> Path:
-    """The weight file of a `cls` in `folder`. Raises `RepositoryError`, naming what there is instead."""
-    for name in dict.fromkeys((cls.weights_name, *WEIGHTS_NAMES)):
-        if (folder / name).exists():
-            return folder / name
-    wanted = f"{folder} has no {cls.weights_name}"
-    if shards := sorted(folder.glob("*.safetensors.index.json")):
-        raise RepositoryError(f"{wanted}, but the index of a sharded file, {shards[0].name}, which is not read yet")
-    if pickles := sorted(path.name for suffix in ("bin", "pt", "ckpt", "pth") for path in folder.glob(f"*.{suffix}")):
-        raise RepositoryError(
-            f"{wanted}, only {pickles[0]}, a pickle, which can run code when it is read and is refused; get the "
-            "safetensors file, or convert the pickle with torch.load(weights_only=True) and safetensors.torch.save_file"
-        )
-    raise RepositoryError(f"{wanted}{_contents(folder)}")
+def weights_path(cls: type[Network], folder: Path, variant: str | None = None) -> Path:
+    """The weight file of a `cls` in `folder`, or the index of its shards. Raises `RepositoryError`, naming what there
+    is instead."""
+    return folder / find_weights([path.name for path in folder.iterdir()], stems(cls), variant, str(folder))
+
+
+def refuse_unknown_check(check: str | None) -> None:
+    """Raise `InputError` unless `check` is None or one of `CHECKS`."""
+    if check is not None and check not in CHECKS:
+        raise InputError(f"check must be 'finite' or None, got {check!r}{did_you_mean(str(check), CHECKS)}")
+
+
+def refuse_infinite(where: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raise `WeightsError`, naming every tensor that has NaN or infinity, and how many values of it."""
+    bad = []
+    for name, tensor in tensors:
+        if tensor.is_floating_point() or tensor.is_complex():
+            flat = tensor.detach().reshape(-1)
+            parts = (flat[at : at + _PART] for at in range(0, flat.numel(), _PART))
+            count = sum(int((~torch.isfinite(part.float() if part.itemsize < 2 else part)).sum()) for part in parts)
+            if count:
+                bad.append(f"{name!r} ({count} of {flat.numel()} values)")
+    if bad:
+        raise WeightsError(f"{where} has NaN or infinity: {'; '.join(_listed('tensors', bad))}")
 
 
 def parse_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
@@ -146,6 +219,29 @@ def local_folder(folder: str | PathLike[str], subfolder: str | None = None) -> P
     return path / inner
 
 
+def _files_of(
+    state: Mapping[str, torch.Tensor], stem: str, variant: str | None, most: int | None
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors by the name of the file that they go into."""
+    sizes = {name: tensor.numel() * tensor.dtype.itemsize for name, tensor in state.items()}
+    if most is None or sum(sizes.values()) <= most:
+        return {weights_name(stem, variant): dict(state)}
+    groups = split_into_shards(sizes, most)
+    files = shard_names(stem, variant, len(groups))
+    return {file: {name: state[name] for name in group} for file, group in zip(files, groups, strict=True)}
+
+
+class _Owned:
+    """The files of a folder that a save replaces: the configuration and every weight file, of any variant."""
+
+    def __init__(self, stem: str) -> None:
+        self._stems = {stem, *(name.removesuffix(".safetensors") for name in WEIGHTS_NAMES)}
+
+    def __contains__(self, name: str) -> bool:
+        stem = re.split(r"[.-]", name, maxsplit=1)[0]
+        return name == CONFIG_NAME or (stem in self._stems and (name.endswith(".safetensors") or is_index(name)))
+
+
 class _ParametersWithoutMemory(TorchFunctionMode):
     """Inside, tensors that are made to be filled from a file take no memory: those of `torch.empty`, which layers make
     their parameters with, and random ones; initial values for them are not drawn. Everything that is computed stays
@@ -164,7 +260,7 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
-def _match(network: Network, file: SafetensorsFile) -> dict[str, str]:
+def _match(network: Network, file: WeightFile) -> dict[str, str]:
     """The key in the file of every tensor of the network. Raises `WeightsError` unless they match one to one."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     keys = {_renamed(key, network.renames, expected): key for key in file.entries}

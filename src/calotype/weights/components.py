@@ -4,7 +4,7 @@ import inspect
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calotype.atomic import atomic_folder
 from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, WeightsError, did_you_mean
@@ -16,7 +16,10 @@ from calotype.weights.model_index import (
     read_model_index,
     write_model_index,
 )
-from calotype.weights.registry import named, resolve
+from calotype.weights.needed import component_files, fetch_files, inside, where
+from calotype.weights.registry import named, portable, resolve
+from calotype.weights.repository import Folder, Repository
+from calotype.weights.shards import check_variant
 
 if TYPE_CHECKING:
     import torch
@@ -31,60 +34,81 @@ imported, or `None` for any."""
 
 
 def load_components(
-    folder: Path,
+    source: Path | Repository,
     wanted: Mapping[str, Expected] | None = None,
     *,
     optional: Collection[str] = (),
     overrides: Mapping[str, Any] | None = None,
     only: Collection[str] | None = None,
     dtype: "Dtype | Mapping[str, Dtype] | None" = None,
+    variant: str | Mapping[str, str | None] | None = None,
+    check: str | None = None,
     index: ModelIndex | None = None,
 ) -> dict[str, Any]:
-    """The components of the pipeline folder `folder`, by name.
+    """The components of a pipeline folder or repository, by name. Only the files of those that are loaded are fetched.
 
     Args:
-        folder: a folder with a `model_index.json`.
+        source: a folder, or a repository, with a `model_index.json`.
         wanted: the components that the pipeline takes and their types; by default all that the index lists.
         optional: the names in `wanted` that may be absent, and are then `None`.
         overrides: components to take as they are, also `None`; they are not looked for on the disk.
         only: load these from the disk and leave the others out of the result.
         dtype: the type of floating-point weights (see `load_network`), for all networks or by component name, where
             `"default"` stands for those that are not named.
-        index: the folder's index, if it was read already.
+        variant: which weight files, such as `"fp16"`: for all networks, or by component name as `dtype` is.
+        check: `"finite"` refuses weights that have NaN or infinity.
+        index: the index, if it was read already.
 
-    Every class is resolved and checked before the first weight is read.
+    Every class is resolved and checked before the first weight is fetched or read.
 
     Raises:
         RepositoryError: the index or a component's folder is wrong or missing, or the index names a class that no index
             may name.
         ComponentError: a component is not of its expected type.
-        UnknownInput: `overrides`, `only` or `dtype` name a component that the pipeline does not have.
+        UnknownInput: `overrides`, `only`, `dtype` or `variant` name a component that the pipeline does not have.
         ConfigError, WeightsError: a network's files are wrong.
     """
-    index = index or read_model_index(folder)
+    if isinstance(source, Path):
+        index = index or read_model_index(source)
+        source = Folder(source)
+    index = index or fetch_index(source)
     overrides = overrides or {}
     types: dict[str, Expected] = dict.fromkeys(index.components) if wanted is None else dict(wanted)
     if wanted is None:
         optional = types  # the index alone says what there is
     _check_names("override", overrides, types)
     _check_names("only", only or (), types)
-    dtypes = dict(dtype) if isinstance(dtype, Mapping) else {"default": dtype}
-    _check_names("dtype", set(dtypes) - {"default"}, types)
-    _check_dtypes(dtypes)
-    if ignored := sorted(set(index.components) - set(types)):
-        logger.info("%s lists %s, which the pipeline does not take: not loaded", folder / INDEX_NAME, ignored)
+    dtypes = _by_name("dtype", dtype, types)
+    variants = _by_name("variant", variant, types)
+    _check_options(dtypes, variants, check)
     for name, component in overrides.items():
         _check_type(name, component, types[name])
 
     classes: dict[str, type[Any] | None] = {}
     for name, expected in types.items():
         if name not in overrides and (only is None or name in only):
-            classes[name] = _class_of(folder, index, name, expected, name in optional)
-    loaded = {
-        name: cls and _load(cls, _place(folder, name), dtypes.get(name, dtypes.get("default")))
-        for name, cls in classes.items()
-    }
+            classes[name] = _class_of(source, index, name, expected, name in optional)
+    chosen = {name: cls for name, cls in classes.items() if cls is not None}
+    folder = _fetch(source, chosen, variants)
+    loaded: dict[str, Any] = dict.fromkeys(classes)
+    for name, cls in chosen.items():
+        place = folder / _place(source, name)
+        loaded[name] = _load(cls, place, dtype=_of(dtypes, name), variant=_of(variants, name), check=check)
     return {name: overrides.get(name, loaded.get(name)) for name in types if name in overrides or name in loaded}
+
+
+def fetch_index(repository: Repository) -> ModelIndex:
+    """The index of a repository. Raises `RepositoryError`, saying what it is instead where it has none."""
+    files = repository.files()
+    if INDEX_NAME in files:
+        return read_model_index(repository.fetch([INDEX_NAME]))
+    if isinstance(repository, Folder):
+        return read_model_index(repository.path)  # which says what the folder is
+    if "config.json" in files:
+        what = "but a config.json: it holds one network, not a pipeline; load it with the network's own from_pretrained"
+    else:
+        what = f"so it is not a pipeline; it has {', '.join(files[:8])}{', ...' if len(files) > 8 else ''}"
+    raise RepositoryError(f"{repository.name} at {repository.revision} has no {INDEX_NAME}, {what}")
 
 
 def save_components(
@@ -127,62 +151,95 @@ def _owned(folder: Path, components: Mapping[str, Any]) -> set[str]:
     return {INDEX_NAME, *components, *old}
 
 
-def _class_of(folder: Path, index: ModelIndex, name: str, expected: Expected, optional: bool) -> type[Any] | None:
+def _class_of(
+    repository: Repository, index: ModelIndex, name: str, expected: Expected, optional: bool
+) -> type[Any] | None:
+    path = where(repository, INDEX_NAME)
     ref = index.components.get(name)
     if ref is None:
         if optional:
             return None
         found = f"says {index.extras[name]!r}" if name in index.extras else "does not list it"
         raise RepositoryError(
-            f"{folder / INDEX_NAME}: the pipeline needs {name!r}, but the index "
+            f"{path}: the pipeline needs {name!r}, but the index "
             f"{'says [null, null]' if name in index.components else found}; give {name}= yourself, or {name}=None to "
             f"load the rest without it{did_you_mean(name, index.components)}"
         )
-    _place(folder, name)
+    _place(repository, name)
     try:
         cls = resolve(ref.library, ref.class_name)
     except RepositoryError as error:
-        raise RepositoryError(f"{folder / INDEX_NAME}: {name!r}: {error}") from None
+        raise RepositoryError(f"{path}: {name!r}: {error}") from None
     if not _fits(cls, expected):
         raise ComponentError(
-            f"{folder / INDEX_NAME}: {name!r} is {ref}, but the pipeline takes a {_type_name(expected)}; "
+            f"{path}: {name!r} is {ref}, but the pipeline takes a {_type_name(expected)}; "
             f"give {name}= yourself, or use the pipeline that the folder was made for, {index.class_name!r}"
         )
     return cls
 
 
-def _place(folder: Path, name: str) -> Path:
-    """The folder of a component: its own or, in the layout of the first DDPM repositories, the pipeline's."""
-    if (folder / name).is_dir():
-        return folder / name
-    if any((folder / config).exists() for config in ("config.json", "scheduler_config.json")):
-        return folder
-    raise RepositoryError(f"{folder / INDEX_NAME} lists {name!r}, but there is no folder {folder / name}")
+def _place(repository: Repository, name: str) -> str:
+    """The folder of a component: its own or, in the layout of the first DDPM repositories, the pipeline's, `""`."""
+    files = repository.files()
+    if any(path.startswith(f"{name}/") for path in files):
+        return name
+    if "config.json" in files or "scheduler_config.json" in files:
+        return ""
+    offline = getattr(repository, "offline", None)
+    raise RepositoryError(
+        f"{where(repository, INDEX_NAME)} lists {name!r}, but there is no folder {where(repository, name)}"
+        f"{f' in the cache, and {offline}' if offline else ''}"
+    )
 
 
-def _load(cls: type[Any], folder: Path, dtype: "Dtype | None") -> Any:
-    import torch
+def _fetch(repository: Repository, classes: Mapping[str, type[Any]], variants: Mapping[str, str | None]) -> Path:
+    """Fetch what these components are made from, all at once."""
+    needed: list[str] = []
+    for name, cls in classes.items():
+        place = _place(repository, name)
+        files = [path for path in inside(repository.files(), place) if place or "/" not in path]
+        names = component_files(cls, files, _of(variants, name), where(repository, place))
+        needed += [f"{place}/{path}" if place else path for path in names]
+    return fetch_files(repository, needed)
 
+
+def _load(cls: type[Any], folder: Path, *, dtype: "Dtype | None", variant: str | None, check: str | None) -> Any:
     from calotype.nn.network import Network
-    from calotype.weights.component import load_network, parse_dtype
+    from calotype.weights.component import load_network
 
     if issubclass(cls, Network):
-        return load_network(cls, folder, dtype=dtype)
-    library = cls.__module__.partition(".")[0]
-    if library == "calotype":
+        return load_network(cls, folder, dtype=dtype, variant=variant, check=check)
+    if cls.__module__.partition(".")[0] == "calotype":
         return cls.from_pretrained(folder)
+    return _load_foreign(cls, folder, dtype=dtype, variant=variant, check=check)
+
+
+def _load_foreign(
+    cls: type[Any], folder: Path, *, dtype: "Dtype | None", variant: str | None, check: str | None
+) -> Any:
+    """A component of another library, by that library, which may neither ask a hub nor read a pickle."""
+    import torch
+
+    from calotype.weights.component import parse_dtype, refuse_infinite
+
+    library = cls.__module__.partition(".")[0]
     options: dict[str, Any] = {"local_files_only": True}
     if issubclass(cls, torch.nn.Module):
         parsed = parse_dtype(torch.float32 if dtype is None else dtype)
         keyword = "dtype" if library == "transformers" else "torch_dtype"
         options |= {"use_safetensors": True, "output_loading_info": True, keyword: parsed or "auto"}
+        if variant is not None:
+            options["variant"] = variant
     if cls.__name__.startswith("Auto"):
         options["trust_remote_code"] = False
     try:
         loaded = cls.from_pretrained(folder, **options)
     except Exception as error:
         raise RepositoryError(f"{folder}: {library}'s {cls.__name__} cannot be loaded: {error}") from error
-    return _complete(folder, *loaded) if "output_loading_info" in options else loaded
+    network = _complete(folder, *loaded) if "output_loading_info" in options else loaded
+    if check == "finite" and isinstance(network, torch.nn.Module):
+        refuse_infinite(str(folder), network.state_dict().items())
+    return network
 
 
 def _complete(folder: Path, network: Any, info: Mapping[str, Any]) -> Any:
@@ -195,13 +252,30 @@ def _complete(folder: Path, network: Any, info: Mapping[str, Any]) -> Any:
     return network
 
 
-def _check_dtypes(dtypes: Mapping[str, Any]) -> None:
-    if any(dtype is not None for dtype in dtypes.values()):
-        from calotype.weights.component import parse_dtype
+V = TypeVar("V")
 
+
+def _by_name(what: str, value: V | Mapping[str, V], known: Collection[str]) -> dict[str, V]:
+    """An option that is one value for all components, or a mapping by name with a `"default"`."""
+    found = dict(value) if isinstance(value, Mapping) else {"default": value}
+    _check_names(what, set(found) - {"default"}, known)
+    return found
+
+
+def _of(values: Mapping[str, V], name: str) -> V | None:
+    return values.get(name, values.get("default"))
+
+
+def _check_options(dtypes: Mapping[str, Any], variants: Mapping[str, Any], check: str | None) -> None:
+    if check is not None or any(dtype is not None for dtype in dtypes.values()):
+        from calotype.weights.component import parse_dtype, refuse_unknown_check
+
+        refuse_unknown_check(check)
         for dtype in dtypes.values():
             if dtype is not None:
                 parse_dtype(dtype)
+    for variant in variants.values():
+        check_variant(variant)
 
 
 def _check_names(what: str, names: Collection[str], known: Collection[str]) -> None:
@@ -223,7 +297,8 @@ def _check_type(name: str, component: Any, expected: Expected) -> None:
 def _fits(cls: type[Any], expected: Expected) -> bool:
     if isinstance(expected, str):
         module, _, name = expected.partition(":")
-        return any(base.__name__ == name and base.__module__.partition(".")[0] == module for base in cls.__mro__)
+        names = {base.__name__ for base in cls.__mro__ if base.__module__.partition(".")[0] == module}
+        return name in names or name in map(portable, names)
     if expected is None or inspect.isabstract(expected) or getattr(expected, "_is_protocol", False):
         return True  # a protocol is structural: the graph's own check is the judge of it
     return issubclass(cls, expected)

@@ -152,7 +152,8 @@ class HubRepository:
         there = sorted(path.name for path in snapshots.iterdir()) if snapshots.is_dir() else []
         what = f"commits {', '.join(there)} only" if there else "nothing of it"
         raise RepositoryError(
-            f"{self.name}: revision {asked!r} cannot be loaded: {self._why_offline}, and the cache {self._cache} has "
+            f"there is no folder {self.name!r}, and revision {asked!r} of the repository of that id cannot be loaded: "
+            f"{self._why_offline}, and the cache {self._cache} has "
             f"{what}; load it once with a connection, or give the folder's path"
         )
 

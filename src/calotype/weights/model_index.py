@@ -29,12 +29,15 @@ class ModelIndex:
 
     `components` has every component by its name, which is also its folder; `None` where the pipeline goes without.
     `extras` has all other keys: remarks (`_diffusers_version`) and plain settings of the pipeline
-    (`"requires_safety_checker": true`).
+    (`"requires_safety_checker": true`). `code` is the module of the repository that defines the class, where the
+    repository carries the code of its own pipeline (`"_class_name": ["pipeline", "Mine"]`): a remark, never imported
+    because of it.
     """
 
     class_name: str
     components: Mapping[str, ComponentRef | None]
     extras: Mapping[str, Any] = field(default_factory=dict)
+    code: str | None = None
 
 
 def read_model_index(folder: Path) -> ModelIndex:
@@ -46,31 +49,45 @@ def read_model_index(folder: Path) -> ModelIndex:
     """
     path = folder / INDEX_NAME
     data = read_json_object(path, missing=_missing(folder))
-    class_name = data.pop("_class_name", None)
-    if isinstance(class_name, list):
-        raise RepositoryError(
-            f"{path}: '_class_name' is {class_name!r}: the repository carries the code of its own pipeline, which is "
-            "not run; load it with a pipeline class that you have"
-        )
+    code, class_name = _class_name(path, data.pop("_class_name", None))
+    components: dict[str, ComponentRef | None] = {}
+    extras: dict[str, Any] = {}
+    for name, value in data.items():
+        if name.startswith("_") or not _is_reference(value):
+            extras[name] = value
+        else:
+            components[name] = _component(path, name, value)
+    return ModelIndex(class_name, components, extras, code)
+
+
+def _class_name(path: Path, found: Any) -> tuple[str | None, str]:
+    """The module of the repository, if it carries the class, and the name of the class."""
+    if isinstance(found, list):
+        if len(found) != 2 or not all(isinstance(part, str) and part.isidentifier() for part in found):
+            raise RepositoryError(
+                f"{path}: '_class_name' must be the name of a class, or [module, class] where the repository carries "
+                f"its code, found {found!r}; both must be plain identifiers"
+            )
+        return found[0], found[1]
+    class_name = found
     if not isinstance(class_name, str) or not class_name:
         found = "there is none" if class_name is None else f"found {class_name!r}"
         raise RepositoryError(
             f"{path}: '_class_name' must name the pipeline's class, {found}; add for example "
             '"_class_name": "DDPMPipeline"'
         )
-    components: dict[str, ComponentRef | None] = {}
-    extras: dict[str, Any] = {}
-    for name, value in data.items():
-        if name.startswith("_") or not isinstance(value, list | dict):
-            extras[name] = value
-        else:
-            components[name] = _component(path, name, value)
-    return ModelIndex(class_name, components, extras)
+    return None, class_name
+
+
+def _is_reference(value: Any) -> bool:
+    """Whether a value of an index stands for a component. Other lists and objects are settings of the pipeline."""
+    return isinstance(value, list) and any(part is None or isinstance(part, str) for part in value)
 
 
 def write_model_index(folder: Path, index: ModelIndex) -> None:
     """Write `index` to `folder`, atomically."""
-    data: dict[str, Any] = {"_class_name": index.class_name, **index.extras}
+    name_of_class = index.class_name if index.code is None else [index.code, index.class_name]
+    data: dict[str, Any] = {"_class_name": name_of_class, **index.extras}
     for name, ref in index.components.items():
         check_component_name(name, str(folder / INDEX_NAME))
         data[name] = [ref.library, ref.class_name] if ref else [None, None]

@@ -1,10 +1,14 @@
 """The classes that an index file may name. An index never imports anything else."""
 
 import importlib
+import logging
 from typing import Any
 
 from calotype._names import ECOSYSTEM, PUBLIC
 from calotype.errors import ComponentError, RepositoryError, did_you_mean
+from calotype.weights.aliases import ALIASES, HOMES
+
+logger = logging.getLogger(__name__)
 
 LIBRARIES = ("calotype", "diffusers", "transformers")
 
@@ -13,11 +17,17 @@ def resolve(library: str, name: str) -> type[Any]:
     """The class that an entry `[library, name]` of an index means.
 
     A class of `diffusers` that calotype has is calotype's. Others come from `diffusers` and `transformers`, which are
-    imported only here.
+    imported only here. Names that published indexes have for classes called otherwise today are looked up in `ALIASES`
+    and `HOMES`.
 
     Raises:
         RepositoryError: another library, a class that the library does not have, or a library that is not installed.
     """
+    if (library, name) in ALIASES:
+        logger.info("['%s', '%s'] is called %s today", library, name, ALIASES[library, name])
+        library, name = ALIASES[library, name]
+    if (library, name) in HOMES:
+        return _foreign("diffusers", name, HOMES[library, name])
     if library not in LIBRARIES:
         raise RepositoryError(
             f"[{library!r}, {name!r}]: components come from {', '.join(LIBRARIES)} only, and nothing else is imported "
@@ -42,17 +52,26 @@ def named(component: object) -> tuple[str, str]:
     name, root = cls.__name__, cls.__module__.partition(".")[0]
     if root == "calotype" and name in PUBLIC and resolve("calotype", name) is cls:
         return ("diffusers" if name in ECOSYSTEM else "calotype"), name
+    for (library, known), home in HOMES.items():
+        if name == known and cls.__module__.startswith(home):
+            return library, name
     if root in ("diffusers", "transformers") and getattr(importlib.import_module(root), name, None) is cls:
-        return root, name
+        return root, portable(name)
     raise ComponentError(
         f"{cls.__module__}.{cls.__qualname__} cannot be saved in a pipeline folder: an index names public classes of "
         f"{', '.join(LIBRARIES)} only, so nothing could load it again"
     )
 
 
-def _foreign(library: str, name: str) -> type[Any]:
+def portable(name: str) -> str:
+    """The name of a class of transformers that means the same on every machine: an image processor is called
+    `CLIPImageProcessorPil` where torchvision is not installed, and is asked for as `CLIPImageProcessor`."""
+    return name.removesuffix("Pil") if name.endswith("ImageProcessorPil") else name
+
+
+def _foreign(library: str, name: str, home: str | None = None) -> type[Any]:
     try:
-        module = importlib.import_module(library)
+        module = importlib.import_module(home or library)
     except ImportError as error:
         raise RepositoryError(
             f"{library}'s {name!r} is needed, but {library} cannot be imported ({error}); `pip install {library}`, "

@@ -65,7 +65,7 @@ def open_repository(
     """The repository that `source` means: a folder where there is one of that path, else an id on the hub.
 
     Args:
-        source: a path, or `"owner/name"`.
+        source: a path, or `"owner/name"`, or `"owner/name@revision"`.
         revision: a branch, tag or commit; it is resolved to a commit once.
         cache_dir: where files of a hub are kept, by default the hub client's own cache.
         local_files_only: fetch nothing; take what the cache has.
@@ -78,8 +78,19 @@ def open_repository(
         if revision is not None:
             raise RepositoryError(f"{path} is on this machine and has no revisions; leave out revision={revision!r}")
         return Folder(source)
-    if not is_hub_id(source):
-        raise RepositoryError(
-            f"there is no folder {source}, and it is not the id of a repository on a hub, which is 'owner/name'"
-        )
-    return HubRepository(str(source), revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+    name, revision = _split(source, revision)
+    if not is_hub_id(name):
+        spelled = isinstance(source, str) and source.count("/") == 1
+        hint = ", and an id on a hub is 'owner/name', of letters, digits and -_." if spelled else ""
+        raise RepositoryError(f"there is no folder {source}{hint}")
+    return HubRepository(str(name), revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+
+
+def _split(source: str | PathLike[str], revision: str | None) -> tuple[str | PathLike[str], str | None]:
+    """The id and the revision of `"owner/name@revision"`."""
+    name, sign, inline = source.partition("@") if isinstance(source, str) else ("", "", "")
+    if not sign or not is_hub_id(name):
+        return source, revision
+    if revision is not None and revision != inline:
+        raise RepositoryError(f"{source} names the revision {inline!r}, and revision={revision!r} was given; give one")
+    return name, inline
