@@ -9,6 +9,8 @@ from hub import hub  # noqa: F401 - a fixture
 
 CHECKED = (
     "calotype.nn",
+    "calotype.models.autoencoder_kl",
+    "calotype.models.autoencoder_tiny",
     "calotype.models.mini_autoencoder.module",
     "calotype.models.mini_transformer.module",
     "calotype.models.unet_2d",

@@ -1,0 +1,47 @@
+"""The convolution of denoisers: a shift that joins the bias, and the product of matrices for few pixels."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from calotype.nn import convolution
+from calotype.nn.convolution import Conv2d
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_shift_is_added_to_every_pixel(bias):
+    layer = Conv2d(3, 5, 3, padding=1, bias=bias)
+    x, shift = torch.randn(2, 3, 4, 6), torch.randn(1, 5)
+    torch.testing.assert_close(layer(x, shift), layer(x) + shift.view(1, 5, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "size"),
+    [(3, 1, 1, (4, 5)), (3, 2, 1, (5, 8)), (3, 2, 0, (7, 6)), (1, 1, 0, (2, 3))],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_product_is_the_convolution(monkeypatch, kernel, stride, padding, size, layout):
+    monkeypatch.setattr(convolution, "_LARGE_WEIGHT", 1)
+    layer = Conv2d(3, 5, kernel, stride=stride, padding=padding)
+    x = torch.randn(2, 3, *size).contiguous(memory_format=layout)
+    calls = []
+    monkeypatch.setattr(functional, "linear", lambda *given, call=functional.linear: calls.append(1) or call(*given))
+    with torch.no_grad():
+        out = layer(x)
+    expected = functional.conv2d(x, layer.weight, layer.bias, stride, padding)
+    assert calls == [1]
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    assert out.shape == expected.shape
+    assert out.is_contiguous()
+
+
+@pytest.mark.parametrize("case", ["gradients", "many pixels", "half precision", "small weight"])
+def test_elsewhere_it_is_pytorchs(monkeypatch, case):
+    monkeypatch.setattr(convolution, "_LARGE_WEIGHT", 10**9 if case == "small weight" else 1)
+    kind = torch.bfloat16 if case == "half precision" else torch.float32
+    layer = Conv2d(3, 5, 3, padding=1).to(kind)
+    side = 20 if case == "many pixels" else 4
+    x = torch.randn(1, 3, side, side, dtype=kind)
+    monkeypatch.setattr(functional, "linear", lambda *_: pytest.fail("was taken apart"))
+    with torch.set_grad_enabled(case == "gradients"):
+        assert torch.equal(layer(x), functional.conv2d(x, layer.weight, layer.bias, 1, 1))
