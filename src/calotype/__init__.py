@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from calotype.graph.hints import Component, Each, Pad
     from calotype.graph.inputs import Inputs
     from calotype.graph.unit import State, takes_over, unit
+    from calotype.models.autoencoder_kl import AutoencoderKL
+    from calotype.models.autoencoder_tiny import AutoencoderTiny
     from calotype.models.mini_autoencoder import MiniAutoencoderKL
     from calotype.models.mini_transformer import MiniTransformer2DModel
     from calotype.models.unet_2d import UNet2DModel
@@ -46,6 +48,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CATALOGUE",
+    "AutoencoderKL",
+    "AutoencoderTiny",
     "Branch",
     "Branches",
     "Catalogue",

@@ -14,6 +14,8 @@ PUBLIC: dict[str, str] = {
     "State": "calotype.graph.unit",
     "takes_over": "calotype.graph.unit",
     "unit": "calotype.graph.unit",
+    "AutoencoderKL": "calotype.models.autoencoder_kl",
+    "AutoencoderTiny": "calotype.models.autoencoder_tiny",
     "UNet2DModel": "calotype.models.unet_2d",
     "UNet2DConditionModel": "calotype.models.unet_2d_condition",
     "WordTokenizer": "calotype.models.word_text_encoder",
@@ -48,6 +50,8 @@ PUBLIC: dict[str, str] = {
 
 ECOSYSTEM: frozenset[str] = frozenset(
     {
+        "AutoencoderKL",
+        "AutoencoderTiny",
         "UNet2DModel",
         "UNet2DConditionModel",
         "DDPMScheduler",
