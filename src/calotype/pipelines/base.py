@@ -51,6 +51,7 @@ from calotype.pipelines.stream import Stream
 
 if TYPE_CHECKING:
     from calotype.graph.split import Split
+    from calotype.pipelines.pooled import Files
     from calotype.pipelines.report import LoadReport
 
 P = ParamSpec("P")
@@ -346,19 +347,29 @@ class DiffusionPipeline:
         return f"{type(self).__name__}({', '.join(held)})"
 
     def with_units(
-        self, pack: UnitPack | Sequence[Node], *, after: str | None = None, before: str | None = None
+        self,
+        pack: UnitPack | Sequence[Node] | str | PathLike[str],
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        revision: str | None = None,
     ) -> Self:
         """A new pipeline with more units, sharing this one's components. The wiring is checked here.
 
         Args:
-            pack: units, or a `UnitPack` of units with the inputs they add.
+            pack: units, a `UnitPack` of units with the inputs they add, or where one is: the name of a pack that ships
+                in `calotype.community`, a file, a folder, or the id of a repository on a hub (see `from_pretrained`).
+            revision: of a repository on a hub; by default the one that was approved.
             after, before: the name of the unit to insert at; by default before the first loop.
 
         Raises:
             GraphError: the units do not fit, a name clashes, or there is no unit to insert at.
+            UntrustedCode, RepositoryError: the pack is code of others that was not approved, or cannot be found.
         """
+        from calotype.pipelines.custom import as_pack  # only who inserts needs it
+
         cls = type(self)
-        pack = pack if isinstance(pack, UnitPack) else UnitPack(tuple(pack))
+        pack = as_pack(pack, revision)
         units = inserted(self._graph(), pack.units, after, before)
         clashes = set(pack.fields) & set(cls.Inputs.model_fields)
         if clashes:
@@ -379,7 +390,7 @@ class DiffusionPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | PathLike[str],
+        source: "str | PathLike[str] | Files",
         *,
         custom_pipeline: str | PathLike[str] | None = None,
         custom_revision: str | None = None,
@@ -403,7 +414,8 @@ class DiffusionPipeline:
 
         Args:
             source: a folder with a `model_index.json`, an id on the hub (`"owner/name"`, or `"owner/name@revision"`),
-                or the name of a shipped model.
+                or the name of a shipped model; or single files: a `ModelConfig`, a list of them or a `ModelPool`, whose
+                networks go where their type or their `name=` fits.
             custom_pipeline: the class to load instead of the repository's own: the name of a pipeline that ships in
                 `calotype.community`, a file, a folder, or the id of a repository on a hub, whose code runs only once it
                 was approved (`calotype trust`). The code of a path that you type runs as your own.
@@ -441,18 +453,22 @@ class DiffusionPipeline:
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write every component and the index in the ecosystem's layout: all of it or nothing.
 
+        The code of a class that came from a file of others is written too, and is loaded with the folder. On this
+        machine it is approved already, because you ran these very bytes; others approve it with `calotype trust`.
+
         Raises:
             ComponentError: a component cannot be saved, the pipeline has inserted units, which no folder holds, or its
                 constructor takes a setting that it does not keep.
             RepositoryError: `folder` is a file.
         """
-        from calotype.weights.components import save_components  # only who saves needs it
+        from calotype.pipelines.custom import class_code, saved  # only who saves needs them
+        from calotype.weights.components import save_components
 
         cls = type(self)
         if self._inserted:
             raise ComponentError(
-                f"{cls.__name__} has inserted units, and a folder holds no code; save the pipeline that with_units was "
-                "called on, and insert them again after loading"
+                f"{cls.__name__} has inserted units, which a folder does not hold; save the pipeline that with_units "
+                "was called on, and insert them again after loading"
             )
         components = self.components
         kept = {*components, *self._settings}
@@ -464,7 +480,10 @@ class DiffusionPipeline:
             )
         settings = {name: components.pop(name) for name in declared_settings(cls._declared) if cls.units}
         extras = {**self._settings, **settings}
-        save_components(cls.__name__, components, Path(folder).expanduser(), extras=extras)
+        code, place = class_code(cls), Path(folder).expanduser()
+        save_components(cls.__name__, components, place, extras=extras, code=code)
+        if code is not None:
+            saved(code, place)
 
 
 def _components_of(pipe: DiffusionPipeline) -> Callable[[], Mapping[str, Any]]:

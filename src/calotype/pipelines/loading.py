@@ -9,8 +9,10 @@ import torch
 
 from calotype.errors import InputError, UnknownInput, did_you_mean, sentences
 from calotype.memory.residency import parse_device
-from calotype.pipelines.custom import carried_class, custom_class
+from calotype.pipelines.custom import carried_class, custom_class, is_guest
 from calotype.pipelines.declared import MEMO, OPTIONS, constructor_parameters, declared_settings, wanted_components
+from calotype.pipelines.guest import load_guest
+from calotype.pipelines.pooled import Files, open_pool, pooled_components
 from calotype.pipelines.report import LoadReport
 from calotype.pipelines.repository import find_repository, named_class
 from calotype.weights.aliases import ALIASES
@@ -20,6 +22,7 @@ from calotype.weights.repository import Repository
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
+    from calotype.weights.pool.pool import ModelPool
 
 P = TypeVar("P", bound="DiffusionPipeline")
 
@@ -34,7 +37,7 @@ LOADING = (
 
 def load_pipeline(
     cls: type[P],
-    source: str | PathLike[str],
+    source: "str | PathLike[str] | Files",
     components: Mapping[str, Any],
     *,
     custom_pipeline: str | PathLike[str] | None,
@@ -55,9 +58,18 @@ def load_pipeline(
     custom = None if custom_pipeline is None else custom_class(cls, custom_pipeline, custom_revision, **where)
     if custom is None and custom_revision is not None:
         raise InputError(f"custom_revision={custom_revision!r} is of a custom_pipeline=, which was not given")
+    if not isinstance(source, str | PathLike):
+        pool = open_pool(source, {"variant": variant, "check": check, "revision": revision}, dtype=dtype, **where)
+        return _from_pool(custom or cls, pool, components, only=only, device=device, memory=memory, memo=memo)
     repository = find_repository(source, revision=revision, **where)
     index = fetch_index(repository)
     target: type[P] = custom or target_class(cls, index, repository)
+    if is_guest(target):
+        refused = {"only": only, "check": check, "memory": memory, "memo": None if memo == MEMO else memo}
+        guest: P = load_guest(
+            target, repository, index, components, dtype=dtype, variant=variant, device=device, refused=refused
+        )
+        return guest
     wanted, optional = wanted_components(target, target._declared if target.units else None, index.extras)
     _refuse_unknown(target, components, wanted)
     loaded = load_components(
@@ -70,6 +82,26 @@ def load_pipeline(
     pipe._source = str(source) if repository.revision is None else f"{repository.name}@{repository.revision}"
     pipe._report = _reported(repository, index, wanted)
     return pipe
+
+
+def _from_pool(
+    cls: type[P], pool: "ModelPool", components: Mapping[str, Any], *, only: Sequence[str] | None, **options: Any
+) -> P:
+    """The pipeline of `cls`, with networks of a pool."""
+    from calotype.pipelines.base import DiffusionPipeline  # it imports this module
+
+    if cls is DiffusionPipeline:
+        raise InputError(
+            "files do not say which pipeline they are for; call from_pretrained on its class: "
+            "TextToImagePipeline.from_pretrained([ModelConfig(...), ...])"
+        )
+    wanted, optional = wanted_components(cls, cls._declared if cls.units else None, ())
+    _refuse_unknown(cls, components, wanted)
+    loaded = pooled_components(cls, pool, wanted, optional=optional, given=components, only=only)
+    left_out = set() if only is None else set(wanted) - set(only) - set(components)
+    absent = {name for name, component in loaded.items() if component is None} | left_out
+    held = {name: component for name, component in loaded.items() if component is not None}
+    return _assemble(cls, held, absent, ModelIndex(cls.__name__, {}), **options)
 
 
 def target_class(cls: type[P], index: ModelIndex, repository: Repository) -> type[P]:
@@ -131,7 +163,7 @@ def _assemble(
         return pipe
     if memory is not None or memo != MEMO:
         raise InputError(f"memory= and memo= are for pipelines with units; {cls.__name__} runs by itself")
-    settings = {p.name: index.extras[p.name] for p in constructor_parameters(cls) if p.name in index.extras}
-    keywords: dict[str, Any] = {**settings, **dict.fromkeys(absent), **held}
+    kept = {p.name: index.extras[p.name] for p in constructor_parameters(cls) if p.name in index.extras}
+    keywords: dict[str, Any] = {**kept, **dict.fromkeys(absent), **held}
     pipe = cls(**keywords)
     return pipe.to(parse_device(device))

@@ -20,7 +20,7 @@ from calotype.errors import ConfigError, InputError, RepositoryError, WeightsErr
 from calotype.nn.network import Network
 from calotype.weights.files import write_safetensors
 from calotype.weights.model_index import INDEX_NAME, read_json_object, write_json
-from calotype.weights.needed import CONFIG_NAME, WEIGHTS_NAMES, fetch_component, stems
+from calotype.weights.needed import CONFIG_NAME, WEIGHTS_NAMES, check_subfolder, fetch_component, stems
 from calotype.weights.repository import open_repository
 from calotype.weights.shards import (
     WeightFile,
@@ -72,7 +72,7 @@ def load_network(
     config = read_config(cls, folder)
     file = open_weights(weights_path(cls, folder, variant))
     try:
-        with _ParametersWithoutMemory():
+        with ParametersWithoutMemory():
             network = cls(**config)
     except ConfigError as error:
         raise ConfigError(f"{folder / CONFIG_NAME}: {error}") from None
@@ -105,9 +105,9 @@ def load_from(
         parse_dtype(dtype)
     refuse_unknown_check(check)
     check_variant(variant)
-    inner = local_folder(Path(), subfolder).as_posix() if subfolder is not None else ""
+    inner = check_subfolder(source, subfolder)
     repository = open_repository(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
-    folder = fetch_component(repository, cls, inner if inner != "." else "", variant)
+    folder = fetch_component(repository, cls, inner, variant)
     return load_network(cls, folder, dtype=dtype, variant=variant, check=check)
 
 
@@ -208,15 +208,9 @@ def one_dtype(dtype: A, torch_dtype: B) -> A | B:
     return torch_dtype if dtype is None else dtype
 
 
-def local_folder(folder: str | PathLike[str], subfolder: str | None = None) -> Path:
-    """`folder`, or `subfolder` in it. Raises `InputError` when the subfolder leads out of it."""
-    path = Path(folder).expanduser()
-    if subfolder is None:
-        return path
-    inner = Path(subfolder)
-    if inner.is_absolute() or ".." in inner.parts:
-        raise InputError(f"subfolder must be a path below {path}, got {subfolder!r}")
-    return path / inner
+def local_folder(folder: str | PathLike[str]) -> Path:
+    """`folder` as a path, with `~` expanded."""
+    return Path(folder).expanduser()
 
 
 def _files_of(
@@ -242,7 +236,7 @@ class _Owned:
         return name == CONFIG_NAME or (stem in self._stems and (name.endswith(".safetensors") or is_index(name)))
 
 
-class _ParametersWithoutMemory(TorchFunctionMode):
+class ParametersWithoutMemory(TorchFunctionMode):
     """Inside, tensors that are made to be filled from a file take no memory: those of `torch.empty`, which layers make
     their parameters with, and random ones; initial values for them are not drawn. Everything that is computed stays
     real, so that buffers which no file holds are right."""

@@ -135,6 +135,10 @@ def test_wrong_options_are_refused(own, options, message) -> None:
 def test_what_is_no_config_is_refused(own) -> None:
     with pytest.raises(InputError, match=r"made of ModelConfigs, got 'a.safetensors'; write ModelConfig\(path="):
         ModelPool(["a.safetensors"], catalogue=own)
+    with pytest.raises(InputError, match=r"made of ModelConfigs, got 'a.safetensors'"):
+        ModelPool("a.safetensors", catalogue=own)
+    with pytest.raises(InputError, match="made of ModelConfigs, got None"):
+        ModelPool(None, catalogue=own)
 
 
 def test_one_config_needs_no_list(two, own) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from calotype.errors import CalotypeError, ConfigError
-from calotype.weights.component import _ParametersWithoutMemory
+from calotype.weights.component import ParametersWithoutMemory
 
 
 def blank(cls: type[nn.Module], fields: Mapping[str, Any]) -> nn.Module:
@@ -16,7 +16,7 @@ def blank(cls: type[nn.Module], fields: Mapping[str, Any]) -> nn.Module:
         ConfigError: the constructor does not take them.
     """
     try:
-        with _ParametersWithoutMemory():
+        with ParametersWithoutMemory():
             return cls(**fields)
     except CalotypeError as error:
         raise ConfigError(str(error)) from None

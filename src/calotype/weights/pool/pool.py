@@ -103,9 +103,13 @@ class ModelPool:
     @property
     def names(self) -> tuple[str, ...]:
         """What `fetch_model` takes: the roles, and the `model_name` of every model that is there."""
-        roles = (slot.role for slot in self._slots.values())
         models = (slot.match.model.model_name for slot in self._slots.values())
-        return tuple(dict.fromkeys(name for name in (*roles, *models) if name is not None))
+        return tuple(dict.fromkeys((*self.roles, *models)))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The `name` of every config that has one."""
+        return tuple(dict.fromkeys(slot.role for slot in self._slots.values() if slot.role is not None))
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
@@ -233,11 +237,13 @@ class ModelPool:
             return self._made[slot.identity]
 
 
-def _checked(configs: Iterable[ModelConfig] | ModelConfig) -> list[ModelConfig]:
-    found = [configs] if isinstance(configs, ModelConfig) else list(configs)
-    for config in found:
+def _checked(configs: Any) -> list[ModelConfig]:
+    single = isinstance(configs, ModelConfig | str) or not isinstance(configs, Iterable)
+    found: list[ModelConfig] = []
+    for config in [configs] if single else configs:
         if not isinstance(config, ModelConfig):
             raise InputError(f"a pool is made of ModelConfigs, got {config!r}; write ModelConfig(path={config!r})")
+        found.append(config)
     names = [config.name for config in found if config.name is not None]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two ModelConfigs have name={min(twice)!r}; a role is one model's")
