@@ -30,7 +30,7 @@ def edit(folder: Path, change, name: str = INDEX) -> None:
 
 @pytest.fixture
 def sharded(unet: UNet2DModel, tmp_path: Path) -> Path:
-    unet.save_pretrained(tmp_path / "unet", max_shard_size=20_000)
+    unet.save_pretrained(tmp_path / "unet", max_shard_size="20KB")
     return tmp_path / "unet"
 
 
@@ -40,6 +40,8 @@ def test_shards_are_saved_and_loaded(unet, sharded):
     assert max(path.stat().st_size for path in sharded.glob("*.safetensors")) < 30_000
     assert same(UNet2DModel.from_pretrained(sharded), unet)
     assert same(UNet2DModel.from_pretrained(sharded, check="finite"), unet)
+    with pytest.raises(InputError, match="max_shard_size must be a number of bytes or a text such as '8GiB'"):
+        unet.save_pretrained(sharded, max_shard_size="lots")
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the maps of the process")

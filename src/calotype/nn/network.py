@@ -75,13 +75,13 @@ class Network(Configured, nn.Module):
         )  # fmt: skip
 
     def save_pretrained(
-        self, folder: str | PathLike[str], *, variant: str | None = None, max_shard_size: int | None = None
+        self, folder: str | PathLike[str], *, variant: str | None = None, max_shard_size: int | str | None = None
     ) -> None:
         """Write the network to `folder`, all of it or nothing.
 
         Args:
             variant: a word in the name of the weight file, such as `"fp16"`.
-            max_shard_size: bytes; weights that are more are written as several files with an index.
+            max_shard_size: bytes or a text such as `"5GB"`; more weights are written as several files with an index.
         """
         from calotype.weights import component
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,12 +23,12 @@ FILE_NAME = "scheduler_config.json"
 _NAMES = """
     algorithm_type base_image_seq_len base_shift beta_end beta_schedule beta_start clip_sample clip_sample_range
     disable_corrector dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift interpolation_type
-    invert_sigmas lambda_min_clipped lower_order_final max_image_seq_len max_shift num_train_timesteps
-    original_inference_steps predict_x0 prediction_type rescale_betas_zero_snr sample_max_value set_alpha_to_one
-    shift shift_terminal sigma_data sigma_max sigma_min skip_prk_steps snr_shift_scale solver_order solver_p
-    solver_type steps_offset stochastic_sampling thresholding time_shift_type timestep_scaling timestep_spacing
-    timestep_type trained_betas use_beta_sigmas use_dynamic_shifting use_exponential_sigmas use_flow_sigmas
-    use_karras_sigmas use_lu_lambdas variance_type
+    invert_sigmas lambda_min_clipped lower_order_final max_image_seq_len max_shift noise_sampler_seed
+    num_train_timesteps original_inference_steps predict_x0 prediction_type rescale_betas_zero_snr rho
+    sample_max_value set_alpha_to_one shift shift_terminal sigma_data sigma_max sigma_min sigma_schedule
+    skip_prk_steps snr_shift_scale solver_order solver_p solver_type steps_offset stochastic_sampling thresholding
+    time_shift_type timestep_scaling timestep_spacing timestep_type trained_betas use_beta_sigmas
+    use_dynamic_shifting use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type
 """
 
 ECOSYSTEM_FIELDS = frozenset(_NAMES.split())
@@ -55,6 +56,8 @@ class ConfiguredScheduler(Configured):
     Config: ClassVar[type[BaseConfig]] = SchedulerConfig
     family: ClassVar[str]
     """Schedulers of one family describe the same training, so that one's configuration can be turned into another's."""
+    foreign: ClassVar[Mapping[str, frozenset[Any]]] = {}
+    """Values that a field has in other schedulers of the family and not in this: `from_config` leaves them out."""
 
     def __init__(self, **fields: Any) -> None:
         self.config = self.parse_config(fields)
@@ -67,7 +70,8 @@ class ConfiguredScheduler(Configured):
     def from_config(cls, config: Mapping[str, Any] | SchedulerConfig, **changes: Any) -> Self:
         """A scheduler from a configuration, which may be that of another scheduler for the same kind of training.
 
-        Fields that only other schedulers have are left out, and logged. `changes` replace fields.
+        Fields that only other schedulers have are left out, and logged; so are the solvers that other schedulers name
+        in `algorithm_type`, `solver_type` and `variance_type`. `changes` replace fields.
 
         Raises:
             ConfigError: a field belongs to no scheduler, or the configuration describes another kind of training.
@@ -75,21 +79,40 @@ class ConfiguredScheduler(Configured):
         fields = dict(config)
         known = cls.Config.model_fields
         foreign = sorted(name for name in fields if name in ECOSYSTEM_FIELDS and name not in known)
-        cls._check_family(fields)
+        foreign += sorted(name for name in cls.foreign if name in fields and fields[name] in cls.foreign[name])
+        cls._check_family(fields | changes)
         if foreign:
             logger.info("%s does not have %s; left out", cls.__name__, ", ".join(foreign))
         return cls(**{name: value for name, value in fields.items() if name not in foreign} | changes)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], subfolder: str | None = None, **changes: Any) -> Self:
-        """A scheduler from a folder with a `scheduler_config.json`, or from the file itself.
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        subfolder: str | None = None,
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        **changes: Any,
+    ) -> Self:
+        """A scheduler from a folder with a `scheduler_config.json`, from the file itself, or from a hub.
+
+        Args:
+            source: a folder, the file, or `"owner/name"` on the hub.
+            subfolder: the scheduler's folder in it.
+            revision, cache_dir, local_files_only: as for a pipeline.
+            changes: fields to replace.
 
         Raises:
             RepositoryError: there is no such file, or it is not a JSON object.
             ConfigError: the file describes another class, or has wrong fields.
         """
-        path = Path(folder, subfolder or "")
-        fields = _read(path / FILE_NAME if path.is_dir() else path)
+        from calotype.weights.needed import fetch_file  # which no other use of a scheduler needs
+
+        where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
+        path = fetch_file(source, subfolder, FILE_NAME, "scheduler", revision=revision, **where)
+        fields = _read(path)
         name = fields.get("_class_name", cls.__name__)
         if name != cls.__name__:
             raise ConfigError(
@@ -100,7 +123,8 @@ class ConfiguredScheduler(Configured):
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes `scheduler_config.json` into `folder`: aside first, then renamed, so that it is never half written."""
-        content = {"_class_name": type(self).__name__} | self.config.model_dump(mode="json")
+        infinite = {name for name, value in self.config if value in (math.inf, -math.inf)}  # a default, left out
+        content = {"_class_name": type(self).__name__} | self.config.model_dump(mode="json", exclude=infinite)
         text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
         path = Path(folder) / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,13 +134,30 @@ class ConfiguredScheduler(Configured):
     @classmethod
     def _check_family(cls, fields: Mapping[str, Any]) -> None:
         """Refuses to read a flow-matching configuration as a diffusion one, and the other way round."""
-        flow = "FlowMatch" in str(fields.get("_class_name", "")) or ("shift" in fields and "beta_start" not in fields)
-        diffusion = "beta_start" in fields or "beta_schedule" in fields
-        if (cls.family == "diffusion" and flow) or (cls.family == "flow" and diffusion):
-            raise ConfigError(
-                f"{cls.__name__} is for {cls.family} models, and this configuration describes a "
-                f"{'flow' if flow else 'diffusion'} model; its network cannot be sampled with it"
+        found = _family(fields)
+        both = "use_flow_sigmas" in cls.Config.model_fields
+        if found is None or found == cls.family or (both and found == "flow" and fields.get("use_flow_sigmas")):
+            return
+        raise ConfigError(
+            f"{cls.__name__} is for {cls.family} models, and this configuration describes a {found} model; its "
+            "network cannot be sampled with it"
+            + (
+                "; unless with use_flow_sigmas=True, prediction_type='flow_prediction'"
+                if both and found == "flow"
+                else ""
             )
+        )
+
+
+def _family(fields: Mapping[str, Any]) -> str | None:
+    """The training that a configuration describes, or None where it does not say."""
+    if fields.get("use_flow_sigmas") or "FlowMatch" in str(fields.get("_class_name", "")):
+        return "flow"
+    if "beta_start" in fields or "beta_schedule" in fields:
+        return "diffusion"
+    if "sigma_data" in fields:
+        return "edm"
+    return "flow" if "shift" in fields else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from calotype import __version__
 from calotype.atomic import atomic_folder
 from calotype.errors import ConfigError, InputError, RepositoryError, WeightsError, did_you_mean
+from calotype.memory.residency import parse_bytes
 from calotype.nn.network import Network
 from calotype.weights.files import write_safetensors
 from calotype.weights.model_index import INDEX_NAME, read_json_object, write_json
@@ -112,13 +113,13 @@ def load_from(
 
 
 def save_network(
-    network: Network, folder: Path, *, variant: str | None = None, max_shard_size: int | None = None
+    network: Network, folder: Path, *, variant: str | None = None, max_shard_size: int | str | None = None
 ) -> None:
     """Write `network` to `folder` in the layout that `load_network` reads. Atomic: an interrupted save changes nothing.
 
     Args:
         variant: a word in the file's name, such as `"fp16"`.
-        max_shard_size: bytes; weights that are more are written as several files and an index.
+        max_shard_size: bytes or a text such as `"5GB"`; more weights are written as several files and an index.
 
     Raises:
         RepositoryError: `folder` is a file or holds the current directory.
@@ -127,7 +128,8 @@ def save_network(
     check_variant(variant)
     config = network.config.model_dump(mode="json")
     stem = network.weights_name.removesuffix(".safetensors")
-    files = _files_of(network.state_dict(), stem, variant, max_shard_size)
+    most = None if max_shard_size is None else parse_bytes(max_shard_size, "max_shard_size")
+    files = _files_of(network.state_dict(), stem, variant, most)
     with atomic_folder(folder, owns=_Owned(stem).__contains__) as aside:
         for name, state in files.items():
             write_safetensors(aside / name, state)

@@ -24,6 +24,8 @@ from calotype.weights.shards import check_variant
 if TYPE_CHECKING:
     import torch
 
+    from calotype.weights.code.source import Code
+
     Dtype = torch.dtype | str
 
 logger = logging.getLogger(__name__)
@@ -112,7 +114,12 @@ def fetch_index(repository: Repository) -> ModelIndex:
 
 
 def save_components(
-    class_name: str, components: Mapping[str, Any], folder: Path, *, extras: Mapping[str, Any] | None = None
+    class_name: str,
+    components: Mapping[str, Any],
+    folder: Path,
+    *,
+    extras: Mapping[str, Any] | None = None,
+    code: "Code | None" = None,
 ) -> None:
     """Write a pipeline folder: every component and the index, all of it or nothing.
 
@@ -123,9 +130,10 @@ def save_components(
         components: by name; `None` is written as `[null, null]`.
         folder: the destination. What an older save left there is replaced; files that are no part of it are kept.
         extras: other keys of the index: plain settings of the pipeline.
+        code: the files that define the class, where no library has it; they are written too.
 
     Raises:
-        ComponentError: a component cannot be saved, or is of a class that no index may name.
+        ComponentError: a component cannot be saved, is of a class that no index may name, or has the name of a file.
         RepositoryError: a name is no identifier, or `folder` is a file or holds the current directory.
         WeightsError: a network has tensors that cannot be written.
     """
@@ -135,20 +143,32 @@ def save_components(
         refs[name] = None if component is None else ComponentRef(*named(component))
         if component is not None and not callable(getattr(component, "save_pretrained", None)):
             raise ComponentError(f"{name!r} is a {type(component).__name__}, which has no save_pretrained")
-    with atomic_folder(folder, owns=_owned(folder, components).__contains__) as aside:
+    files = {} if code is None else code.files
+    written = {path.partition("/")[0] for path in files}
+    if taken := written & {INDEX_NAME, *components}:
+        raise ComponentError(f"{class_name} has a component and a folder of code named {taken.pop()!r}; rename one")
+    owned = _owned(folder) | {INDEX_NAME, *components} | written
+    with atomic_folder(folder, owns=owned.__contains__) as aside:
         for name, component in components.items():
             if component is not None:
                 component.save_pretrained(aside / name)
-        write_model_index(aside, ModelIndex(class_name, refs, dict(extras or {})))
+        for path, content in files.items():
+            (aside / path).parent.mkdir(parents=True, exist_ok=True)
+            (aside / path).write_bytes(content)
+        module = None if code is None else code.module
+        write_model_index(aside, ModelIndex(class_name, refs, dict(extras or {}), module))
 
 
-def _owned(folder: Path, components: Mapping[str, Any]) -> set[str]:
-    """The entries of an existing pipeline folder that a save replaces."""
+def _owned(folder: Path) -> set[str]:
+    """The entries of an existing pipeline folder that an older save wrote."""
+    from calotype.weights.code.locate import carried_code
+
     try:
-        old = set(read_model_index(folder).components)
+        index = read_model_index(folder)
+        code = {} if index.code is None else carried_code(Folder(folder), index.code).files
     except RepositoryError:  # no pipeline folder, or one too broken to tell: keep what is not written anew
-        old = set()
-    return {INDEX_NAME, *components, *old}
+        return set()
+    return {*index.components, *(path.partition("/")[0] for path in code)}
 
 
 def _class_of(

@@ -1,12 +1,14 @@
 """Which files of a repository a component needs, so that no others are fetched."""
 
 from collections.abc import Collection, Iterable
-from pathlib import Path
+from os import PathLike
+from pathlib import Path, PurePath
 from typing import Any
 
-from calotype.errors import RepositoryError
+from calotype.errors import InputError, RepositoryError
+from calotype.weights.hub import is_hub_id
 from calotype.weights.model_index import INDEX_NAME
-from calotype.weights.repository import Folder, Repository
+from calotype.weights.repository import Folder, Repository, open_repository
 from calotype.weights.shards import find_weights, is_index, read_weight_map, refuse_missing
 
 CONFIG_NAME = "config.json"
@@ -91,6 +93,41 @@ def fetch_component(repository: Repository, cls: type[Any], folder: str, variant
     names = component_files(cls, files, variant, place)
     paths = [f"{folder}/{name}" if folder else name for name in names if folder or name != INDEX_NAME]
     return fetch_files(repository, paths) / folder
+
+
+def fetch_file(
+    source: str | PathLike[str], subfolder: str | None, name: str, what: str, *, revision: str | None, **options: Any
+) -> Path:
+    """The path of one small file: `source` itself where it is a file, else the file `name` in a folder or a repository.
+
+    Args:
+        what: what the file describes, for messages.
+        options: as for `open_repository`.
+    """
+    inner = check_subfolder(source, subfolder)
+    path = Path(source).expanduser()
+    if path.is_file() and subfolder is None:
+        return path
+    if path.exists() or not isinstance(source, str) or not is_hub_id(source.partition("@")[0]):
+        return path / inner / name  # its reader says what is wrong
+    repository = open_repository(source, revision=revision, **options)
+    wanted = f"{inner}/{name}" if inner else name
+    files = repository.files()
+    if wanted not in files:
+        there = [file for file in files if file.rpartition("/")[2] == name]
+        hint = f"; there is {', '.join(there)}: give its folder as subfolder=" if there else ""
+        raise RepositoryError(f"{where(repository, inner)} has no {name}, so no {what}{hint}")
+    return repository.fetch([wanted]) / wanted
+
+
+def check_subfolder(source: str | PathLike[str], subfolder: str | None) -> str:
+    """`subfolder` with `/` between its parts, `""` for none. Raises `InputError` when it leads out of `source`."""
+    if subfolder is None:
+        return ""
+    inner = PurePath(subfolder)
+    if inner.is_absolute() or ".." in inner.parts or "\\" in str(subfolder):
+        raise InputError(f"subfolder must be a path below {source}, got {subfolder!r}")
+    return "" if str(inner) == "." else inner.as_posix()
 
 
 def _instead(repository: Repository, files: Collection[str], folder: str) -> str:
