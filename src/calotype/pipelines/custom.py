@@ -1,13 +1,16 @@
 """Pipelines and packs of units from code of others: the one class or pack in a file, and the code of a class."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from os import PathLike
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from calotype.errors import InputError, RepositoryError
+from calotype.graph.node import Node
 from calotype.pipelines.packs import UnitPack
+from calotype.weights.code.consent import Consent
 from calotype.weights.code.imports import imported_names, parsed
 from calotype.weights.code.locate import carried_code, locate, shipped_code, shipped_names
 from calotype.weights.code.namespace import check_requirements, code_of, run_code
@@ -67,6 +70,21 @@ def custom_pack(source: str | PathLike[str], revision: str | None = None) -> Uni
     return pack_in(code, run(code))
 
 
+def as_pack(pack: UnitPack | Sequence[Node] | str | PathLike[str], revision: str | None = None) -> UnitPack:
+    """The pack that `with_units` was given, or that is where it was told."""
+    if isinstance(pack, str | PathLike):
+        return custom_pack(pack, revision)
+    if revision is not None:
+        raise InputError(f"with_units: revision={revision!r} is of a repository on a hub; leave it out")
+    return pack if isinstance(pack, UnitPack) else UnitPack(tuple(pack))
+
+
+def saved(code: Code, folder: Path) -> None:
+    """Record that code which this user ran and saved in a folder may run from it: exactly these bytes."""
+    if code.digest not in {shipped_code(name).digest for name in shipped_names()}:
+        Consent().approve(Code(str(folder.resolve()), code.main, code.files), "saved")
+
+
 def run(code: Code) -> ModuleType:
     """The main module of `code`. What ships is imported as what it is, a module of the package."""
     if code.source in shipped_names():
@@ -100,7 +118,7 @@ def pack_in(code: Code, module: ModuleType) -> UnitPack:
     found = {
         name: value for name, value in vars(module).items() if isinstance(value, UnitPack) and name not in imported
     }
-    packs = _distinct(found.values())
+    packs: list[UnitPack] = _distinct(found.values())
     if len(packs) > 1:
         raise RepositoryError(
             f"{code.where} makes {len(packs)} packs of units, {', '.join(found)}; a file is one pack: move the others "
