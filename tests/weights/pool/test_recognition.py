@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from calotype import ModelConfig, ModelPool
+from calotype import Catalogue, ModelConfig, ModelPool
 from calotype.errors import WeightsError
 from calotype.weights.pool.recognition import RECOGNISED, recognise
 from pool_files import Dit, same, save, state
@@ -110,8 +110,6 @@ def test_a_wrong_prefix_on_every_key_is_no_obstacle(tmp_path, dit, own) -> None:
 
 
 def test_a_constructor_that_fails_is_told_of(tmp_path, dit) -> None:
-    from calotype import Catalogue
-
     class Angry(Dit):
         def __init__(self) -> None:
             raise RuntimeError("no")
@@ -119,6 +117,14 @@ def test_a_constructor_that_fails_is_told_of(tmp_path, dit) -> None:
     known = Catalogue().with_model("angry", Angry, keys="embed.weight")
     with pytest.raises(WeightsError, match="nearest is 'angry': Angry cannot be made: RuntimeError: no"):
         pool_of(tmp_path, state(dit), known)
+
+
+def test_a_config_function_that_fails_is_told_of_and_stops_nothing(tmp_path, dit, own) -> None:
+    broken = Catalogue().with_model("broken", Dit, keys="embed.weight", config=lambda shapes: 1 // 0)
+    with pytest.raises(WeightsError, match="nearest is 'broken': its shapes are not understood: ZeroDivisionError"):
+        pool_of(tmp_path, state(dit), broken)
+    both = broken.with_model("xxx_dit", Dit, keys="embed.weight", config=own["xxx_dit"].fields)
+    assert pool_of(tmp_path, state(dit), both).names == ("xxx_dit",)
 
 
 def test_a_config_function_that_misses_a_key_is_told_of(tmp_path, own) -> None:

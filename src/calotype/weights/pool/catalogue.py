@@ -7,6 +7,10 @@ from typing import Self
 from torch import nn
 
 from calotype.errors import ConfigError, UnknownInput, did_you_mean
+from calotype.models.autoencoder_kl import AutoencoderKL
+from calotype.models.autoencoder_kl import keys as autoencoder_kl
+from calotype.models.autoencoder_tiny import AutoencoderTiny
+from calotype.models.autoencoder_tiny import keys as autoencoder_tiny
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_autoencoder import keys as mini_autoencoder
 from calotype.models.mini_transformer import MiniTransformer2DModel
@@ -105,6 +109,20 @@ CATALOGUE = (
         keys=unet_2d_condition.TELLING,
         config=unet_2d_condition.config_from_shapes,
         asks=unet_2d_condition.ASKS,
+    )
+    .with_model(
+        "autoencoder_kl",
+        AutoencoderKL,
+        keys=autoencoder_kl.TELLING,
+        config=autoencoder_kl.config_from_shapes,
+        asks=autoencoder_kl.ASKS,
+    )
+    .with_model(
+        "autoencoder_tiny",
+        AutoencoderTiny,
+        keys=autoencoder_tiny.TELLING,
+        config=autoencoder_tiny.config_from_shapes,
+        asks=autoencoder_tiny.ASKS,
     )
     .with_model(
         "word_text_encoder",

@@ -155,9 +155,8 @@ class _Comparison:
         try:
             fields, asked = self._fields(model, prefix, named)
             expected = self._expected(model, fields)
-        except (ConfigError, KeyError, ValueError, IndexError) as error:
-            what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-            return Match(model, prefix, failure=what)
+        except ConfigError as error:
+            return Match(model, prefix, failure=str(error))
         keys: dict[str, str] = {}
         wrong: dict[str, str] = {}
         for key, full in inner.items():
@@ -196,7 +195,7 @@ class _Comparison:
             return {**self.published, **self.given}, ()
         if not callable(model.fields):
             return {**model.fields, **self.given}, ()
-        fields = {**model.fields(named), **self.given}
+        fields = {**_told(model, named), **self.given}
         settled = {*self.given, *(name for name, value in fields.items() if value is None)}
         return fields, tuple(name for name in model.asks if name not in settled)
 
@@ -213,6 +212,19 @@ class _Comparison:
             state = blank(model.cls, fields).state_dict()
             self._built[key] = {name: tuple(tensor.shape) for name, tensor in state.items()}
         return self._built[key]
+
+
+def _told(model: KnownModel, named: Shapes) -> Mapping[str, Any]:
+    """What the model's function reads off shapes, which may be those of quite another network. Raises `ConfigError`."""
+    assert callable(model.fields)
+    try:
+        return model.fields(named)
+    except ConfigError:
+        raise
+    except KeyError as error:
+        raise ConfigError(f"there is no {error}") from None
+    except Exception as error:  # a function of somebody's own may raise anything
+        raise ConfigError(f"its shapes are not understood: {type(error).__name__}: {error}") from error
 
 
 def _tails(key: str) -> Iterator[str]:
