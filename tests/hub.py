@@ -75,6 +75,7 @@ class Hub:
         self.requests: list[Request] = []
         self.served: list[tuple[str, str]] = []
         self.cuts: list[tuple[str, int]] = []
+        self.stalls: list[tuple[str, int]] = []
         self.failing: int | None = None
         self.on_request: Any = None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
@@ -116,6 +117,10 @@ class Hub:
     def cut(self, path: str, after: int, times: int = 1) -> None:
         """Close the connection after so many bytes of the file `path`, in its next `times` transfers."""
         self.cuts += [(path, after)] * times
+
+    def stall(self, path: str, after: int) -> None:
+        """Send so many bytes of the file `path` in its next transfer, and then nothing until the client is gone."""
+        self.stalls.append((path, after))
 
     def downloads(self) -> list[str]:
         """The files whose content was sent, as `"owner/name: path"`, in order of their names."""
@@ -364,15 +369,17 @@ class _Handler(BaseHTTPRequestHandler):
         body = data[start:]
         if self.command == "GET":
             self.hub.served.append((name, path))
-        cut = next((c for c in self.hub.cuts if c[0] == path), None) if self.command == "GET" else None
-        if cut is None:
-            return self._send(status, body, headers)
-        self.hub.cuts.remove(cut)
-        self._head(status, len(body), headers)
-        self.wfile.write(body[: cut[1]])
-        self.wfile.flush()
-        self.close_connection = True
-        return None
+        for ends in (self.hub.cuts, self.hub.stalls) if self.command == "GET" else ():
+            if end := next((end for end in ends if end[0] == path), None):
+                ends.remove(end)
+                self._head(status, len(body), headers)
+                self.wfile.write(body[: end[1]])
+                self.wfile.flush()
+                if ends is self.hub.stalls:
+                    self.connection.settimeout(20)
+                    self.rfile.read(1)  # returns when the client closes
+                return None
+        return self._send(status, body, headers)
 
     def _error(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         named = {"X-Error-Code": code, "X-Error-Message": message, **(headers or {})}

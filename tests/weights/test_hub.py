@@ -1,6 +1,10 @@
 """Repositories on a hub: the real client against a hub on loopback."""
 
+import hashlib
 import logging
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +45,60 @@ def test_a_cut_transfer_goes_on_where_it_stopped(hub: Hub) -> None:
     assert (folder / "unet/model.safetensors").read_bytes() == WEIGHTS
     starts = [int(r.range[6:].split("-")[0]) for r in hub.requests if r.path.startswith("/lfs/") and r.range]
     assert starts == [300_000, 500_000]
+
+
+KILLED = "from calotype.weights.repository import open_repository as o; o('someone/tiny').fetch(['big.safetensors'])"
+
+
+def test_a_killed_process_loses_no_more_than_the_last_part(hub: Hub, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 100_000
+    hub.add("someone/tiny", {"big.safetensors": content})
+    hub.stall("big.safetensors", after=22_000_000)
+    process = subprocess.Popen([sys.executable, "-c", KILLED], stderr=subprocess.DEVNULL)
+    blobs = tmp_path / "hub-cache/models--someone--tiny/blobs"
+    for _ in range(400):
+        if any(path.stat().st_size >= 20_000_000 for path in blobs.glob("*.partial")):
+            break
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    (partial,) = blobs.glob("*.partial")
+    kept = partial.stat().st_size
+    assert 20_000_000 <= kept < len(content)
+    folder = open_repository("someone/tiny").fetch(["big.safetensors"])
+    assert (folder / "big.safetensors").read_bytes() == content
+    assert [request.range for request in hub.requests if request.range] == [f"bytes={kept}-"]
+    assert [path.name for path in blobs.iterdir()] == [partial.name.removesuffix(".partial")]
+
+
+def test_a_part_that_is_no_part_of_the_file_is_found_out(hub: Hub, tmp_path: Path) -> None:
+    hub.add("someone/tiny", FILES)
+    blobs = tmp_path / "hub-cache/models--someone--tiny/blobs"
+    blobs.mkdir(parents=True)
+    partial = blobs / f"{hashlib.sha256(WEIGHTS).hexdigest()}.partial"
+    partial.write_bytes(b"x" * 1000)
+    found = open_repository("someone/tiny")
+    with pytest.raises(RepositoryError, match=r"model.safetensors came with other contents than the hub lists"):
+        found.fetch(["unet/model.safetensors"])
+    assert not partial.exists()
+    assert (found.fetch(["unet/model.safetensors"]) / "unet/model.safetensors").read_bytes() == WEIGHTS
+    partial.write_bytes(b"x" * 2 * len(WEIGHTS))
+    for path in blobs.glob("[0-9a-f]*"):
+        if path != partial and path.stat().st_size == len(WEIGHTS):
+            path.unlink()
+    (found.fetch(["unet/config.json"]) / "unet/model.safetensors").unlink()
+    assert (found.fetch(["unet/model.safetensors"]) / "unet/model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_two_processes_fetch_the_same_at_once(hub: Hub) -> None:
+    content = bytes(range(256)) * 20_000
+    hub.add("someone/tiny", {"big.safetensors": content})
+    processes = [subprocess.Popen([sys.executable, "-c", KILLED], stderr=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    folder = open_repository("someone/tiny", local_files_only=True).fetch(["big.safetensors"])
+    assert (folder / "big.safetensors").read_bytes() == content
 
 
 def test_a_revision_is_one_commit_even_if_the_branch_moves(hub: Hub) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from calotype.errors import RepositoryError, did_you_mean
+from calotype.weights.transfer import LargeFile, fetch_large
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -63,6 +64,7 @@ class HubRepository:
         _check_revision(name, self._asked)
         self._cache = _cache_folder(cache_dir)
         self._sizes: Mapping[str, int | None] | None = None
+        self._large: Mapping[str, LargeFile] = {}
         self._why_offline: str | None = "local_files_only=True was given" if local_files_only else _switched_off()
         self.revision = self._cached_commit() if self._why_offline else self._resolve()
 
@@ -79,7 +81,8 @@ class HubRepository:
         return tuple(sorted(p.relative_to(here).as_posix() for p in here.rglob("*") if p.is_file()))
 
     def fetch(self, paths: Iterable[str]) -> Path:
-        """See `Repository.fetch`. Shows progress; a transfer that is cut is resumed, a file that is there is kept."""
+        """See `Repository.fetch`. Shows progress; a transfer that was cut, also of another process, goes on where it
+        stopped, and a file that is there is kept."""
         wanted = sorted(set(paths))
         known = set(self.files())
         if lost := [path for path in wanted if path not in known]:
@@ -112,7 +115,10 @@ class HubRepository:
             return commit
         if info.id != self.name:
             logger.warning("%s has moved to %s; use that name", self.name, info.id)
-        self._sizes = {file.rfilename: file.size for file in info.siblings or ()}
+        files = info.siblings or ()
+        self._sizes = {file.rfilename: file.size for file in files}
+        large = ((file.rfilename, file.lfs) for file in files)
+        self._large = {path: LargeFile(path, lfs.size, lfs.sha256) for path, lfs in large if lfs is not None}
         assert info.sha is not None, "a hub answers with the commit"
         return info.sha
 
@@ -121,7 +127,9 @@ class HubRepository:
             raise RepositoryError(self._without(missing, ()))
         from huggingface_hub import snapshot_download
 
+        large = [self._large[path] for path in missing if path in self._large]
         with self._explained():
+            fetch_large(self.name, self.revision, large, self._cache, endpoint())
             snapshot_download(
                 self.name,
                 revision=self.revision,
