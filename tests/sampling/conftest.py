@@ -1,5 +1,6 @@
 """The reference implementation as an oracle: the same fake network through both, step by step."""
 
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 import calotype.sampling as ours
 
 STEPS = (1, 2, 4, 8, 30, 50)
+SIGMAS = ("sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down")
 
 
 def network(x, t):
@@ -40,7 +42,7 @@ class Oracle:
     @contextmanager
     def double(self, scheduler) -> Iterator[None]:
         """The reference with its tables and its casts in double precision, to see formulas and not rounding."""
-        for name in ("alphas_cumprod", "one", "final_alpha_cumprod", "sigmas"):
+        for name in ("alphas_cumprod", "one", "final_alpha_cumprod", "initial_alpha_cumprod", *SIGMAS):
             if isinstance(getattr(scheduler, name, None), torch.Tensor):
                 setattr(scheduler, name, getattr(scheduler, name).double())
         with pytest.MonkeyPatch.context() as patch:
@@ -49,14 +51,15 @@ class Oracle:
 
     def trajectory(self, scheduler, x, *, learned=False, seed=3, **options):
         """Latents before the first step and after every step."""
-        generator = torch.Generator().manual_seed(seed)
+        if "generator" in inspect.signature(scheduler.step).parameters:
+            options["generator"] = torch.Generator().manual_seed(seed)
         x = x * getattr(scheduler, "init_noise_sigma", 1.0)
         latents = [x]
         for t in scheduler.timesteps:
             shown = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
             output = network(shown, t)
             output = torch.cat([output, torch.cos(shown)], dim=1) if learned else output
-            x = scheduler.step(output, t, x, generator=generator, **options).prev_sample
+            x = scheduler.step(output, t, x, **options).prev_sample
             latents.append(x)
         return latents
 

@@ -22,7 +22,8 @@ def betas(
     """The variance that each of `count` training steps adds, float32 [count].
 
     `linear` is Ho et al. 2020; `scaled_linear` is linear in its square root (latent diffusion);
-    `squaredcos_cap_v2` is Nichol and Dhariwal 2021, eq. 17; `laplace` is Hang and Gu 2024; `sigmoid` is GeoDiff 2022.
+    `squaredcos_cap_v2` is Nichol and Dhariwal 2021, eq. 17; `laplace` is Hang and Gu 2024; `sigmoid` is GeoDiff 2022;
+    `exp` lets the share of signal fall exponentially.
     `trained` are the values themselves. `zero_snr` leaves no signal at the last step.
 
     Raises:
@@ -47,7 +48,7 @@ def _named(schedule: str, start: float, end: float, count: int) -> Tensor:
         return torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32).square()
     if schedule == "sigmoid":
         return torch.linspace(-6, 6, count, dtype=torch.float32).sigmoid() * (end - start) + start
-    signals = {"squaredcos_cap_v2": _cosine_signal, "laplace": _laplace_signal}
+    signals = {"squaredcos_cap_v2": _cosine_signal, "laplace": _laplace_signal, "exp": _exponential_signal}
     if schedule not in signals:
         raise ConfigError(
             f"beta_schedule must be one of linear, scaled_linear, sigmoid, {', '.join(signals)}, got {schedule!r}"
@@ -58,6 +59,10 @@ def _named(schedule: str, start: float, end: float, count: int) -> Tensor:
 
 def _cosine_signal(t: float) -> float:
     return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+def _exponential_signal(t: float) -> float:
+    return math.exp(-12.0 * t)
 
 
 def _laplace_signal(t: float) -> float:

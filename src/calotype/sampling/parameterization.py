@@ -103,6 +103,7 @@ def parameterization(prediction_type: str) -> Parameterization:
         "sample": Sample(),
         "original_sample": Sample(),
         "v_prediction": VPrediction(),
+        "flow_prediction": Flow(),
     }
     if prediction_type not in known:
         raise ConfigError(f"prediction_type must be one of {', '.join(known)}, got {prediction_type!r}")

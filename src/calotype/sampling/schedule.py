@@ -11,71 +11,18 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from calotype.errors import InputError, MissingInput, UnusedInput
-from calotype.sampling.solver import Level
-from calotype.sampling.spacing import Floats, Ramp, Spacing, counted, ramped, spaced
+from calotype.errors import InputError, MissingInput
+from calotype.sampling.betas import ALMOST_NO_SIGNAL
+from calotype.sampling.levels import Level, Levels, Path
+from calotype.sampling.request import Request, between, first_timestep, refuse
+from calotype.sampling.spacing import Floats, Ramp, Spacing, ramped, spaced
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a caller wants of a schedule, validated.
-
-    Attributes:
-        steps: how many steps; None where `sigmas` or `timesteps` say it.
-        start: share of the noise to start from, in (0, 1]: image-to-image strength. The first level depends on it
-            alone, never on `steps`.
-        start_sigma: first noise level itself, in the units of the schedule.
-        sigmas: noise levels, each schedule's own custom values.
-        timesteps: timesteps, descending.
-        mu: logarithm ("exponential") or value ("linear") of a dynamic shift.
-        image_tokens: tokens of the picture, from which a dynamic shift follows; other schedules do not depend on it.
-    """
-
-    steps: int | None = None
-    start: float = 1.0
-    start_sigma: float | None = None
-    sigmas: tuple[float, ...] | None = None
-    timesteps: tuple[float, ...] | None = None
-    mu: float | None = None
-    image_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps is not None:
-            object.__setattr__(self, "steps", counted(self.steps))
-        for name in ("sigmas", "timesteps"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, _listed(name, getattr(self, name)))
-        if not 0.0 < self.start <= 1.0:
-            raise InputError(f"start must be above 0 and at most 1, got {self.start!r}; 1 starts from pure noise")
-        custom = self.sigmas is not None or self.timesteps is not None
-        if self.steps is None and not custom:
-            raise MissingInput("steps is missing; give steps, timesteps or sigmas")
-        if custom + (self.start_sigma is not None) + (self.start < 1.0) > 1:
-            raise InputError("start, start_sigma and custom timesteps or sigmas all say where to start; give one")
-
-    @property
-    def partial(self) -> bool:
-        """Whether the schedule starts from less than its most noise."""
-        return self.start < 1.0 or self.start_sigma is not None
-
-
-@dataclass(frozen=True)
-class Path:
-    """Step i goes from `here[i]` to `there[i]`. Pure noise is multiplied by `init_sigma` before the first."""
-
-    here: tuple[Level, ...]
-    there: tuple[Level, ...]
-    init_sigma: float = 1.0
-
-    def __post_init__(self) -> None:
-        assert len(self.here) == len(self.there) > 0
-
-
-class NoiseSchedule(Protocol):
+class NoiseSchedule(Levels, Protocol):
     """Answers a request with the levels to go through."""
 
     def path(self, request: Request) -> Path:
@@ -103,7 +50,7 @@ class VariancePreserving:
     even_landing: bool = False
 
     def path(self, request: Request) -> Path:
-        _refuse(request, "sigmas", "mu")
+        refuse(request, "sigmas", "mu")
         times = self._timesteps(request)
         landings = [*times[1:], -1]
         if self.even_landing and request.timesteps is None and not request.partial:
@@ -114,10 +61,17 @@ class VariancePreserving:
         times = range(len(self.shares) - 1, -1, -1)
         return Path(tuple(map(self.level, times)), tuple(self.level(t - 1) for t in times))
 
-    def level(self, t: int) -> Level:
+    def level(self, timestep: float) -> Level:
         """The level at a training timestep; below 0 is the end of the last step."""
-        share = self.shares[t] if t >= 0 else self.final_share
-        return Level(math.sqrt(share), math.sqrt(1.0 - share), float(t))
+        share = self.shares[int(timestep)] if timestep >= 0 else self.final_share
+        return Level(math.sqrt(share), math.sqrt(1.0 - share), float(timestep))
+
+    def of_ratio(self, ratio: float) -> Level:
+        logs = 0.5 * (np.log1p(-np.array(self.shares)) - np.log(np.maximum(self.shares, ALMOST_NO_SIGNAL)))
+        share = 1.0 / (1.0 + ratio**2)
+        return Level(
+            math.sqrt(share), math.sqrt(1.0 - share), float(np.interp(math.log(ratio), logs, range(len(logs))))
+        )
 
     def _timesteps(self, request: Request) -> list[int]:
         count = len(self.shares)
@@ -136,7 +90,7 @@ class VariancePreserving:
         if request.start_sigma is not None:
             sigmas = np.sqrt(1.0 - np.array(self.shares))
             return float(np.abs(sigmas - request.start_sigma).argmin())
-        return _first_timestep(request.start, len(self.shares))
+        return first_timestep(request.start, len(self.shares))
 
     def _checked(self, times: list[int], request: Request) -> list[int]:
         count = len(self.shares)
@@ -165,6 +119,7 @@ class VarianceExploding:
         ramp: sigmas follow a ramp instead, between `smallest` and `largest` or the ends of the spacing.
         log_timesteps: the network is told `log(sigma) / 4` instead of a timestep.
         final_sigma: sigma after the last step.
+        whole_timesteps: the timesteps of a ramp are rounded.
     """
 
     table: tuple[float, ...] = field(repr=False)
@@ -176,9 +131,10 @@ class VarianceExploding:
     largest: float | None = None
     log_timesteps: bool = False
     final_sigma: float = 0.0
+    whole_timesteps: bool = False
 
     def path(self, request: Request) -> Path:
-        _refuse(request, "mu")
+        refuse(request, "mu")
         if request.sigmas is not None:
             return self._custom(request.sigmas)
         if request.timesteps is not None and (self.ramp or self.log_timesteps):
@@ -195,6 +151,7 @@ class VarianceExploding:
             smallest = largest if len(times) == 1 else self.smallest or self._last(sigmas)
             sigmas = ramped(self.ramp, largest, smallest, len(times))
             times, sigmas = self.timesteps_of(sigmas), np.append(sigmas, self.final_sigma)
+            times = np.round(times) if self.whole_timesteps else times
         return self._path(times, sigmas)
 
     def training(self) -> Path:
@@ -202,8 +159,20 @@ class VarianceExploding:
 
     def timesteps_of(self, sigmas: Floats) -> Floats:
         """The timesteps, between the trained ones, whose log sigma these are."""
-        logs = np.log(np.array(self.table, dtype=np.float32)).astype(np.float64)
-        return np.interp(np.log(np.maximum(sigmas, 1e-10)), logs, np.arange(len(logs)))
+        return timesteps_of(sigmas, self.table)
+
+    def level(self, timestep: float) -> Level:
+        sigma = (
+            math.exp(4.0 * timestep) if self.log_timesteps else np.interp(timestep, range(len(self.table)), self.table)
+        )
+        return self._level(float(sigma), timestep)
+
+    def of_ratio(self, ratio: float) -> Level:
+        told = 0.25 * math.log(ratio) if self.log_timesteps else float(self.timesteps_of(np.array(ratio)))
+        return self._level(ratio, told)
+
+    def _level(self, sigma: float, timestep: float) -> Level:
+        return Level(1.0, sigma, timestep, 1.0 / math.sqrt(1.0 + sigma**2))
 
     def _last(self, sigmas: Floats) -> float:
         return float(sigmas[-1] if self.log_linear else sigmas[-2])
@@ -212,9 +181,9 @@ class VarianceExploding:
         if request.timesteps is not None:
             return np.array(request.timesteps)
         assert request.steps is not None
-        first = _first_timestep(request.start, len(self.table))
+        first = first_timestep(request.start, len(self.table))
         if request.start_sigma is not None:
-            _between("start_sigma", request.start_sigma, self.table[0], self.table[-1])
+            between("start_sigma", request.start_sigma, self.table[0], self.table[-1])
             first = float(np.interp(request.start_sigma, self.table, np.arange(len(self.table))))
         return spaced(self.spacing, request.steps, len(self.table), self.steps_offset, first)
 
@@ -229,10 +198,7 @@ class VarianceExploding:
 
     def _path(self, times: Floats, sigmas: Floats) -> Path:
         told = 0.25 * np.log(sigmas[:-1]) if self.log_timesteps else times
-        levels = [
-            Level(1.0, float(s), float(t), 1.0 / math.sqrt(1.0 + float(s) ** 2))
-            for s, t in zip(sigmas, [*told, -1.0], strict=True)
-        ]
+        levels = [self._level(float(s), float(t)) for s, t in zip(sigmas, [*told, -1.0], strict=True)]
         largest = float(sigmas.max())
         init = math.sqrt(largest**2 + 1.0) if self.spacing == "leading" else largest
         return Path(tuple(levels[:-1]), tuple(levels[1:]), init)
@@ -262,7 +228,7 @@ class FlowMatching:
 
     def path(self, request: Request) -> Path:
         if self.dynamic is None:
-            _refuse(request, "mu")
+            refuse(request, "mu")
         sigmas = self._sigmas(request, self._factor(request))
         told = request.timesteps
         if told is None or self.inverted:
@@ -274,6 +240,16 @@ class FlowMatching:
         factor = 1.0 if self.dynamic else self.shift
         sigmas = shifted(np.arange(count, 0, -1) / count, factor)
         return _flow_path(sigmas, [float(s) * count for s in sigmas])
+
+    def level(self, timestep: float) -> Level:
+        share = timestep / self.num_train_timesteps
+        return self._level(1.0 - share if self.inverted else share)
+
+    def of_ratio(self, ratio: float) -> Level:
+        return self._level(ratio / (1.0 + ratio))
+
+    def _level(self, sigma: float) -> Level:
+        return Level(1.0 - sigma, sigma, self.num_train_timesteps * (1.0 - sigma if self.inverted else sigma))
 
     def mu(self, image_tokens: int) -> float:
         """The dynamic shift's mu for a picture of so many tokens: a line through two points."""
@@ -322,11 +298,14 @@ class FlowMatching:
     def _floor(self, factor: float) -> float:
         return float(shifted(np.array([self._least()]), factor)[0])
 
+    def unshifted(self, sigma: float, request: Request) -> float:
+        """The sigma before the shift that becomes `sigma`, for a request that says how much is shifted."""
+        return self._unshifted(sigma, self._factor(request))
+
     def _unshifted(self, sigma: float, factor: float) -> float:
-        """The raw sigma that becomes `sigma`."""
         floor = self._floor(factor)
         stretch = _stretch(floor, self.terminal) if self.terminal else 1.0
-        _between("start_sigma", sigma, 1.0 - (1.0 - floor) * stretch, 1.0)
+        between("start_sigma", sigma, 1.0 - (1.0 - floor) * stretch, 1.0)
         sigma = 1.0 - (1.0 - sigma) / stretch
         return sigma / (factor - (factor - 1.0) * sigma)
 
@@ -334,6 +313,12 @@ class FlowMatching:
 def shifted(sigmas: Floats, factor: float) -> Floats:
     """Sigmas in [0, 1] moved towards 1 by a factor above 1 (Esser et al. 2024, eq. 23); 0 and 1 stay."""
     return np.asarray(factor * sigmas / (1.0 + (factor - 1.0) * sigmas))
+
+
+def timesteps_of(ratios: Floats, table: Sequence[float]) -> Floats:
+    """The timesteps, between those of a table of noise over signal, whose logarithm is that of `ratios`."""
+    logs = np.log(np.array(table, dtype=np.float32)).astype(np.float64)
+    return np.asarray(np.interp(np.log(np.maximum(ratios, 1e-10)), logs, np.arange(len(logs))))
 
 
 def _stretch(end: float, terminal: float) -> float:
@@ -352,26 +337,3 @@ def _check_flow_sigmas(values: Sequence[float], request: Request) -> None:
     for given in (request.sigmas, request.timesteps):
         if given is not None and len(given) != (request.steps or len(values)):
             raise InputError(f"{len(given)} values were given for {request.steps or len(values)} steps; give as many")
-
-
-def _first_timestep(start: float, count: int) -> float | None:
-    """The training timestep of a start in (0, 1]; None is the top of whatever the spacing is."""
-    return None if start == 1.0 else float(max(round(start * count), 1) - 1)
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low * (1 - 1e-6) <= value <= high * (1 + 1e-6):
-        raise InputError(f"{name} must be between {low:g} and {high:g} in this schedule, got {value!r}")
-
-
-def _refuse(request: Request, *names: str) -> None:
-    for name in names:
-        if getattr(request, name) is not None:
-            raise UnusedInput(f"{name} was given, but this schedule does not use it; leave it out")
-
-
-def _listed(name: str, values: Any) -> tuple[float, ...]:
-    listed = tuple(float(value) for value in values)
-    if not listed or not all(math.isfinite(value) for value in listed):
-        raise InputError(f"{name} must be a list of finite numbers, got {list(listed)}")
-    return listed

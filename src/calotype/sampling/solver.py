@@ -3,30 +3,30 @@
 A level is `x = alpha * clean + sigma * noise`. A one-step solver is linear in the latents, in the predicted clean
 sample and noise, and in fresh noise; its four weights depend on the two levels alone, so a schedule computes them once.
 
-State goes in and comes out. The solvers here need none, theirs is `None`.
+State goes in and comes out. The one-step solvers here need none, theirs is `None`; a `SolverWithState` remembers what
+the network said before, and those are in `calotype.sampling.solvers`, one method a file.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from calotype.errors import InputError
+from calotype.sampling.levels import Level, Levels, Path
+from calotype.sampling.limit import Limit
+from calotype.sampling.parameterization import Mix
+
+State = Any
+"""What a solver carries from one network evaluation to the next: opaque to everyone else."""
 
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
 
 SMALLEST_VARIANCE = 1e-20  # the reference's floor, so that a logarithm exists
-
-
-class Level(NamedTuple):
-    """A noise level: `x = alpha * clean + sigma * noise`; the network is told `timestep` and is shown `scale * x`."""
-
-    alpha: float
-    sigma: float
-    timestep: float = 0.0
-    scale: float = 1.0
 
 
 class Move(NamedTuple):
@@ -56,8 +56,8 @@ class Solver(Protocol):
         """Standard deviation [B, C, ...] of the fresh noise from the learned variance [B, C, ...]."""
 
 
-class _Fixed:
-    """A solver whose spread does not come from the network."""
+class OneStep:
+    """A one-step solver whose spread does not come from the network."""
 
     @property
     def learned(self) -> bool:
@@ -68,7 +68,82 @@ class _Fixed:
 
 
 @dataclass(frozen=True)
-class Ddim(_Fixed):
+class Prediction:
+    """One evaluation of the network, as a solver with a state sees it.
+
+    Attributes:
+        x: latents [B, C, ...] at level `here`, at least float32.
+        output: the network's output [B, C, ...], without a learned variance.
+        here: the level that the latents are at.
+        there: the level that they are wanted at.
+        note: the solver's own note about this evaluation.
+        fresh: draws standard normal noise [B, C, ...].
+        reads: weights that give the clean sample and the noise.
+        limit: keeps the clean sample in range; the noise is then the one that goes with the limited sample.
+    """
+
+    x: Tensor
+    output: Tensor
+    here: Level
+    there: Level
+    note: Any
+    fresh: Callable[[], Tensor]
+    reads: tuple[Mix, Mix]
+    limit: Limit | None = None
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """The clean sample [B, C, ...] that the output implies."""
+        clean = self.reads[0].of(self.x, self.output)
+        return clean if self.limit is None else self.limit(clean)
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """The noise [B, C, ...] that the output implies."""
+        if self.limit is None:
+            return self.reads[1].of(self.x, self.output)
+        return (self.x - self.here.alpha * self.clean) / self.here.sigma
+
+
+class SolverWithState:
+    """A solver that remembers: of several steps, or of several network evaluations in one step.
+
+    A loop has one turn per network evaluation. `evaluations` says which those are, and `step` takes one turn.
+    """
+
+    learned: bool = False
+    """Whether the network's output [B, 2C, ...] holds a variance after the prediction; these solvers do not use it."""
+
+    def evaluations(self, path: Path, levels: Levels) -> Path:
+        """The path of all network evaluations for a path of steps: the same one, unless a step needs several.
+
+        Args:
+            path: the steps.
+            levels: the schedule, for levels between.
+        """
+        return path
+
+    def step(self, now: Prediction, state: State) -> tuple[Tensor, State]:
+        """The latents at `now.there`, at least float32, and the state for the next evaluation.
+
+        `state` is None at the first evaluation and at the first of a slice of the levels. The step is then one that
+        needs no memory.
+        """
+        raise NotImplementedError
+
+
+def follow(x: Tensor, noise: Tensor, here: Level, there: Level) -> Tensor:
+    """The probability-flow ODE from `here` to `there` along a constant noise.
+
+    In `x / alpha` against `sigma / alpha` the ODE is `d(x / alpha) = noise d(sigma / alpha)`: Song et al., "Denoising
+    Diffusion Implicit Models", eq. 13.
+    """
+    kept = there.alpha / here.alpha
+    return torch.add(x if kept == 1.0 else x * kept, noise, alpha=there.sigma - kept * here.sigma)
+
+
+@dataclass(frozen=True)
+class Ddim(OneStep):
     """DDIM: to the same clean sample and noise at the next level, with a share `eta` of the noise renewed.
 
     Source: Song et al., "Denoising Diffusion Implicit Models", eq. 12 and 16, here for any alpha and sigma.
@@ -86,7 +161,7 @@ class Ddim(_Fixed):
 
 
 @dataclass(frozen=True)
-class Euler(_Fixed):
+class Euler(OneStep):
     """Euler's method on the probability-flow ODE.
 
     Sources: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 1 without the
@@ -99,7 +174,7 @@ class Euler(_Fixed):
 
 
 @dataclass(frozen=True)
-class EulerAncestral(_Fixed):
+class EulerAncestral(OneStep):
     """Euler's method down to less noise than asked for, then fresh noise up to the level.
 
     Source: k-diffusion's ancestral sampling: `up^2 = sigma'^2 (1 - sigma'^2 / sigma^2)`, `down^2 = sigma'^2 - up^2`;
@@ -111,7 +186,7 @@ class EulerAncestral(_Fixed):
 
 
 @dataclass(frozen=True)
-class Renoise(_Fixed):
+class Renoise(OneStep):
     """The predicted clean sample with entirely fresh noise, the `stochastic_sampling` of flow matching.
 
     Source: Song et al., "Consistency Models", algorithm 1.

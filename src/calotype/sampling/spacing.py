@@ -37,18 +37,18 @@ def _spaced_from(first: float, spacing: Spacing, steps: int, offset: int) -> Flo
     return np.linspace(first, last, steps, dtype=np.float64)
 
 
-def ramped(ramp: Ramp, largest: float, smallest: float, steps: int) -> Floats:
+def ramped(ramp: Ramp, largest: float, smallest: float, steps: int, rho: float = 7.0) -> Floats:
     """`steps` sigmas from `largest` down to `smallest`.
 
     Sources: `karras` is eq. 5 of Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
-    with rho 7; `exponential` is even in the logarithm; `beta` is Lee et al., "Beta Sampling is All You Need", with
-    both parameters 0.6.
+    with `rho`; `exponential` is even in the logarithm, as Lu et al., "DPM-Solver", propose; `beta` is Lee et al., "Beta
+    Sampling is All You Need", with both parameters 0.6.
     """
     if not 0.0 < smallest <= largest:
         raise InputError(f"{ramp} sigmas need 0 < smallest <= largest, got {smallest:g} and {largest:g}")
     if ramp == "karras":
-        top, bottom = largest ** (1 / 7), smallest ** (1 / 7)
-        return np.asarray((top + np.linspace(0, 1, steps) * (bottom - top)) ** 7)
+        top, bottom = largest ** (1 / rho), smallest ** (1 / rho)
+        return np.asarray((top + np.linspace(0, 1, steps) * (bottom - top)) ** rho)
     if ramp == "exponential":
         return np.exp(np.linspace(math.log(largest), math.log(smallest), steps))
     shares = [beta_quantile(float(p), 0.6, 0.6) for p in 1 - np.linspace(0, 1, steps)]

@@ -5,16 +5,17 @@ What a call sets is kept on the object, so this face serves one loop at a time; 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from calotype.errors import InputError, MissingInput
 from calotype.sampling.config import ConfiguredScheduler
+from calotype.sampling.levels import Path
 from calotype.sampling.noise import NoiseSource, per_item, shared
-from calotype.sampling.schedule import Path
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
+from calotype.sampling.solver import SolverWithState, State
 from calotype.sampling.spacing import counted
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -51,6 +52,11 @@ class Stateful(ConfiguredScheduler, Scheduler):
         self.num_inference_steps = None
         self._levels: NoiseLevels | None = None
         self._show(self.noise_schedule.training(), None)
+
+    def set_timesteps(self, num_inference_steps: int, device: Device = None) -> None:
+        """Sets the steps of the next loop. Raises `InputError` for 0, a negative number or too many."""
+        steps_or_custom(num_inference_steps)
+        self._set(self.schedule(steps_asked(num_inference_steps)), device)
 
     def _compose(self) -> None:
         """Sets the schedule, the parameterization, the solver and the limit that the config describes."""
@@ -129,28 +135,35 @@ class ByTimestep(Stateful):
         return number
 
 
-class ByIndex(Stateful):
+class Counting(Stateful):
     """Steps that count: the first finds its level by its timestep, or by `set_begin_index`, and each moves on by one.
 
     Attributes:
-        sigmas: the noise levels, on the CPU: one per timestep and one after the last.
         step_index: index of the next step, or None before the first.
         begin_index: index of the first step where a pipeline starts part of the way, or None.
     """
 
-    sigmas: Tensor
+    draws_wide: ClassVar[bool] = False
+    """Fresh noise is drawn in at least float32 and not in the dtype of the network's output, as the ecosystem does."""
+
+    alone: ClassVar[bool] = False
+    """A tuple from `step` holds the latents alone, as in the ecosystem."""
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
         self.step_index: int | None = None
         self.begin_index: int | None = None
+        self._state: State = None
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Says that the loop starts at this step, as image-to-image pipelines do."""
         self.begin_index = begin_index
 
     def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
-        """Index of a timestep; the second one where it occurs twice. Raises `InputError` where it does not occur."""
+        """Index of a timestep; the second where it occurs twice, unless the schedule starts with it.
+
+        A step that evaluates the network twice has its timestep twice. Raises `InputError` where it does not occur.
+        """
         times = self.timesteps if schedule_timesteps is None else schedule_timesteps
         value = timestep.to(times.device) if isinstance(timestep, Tensor) else timestep
         found = (times == value).nonzero().flatten().tolist()
@@ -159,17 +172,13 @@ class ByIndex(Stateful):
                 f"timestep {float(timestep):g} is not one of this schedule's, which go from {float(times[0]):g} "
                 f"to {float(times[-1]):g}; pass one of scheduler.timesteps"
             )
-        return int(found[min(1, len(found) - 1)])
+        return int(found[0] if len(found) == 1 or found[0] == 0 else found[1])
 
     def _set(self, levels: NoiseLevels, device: Device) -> None:
         super()._set(levels, device)
         self.step_index = None
         self.begin_index = None
-
-    def _show(self, path: Path | NoiseLevels, device: Device) -> None:
-        sigmas = [*(level.sigma for level in path.here), path.there[-1].sigma]
-        self.timesteps = torch.tensor([level.timestep for level in path.here], dtype=torch.float32, device=device)
-        self.sigmas = torch.tensor(sigmas, dtype=torch.float32)
+        self._state = None
 
     def _here(self, timestep: Any) -> int:
         """Index of the step that this timestep is of."""
@@ -187,6 +196,48 @@ class ByIndex(Stateful):
                 f"of one; got {timestep!r}"
             )
 
+    def _stepped(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: Generators,
+        return_dict: bool,
+        fresh: Tensor | None = None,
+    ) -> Any:
+        """One step of a solver with a state, which is kept until the next."""
+        index, levels = self._here(timestep), self._current()
+        assert isinstance(levels.solver, SolverWithState)
+        if generator is not None and fresh is not None:
+            raise InputError("give generator or variance_noise, not both")
+        wide = torch.promote_types(model_output.dtype, torch.float32)
+        drawn = source(generator, wide if self.draws_wide else model_output.dtype)
+        now = self._prediction(sample, model_output, levels, index, drawn if fresh is None else lambda _: fresh)
+        moved, self._state = levels.solver.step(now, self._state)
+        return self._taken(moved.to(model_output.dtype), now.clean, return_dict)
+
+    def _taken(self, moved: Tensor, clean: Tensor, return_dict: bool) -> Any:
+        """The answer of a step, which counts as made."""
+        assert self.step_index is not None
+        self.step_index += 1
+        found = answer(moved, clean, return_dict)
+        return found[:1] if self.alone and not return_dict else found
+
+
+class ByIndex(Counting):
+    """Steps that count, over sigmas.
+
+    Attributes:
+        sigmas: the noise levels, on the CPU: one per timestep and one after the last.
+    """
+
+    sigmas: Tensor
+
+    def _show(self, path: Path | NoiseLevels, device: Device) -> None:
+        sigmas = [*(level.sigma for level in path.here), path.there[-1].sigma]
+        self.timesteps = torch.tensor([level.timestep for level in path.here], dtype=torch.float32, device=device)
+        self.sigmas = torch.tensor(sigmas, dtype=torch.float32)
+
     def _levels_at(self, timesteps: Tensor, like: Tensor) -> Tensor:
         """The sigma of each timestep [B], as [B, 1, ...] of `like`'s dtype and at least float32."""
         if self.begin_index is None:
@@ -203,8 +254,8 @@ class ByIndex(Stateful):
         missing = ~matches.any(dim=1)
         if bool(missing.any()):
             self.index_for_timestep(timesteps.cpu()[missing][0])  # raises
-        several = matches.sum(dim=1) > 1
         first, second = matches.int().argmax(dim=1), (matches.cumsum(dim=1) == 2).int().argmax(dim=1)
+        several = (matches.sum(dim=1) > 1) & (first > 0)
         return torch.where(several, second, first)
 
 

@@ -9,33 +9,36 @@ from torch import Tensor
 
 from calotype.errors import InputError
 from calotype.graph.memo import nbytes, version
+from calotype.sampling.levels import Level, Path
 from calotype.sampling.limit import Limit
 from calotype.sampling.noise import NoiseSource
 from calotype.sampling.parameterization import Mix, Parameterization
-from calotype.sampling.schedule import NoiseSchedule, Path, Request
-from calotype.sampling.solver import Level, Move, Solver
+from calotype.sampling.request import Request
+from calotype.sampling.schedule import NoiseSchedule
+from calotype.sampling.solver import Move, Prediction, Solver, SolverWithState, State
 from calotype.sampling.step import Step
-
-State = Any
-"""What a solver carries from step to step: opaque to everyone else."""
 
 
 class Plan(NamedTuple):
     """Everything that a step needs, worked out before the loop: weights, as plain numbers.
 
     `clean` and `noise` read the network's output; `move` is the solver's; `fused` is all of it in one sum of latents
-    and output, where no limit stands between.
+    and output, where no limit stands between. A solver with a state has a `note` in the place of both.
     """
 
     clean: Mix
     noise: Mix
-    move: Move
-    fused: Mix
+    move: Move = Move()
+    fused: Mix = Mix(0.0, 0.0)
+    note: Any = None
 
 
 @dataclass(frozen=True)
 class NoiseLevels:
     """The levels that a loop goes through, made by `Scheduler.schedule`. Immutable; a slice of it is one too.
+
+    A step of the loop is one evaluation of the network; a solver that needs two to get to the next level of its
+    schedule has two steps for it.
 
     Attributes:
         here: the level at which each step starts.
@@ -49,7 +52,7 @@ class NoiseLevels:
     there: tuple[Level, ...]
     plans: tuple[Plan, ...]
     init_sigma: float
-    solver: Solver
+    solver: Solver | SolverWithState
 
     def __len__(self) -> int:
         return len(self.here)
@@ -108,7 +111,7 @@ class Scheduler:
 
     noise_schedule: NoiseSchedule
     parameterization: Parameterization
-    solver: Solver
+    solver: Solver | SolverWithState
     limit: Limit | None = None
     order: ClassVar[int] = 1
 
@@ -122,7 +125,7 @@ class Scheduler:
         timesteps: Any = None,
         mu: float | None = None,
         image_tokens: int | None = None,
-        solver: Solver | None = None,
+        solver: Solver | SolverWithState | None = None,
     ) -> NoiseLevels:
         """The levels of `steps` steps, with every step's weights.
 
@@ -189,6 +192,9 @@ class Scheduler:
         Raises:
             InputError: the solver draws noise and no source was given, or the output has the wrong channels.
         """
+        if isinstance(levels.solver, SolverWithState):
+            moved, state = levels.solver.step(self._prediction(x, output, levels, index, draw), state)
+            return moved.to(x.dtype), state
         plan = levels.plans[index]
         if self.limit is not None or levels.solver.learned:
             return self._full_step(x, output, plan, levels.solver, draw)[0].to(x.dtype), state
@@ -196,6 +202,23 @@ class Scheduler:
         if plan.move.fresh:
             moved = moved.add(_fresh(draw, x), alpha=plan.move.fresh)
         return moved.to(x.dtype), state
+
+    def _prediction(
+        self, x: Tensor, output: Tensor, levels: NoiseLevels, index: int, draw: NoiseSource | None
+    ) -> Prediction:
+        """What a solver with a state gets to see of this step."""
+        plan, wide = levels.plans[index], _wide(x)
+        output, _ = split_variance(output, x, levels.solver)
+        return Prediction(
+            wide,
+            output.to(wide.dtype),
+            levels.here[index],
+            levels.there[index],
+            plan.note,
+            lambda: _fresh(draw, x),
+            (plan.clean, plan.noise),
+            self.limit,
+        )
 
     def _full_step(
         self, x: Tensor, output: Tensor, plan: Plan, solver: Solver, draw: NoiseSource | None
@@ -218,27 +241,39 @@ class Scheduler:
         clean = plan.clean.of(x, output if output.dtype == x.dtype else output.to(x.dtype))
         return clean if self.limit is None else self.limit(clean)
 
-    def _planned(self, path: Path, solver: Solver) -> NoiseLevels:
-        plans = tuple(
-            plan(self.parameterization, solver, *levels) for levels in zip(path.here, path.there, strict=True)
-        )
+    def _planned(self, path: Path, solver: Solver | SolverWithState) -> NoiseLevels:
+        if isinstance(solver, SolverWithState):
+            path = solver.evaluations(path, self.noise_schedule)
+            notes = path.notes or (None,) * len(path)
+            readings = (reading(self.parameterization, here) for here in path.here)
+            plans = tuple(Plan(*read, note=note) for read, note in zip(readings, notes, strict=True))
+        else:
+            plans = tuple(
+                plan(self.parameterization, solver, *levels) for levels in zip(path.here, path.there, strict=True)
+            )
         return NoiseLevels(path.here, path.there, plans, path.init_sigma, solver)
 
 
 def plan(parameterization: Parameterization, solver: Solver, here: Level, there: Level) -> Plan:
     """The weights of one step, in terms of the latents themselves rather than of what the network is shown."""
-    alpha, sigma = here.alpha * here.scale, here.sigma * here.scale
-    clean, noise = parameterization.clean(alpha, sigma), parameterization.noise(alpha, sigma)
-    if here.scale != 1.0:
-        clean = Mix(_exact(clean.latents * here.scale), clean.output)
-        noise = Mix(_exact(noise.latents * here.scale), noise.output)
+    clean, noise = reading(parameterization, here)
     move = solver.move(here, there)
     latents = move.latents + move.clean * clean.latents + move.noise * noise.latents
     output = move.clean * clean.output + move.noise * noise.output
     return Plan(clean, noise, move, Mix(_exact(latents), output))
 
 
-def split_variance(output: Tensor, x: Tensor, solver: Solver) -> tuple[Tensor, Tensor | None]:
+def reading(parameterization: Parameterization, here: Level) -> tuple[Mix, Mix]:
+    """The weights of latents and output that give the clean sample and the noise at a level."""
+    alpha, sigma = here.alpha * here.scale, here.sigma * here.scale
+    clean, noise = parameterization.clean(alpha, sigma), parameterization.noise(alpha, sigma)
+    if here.scale != 1.0:
+        clean = Mix(_exact(clean.latents * here.scale), clean.output)
+        noise = Mix(_exact(noise.latents * here.scale), noise.output)
+    return clean, noise
+
+
+def split_variance(output: Tensor, x: Tensor, solver: Solver | SolverWithState) -> tuple[Tensor, Tensor | None]:
     """The prediction [B, C, ...] and, with a learned variance, the variance [B, C, ...]. Raises `InputError`."""
     wanted = x.shape[1] * (2 if solver.learned else 1)
     if output.shape[1] != wanted:

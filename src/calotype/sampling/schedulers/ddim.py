@@ -1,57 +1,42 @@
 """DDIM: deterministic, or with a share of the noise renewed."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from calotype.errors import InputError, MissingInput
-from calotype.sampling.config import Numbers, SchedulerConfig
+from calotype.sampling.levels import Level
 from calotype.sampling.noise import NoiseSource
-from calotype.sampling.parameterization import parameterization
 from calotype.sampling.schedule import VariancePreserving
 from calotype.sampling.schedulers.base import Plan, plan
-from calotype.sampling.schedulers.training import as_floats, limit, training_tables
-from calotype.sampling.solver import Ddim, Level
+from calotype.sampling.schedulers.fields import Clipped, PredictionType, Spaced, Thresholded, Training
+from calotype.sampling.schedulers.training import WholeTimesteps, as_floats
+from calotype.sampling.solver import Ddim
 from calotype.sampling.spacing import Spacing
-from calotype.sampling.stateful import ByTimestep, Device, Generators, answer, source, steps_asked, steps_or_custom
+from calotype.sampling.stateful import Generators, answer, source
 
 
-class DDIMConfig(SchedulerConfig):
+class DDIMConfig(Training, Clipped, Thresholded, Spaced):
     """The ecosystem's configuration of DDIM."""
 
-    num_train_timesteps: int = Field(1000, ge=1)
-    beta_start: float = Field(0.0001, ge=0)
-    beta_end: float = Field(0.02, ge=0)
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    trained_betas: Numbers | None = None
-    clip_sample: bool = True
     set_alpha_to_one: bool = True
-    steps_offset: int = Field(0, ge=0)
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    thresholding: bool = False
-    dynamic_thresholding_ratio: float = Field(0.995, gt=0, le=1)
-    clip_sample_range: float = Field(1.0, gt=0)
-    sample_max_value: float = Field(1.0, gt=0)
+    prediction_type: PredictionType = "epsilon"
     timestep_spacing: Spacing = "leading"
     rescale_betas_zero_snr: bool = False
 
 
-class DDIMScheduler(ByTimestep):
+class DDIMScheduler(WholeTimesteps):
     """Song et al., "Denoising Diffusion Implicit Models", with the ecosystem's keywords and defaults."""
 
     Config = DDIMConfig
     config: DDIMConfig
-    family = "diffusion"
     noise_schedule: VariancePreserving
     solver: Ddim
 
     def _compose(self) -> None:
-        self.betas, self.alphas, self.alphas_cumprod = training_tables(self.config)
-        self.parameterization = parameterization(self.config.prediction_type)
+        super()._compose()
         self.solver = Ddim()
-        self.limit = limit(self.config)
         shares = as_floats(self.alphas_cumprod)
         self.noise_schedule = VariancePreserving(
             shares,
@@ -60,11 +45,6 @@ class DDIMScheduler(ByTimestep):
             final_share=1.0 if self.config.set_alpha_to_one else shares[0],
             even_landing=True,
         )
-
-    def set_timesteps(self, num_inference_steps: int, device: Device = None) -> None:
-        """Sets the steps of the next loop. Raises `InputError` for 0, a negative number or too many."""
-        steps_or_custom(num_inference_steps)
-        self._set(self.schedule(steps_asked(num_inference_steps)), device)
 
     def step(
         self,

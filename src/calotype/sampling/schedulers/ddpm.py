@@ -3,55 +3,41 @@
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from calotype.errors import InputError
-from calotype.sampling.config import Numbers, SchedulerConfig
 from calotype.sampling.noise import NoiseSource
-from calotype.sampling.parameterization import parameterization
 from calotype.sampling.schedule import VariancePreserving
 from calotype.sampling.schedulers.base import plan
-from calotype.sampling.schedulers.training import as_floats, limit, training_tables
+from calotype.sampling.schedulers.fields import Clipped, PredictionType, Spaced, Thresholded, Training
+from calotype.sampling.schedulers.training import WholeTimesteps, as_floats
 from calotype.sampling.solver import Ddpm, VarianceType
 from calotype.sampling.spacing import Spacing
-from calotype.sampling.stateful import ByTimestep, Device, Generators, answer, source, steps_asked, steps_or_custom
+from calotype.sampling.stateful import Device, Generators, answer, source, steps_asked, steps_or_custom
 
 
-class DDPMConfig(SchedulerConfig):
+class DDPMConfig(Training, Clipped, Thresholded, Spaced):
     """The ecosystem's configuration of DDPM."""
 
-    num_train_timesteps: int = Field(1000, ge=1)
-    beta_start: float = Field(0.0001, ge=0)
-    beta_end: float = Field(0.02, ge=0)
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"] = "linear"
-    trained_betas: Numbers | None = None
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"] = "linear"  # type: ignore[assignment]
     variance_type: VarianceType = "fixed_small"
-    clip_sample: bool = True
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    thresholding: bool = False
-    dynamic_thresholding_ratio: float = Field(0.995, gt=0, le=1)
-    clip_sample_range: float = Field(1.0, gt=0)
-    sample_max_value: float = Field(1.0, gt=0)
+    prediction_type: PredictionType = "epsilon"
     timestep_spacing: Spacing = "leading"
-    steps_offset: int = Field(0, ge=0)
     rescale_betas_zero_snr: bool = False
 
 
-class DDPMScheduler(ByTimestep):
+class DDPMScheduler(WholeTimesteps):
     """Ho et al., "Denoising Diffusion Probabilistic Models", with the ecosystem's keywords and defaults."""
 
     Config = DDPMConfig
     config: DDPMConfig
-    family = "diffusion"
     noise_schedule: VariancePreserving
     solver: Ddpm
+    foreign = {"variance_type": frozenset({None})}  # noqa: RUF012
 
     def _compose(self) -> None:
-        self.betas, self.alphas, self.alphas_cumprod = training_tables(self.config)
-        self.parameterization = parameterization(self.config.prediction_type)
+        super()._compose()
         self.solver = Ddpm(self.config.variance_type)
-        self.limit = limit(self.config)
         self.noise_schedule = VariancePreserving(
             as_floats(self.alphas_cumprod), self.config.timestep_spacing, self.config.steps_offset
         )

@@ -1,105 +1,43 @@
 """Euler's method for diffusion models, deterministic or ancestral, with sigma as noise over signal."""
 
 import math
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from calotype.sampling.betas import noise_ratios
-from calotype.sampling.config import Numbers, SchedulerConfig
-from calotype.sampling.parameterization import Mix, VPrediction, parameterization
-from calotype.sampling.schedule import Path, VarianceExploding
+from calotype.sampling.levels import Level, Path
+from calotype.sampling.parameterization import Mix, VPrediction
+from calotype.sampling.schedule import VarianceExploding
 from calotype.sampling.schedulers.base import NoiseLevels, plan, split_variance
-from calotype.sampling.schedulers.training import as_floats, training_tables
-from calotype.sampling.solver import Euler, EulerAncestral, Level
-from calotype.sampling.spacing import Ramp, Spacing
-from calotype.sampling.stateful import ByIndex, Device, Generators, answer, source, steps_asked, steps_or_custom
+from calotype.sampling.schedulers.fields import PredictionType, Ramped, Spaced, Training, one_ramp
+from calotype.sampling.schedulers.training import NoiseOverSignal
+from calotype.sampling.solver import Euler, EulerAncestral
+from calotype.sampling.stateful import Device, Generators, source, steps_asked, steps_or_custom
 
 
-def one_ramp(config: Any) -> Ramp | None:
-    """The ramp that a configuration asks for. Raises `ValueError` where it asks for several."""
-    ramps: tuple[Ramp, ...] = ("karras", "exponential", "beta")
-    asked = [ramp for ramp in ramps if getattr(config, f"use_{ramp}_sigmas")]
-    if len(asked) > 1:
-        raise ValueError(f"only one of {' and '.join(f'use_{ramp}_sigmas' for ramp in asked)} can be true")
-    return asked[0] if asked else None
-
-
-class EulerConfig(SchedulerConfig):
+class EulerConfig(Training, Ramped, Spaced):
     """The ecosystem's configuration of Euler's method."""
 
-    num_train_timesteps: int = Field(1000, ge=1)
-    beta_start: float = Field(0.0001, ge=0)
-    beta_end: float = Field(0.02, ge=0)
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    trained_betas: Numbers | None = None
     prediction_type: Literal["epsilon", "sample", "original_sample", "v_prediction"] = "epsilon"
     interpolation_type: Literal["linear", "log_linear"] = "linear"
-    use_karras_sigmas: bool | None = False
-    use_exponential_sigmas: bool | None = False
-    use_beta_sigmas: bool | None = False
     sigma_min: float | None = Field(None, gt=0)
     sigma_max: float | None = Field(None, gt=0)
-    timestep_spacing: Spacing = "linspace"
     timestep_type: Literal["discrete", "continuous"] = "discrete"
-    steps_offset: int = Field(0, ge=0)
     rescale_betas_zero_snr: bool = False
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
 
-    @model_validator(mode="after")
-    def _one_ramp(self) -> Self:
-        one_ramp(self)
-        return self
 
-
-class EulerAncestralConfig(SchedulerConfig):
+class EulerAncestralConfig(Training, Spaced):
     """The ecosystem's configuration of Euler's ancestral method."""
 
-    num_train_timesteps: int = Field(1000, ge=1)
-    beta_start: float = Field(0.0001, ge=0)
-    beta_end: float = Field(0.02, ge=0)
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    trained_betas: Numbers | None = None
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    timestep_spacing: Spacing = "linspace"
-    steps_offset: int = Field(0, ge=0)
+    prediction_type: PredictionType = "epsilon"
     rescale_betas_zero_snr: bool = False
 
 
-class _NoiseOverSignal(ByIndex):
+class _Textbook(NoiseOverSignal):
     """What both methods share."""
-
-    family = "diffusion"
-    noise_schedule: VarianceExploding
-    betas: Tensor
-    alphas: Tensor
-    alphas_cumprod: Tensor
-
-    def _compose(self) -> None:
-        self.betas, self.alphas, shares = training_tables(self.config)
-        ratios = noise_ratios(shares, self.config.rescale_betas_zero_snr)
-        self.alphas_cumprod = 1.0 / (1.0 + ratios.square()) if self.config.rescale_betas_zero_snr else shares
-        self.parameterization = parameterization(self.config.prediction_type)
-        self.noise_schedule = self._noise_schedule(as_floats(ratios))
-
-    def _noise_schedule(self, table: tuple[float, ...]) -> VarianceExploding:
-        return VarianceExploding(table, self.config.timestep_spacing, self.config.steps_offset)
-
-    def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
-        """What the network is shown at `timestep`: the sample over `sqrt(1 + sigma^2)`."""
-        return self.model_input(sample, self._current(), self._here(timestep))
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Noised samples [B, ...] at timesteps [B] of the schedule: `original + sigma * noise`."""
-        sigma = self._levels_at(timesteps, original_samples)
-        return (original_samples + noise * sigma).to(original_samples.dtype)
-
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The target [B, ...] of v-prediction at timesteps [B] of the schedule, for clean `sample`."""
-        sigma = self._levels_at(timesteps, sample)
-        return ((noise - sigma * sample) / (1.0 + sigma**2).sqrt()).to(sample.dtype)
 
     def _follow(self, x: Tensor, clean: Tensor, sigma: float, lower: float) -> Tensor:
         """Euler's step in its textbook form, `x + (x - clean) / sigma * (lower - sigma)`, rounding as it does.
@@ -119,13 +57,8 @@ class _NoiseOverSignal(ByIndex):
         super()._show(path, device)
         self._rounded = self.sigmas.tolist()
 
-    def _taken(self, moved: Tensor, clean: Tensor, dtype: torch.dtype, return_dict: bool) -> Any:
-        assert self.step_index is not None
-        self.step_index += 1
-        return answer(moved.to(dtype), clean, return_dict)
 
-
-class EulerDiscreteScheduler(_NoiseOverSignal):
+class EulerDiscreteScheduler(_Textbook):
     """Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 2 without its
     second order, with the ecosystem's keywords and defaults."""
 
@@ -207,14 +140,15 @@ class EulerDiscreteScheduler(_NoiseOverSignal):
                 clean = plan(self.parameterization, self.solver, _shown(raised), _shown(lower)).clean
             sigma = raised
         wide, denoised = self._read(sample, model_output, clean)
-        return self._taken(self._follow(wide, denoised, sigma, lower), denoised, model_output.dtype, return_dict)
+        moved = self._follow(wide, denoised, sigma, lower)
+        return self._taken(moved.to(model_output.dtype), denoised, return_dict)
 
 
 def _shown(sigma: float) -> Level:
     return Level(1.0, sigma, scale=1.0 / math.sqrt(1.0 + sigma**2))
 
 
-class EulerAncestralDiscreteScheduler(_NoiseOverSignal):
+class EulerAncestralDiscreteScheduler(_Textbook):
     """Euler's method with ancestral noise, as k-diffusion has it, with the ecosystem's keywords and defaults."""
 
     Config = EulerAncestralConfig
@@ -224,11 +158,6 @@ class EulerAncestralDiscreteScheduler(_NoiseOverSignal):
     def _compose(self) -> None:
         super()._compose()
         self.solver = EulerAncestral()
-
-    def set_timesteps(self, num_inference_steps: int, device: Device = None) -> None:
-        """Sets the steps of the next loop. Raises `InputError` for 0, a negative number or too many."""
-        steps_or_custom(num_inference_steps)
-        self._set(self.schedule(steps_asked(num_inference_steps)), device)
 
     def step(
         self,
@@ -246,4 +175,4 @@ class EulerAncestralDiscreteScheduler(_NoiseOverSignal):
         moved = self._follow(wide, denoised, self._rounded[index], weights.move.noise)
         if weights.move.fresh:
             moved = torch.add(moved, source(generator, model_output.dtype)(sample), alpha=weights.move.fresh)
-        return self._taken(moved, denoised, model_output.dtype, return_dict)
+        return self._taken(moved.to(model_output.dtype), denoised, return_dict)

@@ -8,16 +8,16 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from calotype.errors import InputError, MissingInput, UnusedInput
-from calotype.sampling.config import SchedulerConfig
+from calotype.sampling.levels import Path
 from calotype.sampling.parameterization import Flow
-from calotype.sampling.schedule import FlowMatching, Path
+from calotype.sampling.schedule import FlowMatching
 from calotype.sampling.schedulers.base import NoiseLevels, split_variance
-from calotype.sampling.schedulers.euler import one_ramp
+from calotype.sampling.schedulers.fields import Ramped, one_ramp
 from calotype.sampling.solver import Euler, Renoise
-from calotype.sampling.stateful import ByIndex, Device, Generators, SchedulerOutput, source, steps_asked
+from calotype.sampling.stateful import ByIndex, Device, Generators, source, steps_asked
 
 
-class FlowMatchEulerConfig(SchedulerConfig):
+class FlowMatchEulerConfig(Ramped):
     """The ecosystem's configuration of flow matching."""
 
     num_train_timesteps: int = Field(1000, ge=1)
@@ -29,15 +29,11 @@ class FlowMatchEulerConfig(SchedulerConfig):
     max_image_seq_len: int = Field(4096, ge=1)
     invert_sigmas: bool = False
     shift_terminal: float | None = Field(None, ge=0, lt=1)
-    use_karras_sigmas: bool | None = False
-    use_exponential_sigmas: bool | None = False
-    use_beta_sigmas: bool | None = False
     time_shift_type: Literal["exponential", "linear"] = "exponential"
     stochastic_sampling: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        one_ramp(self)
         if self.use_dynamic_shifting and self.base_image_seq_len == self.max_image_seq_len:
             raise ValueError("base_image_seq_len and max_image_seq_len must differ for a dynamic shift")
         return self
@@ -52,6 +48,7 @@ class FlowMatchEulerDiscreteScheduler(ByIndex):
     Config = FlowMatchEulerConfig
     config: FlowMatchEulerConfig
     family = "flow"
+    alone = True
     noise_schedule: FlowMatching
     solver: Euler | Renoise
 
@@ -154,10 +151,7 @@ class FlowMatchEulerDiscreteScheduler(ByIndex):
         moved = weights.fused.of(wide, model_output)
         if weights.move.fresh:  # drawn in float32 whatever the sample's dtype, as the ecosystem does here
             moved = torch.add(moved, source(generator, torch.float32)(sample), alpha=weights.move.fresh)
-        assert self.step_index is not None
-        self.step_index += 1
-        moved = moved.to(model_output.dtype)
-        return SchedulerOutput(moved, weights.clean.of(wide, model_output)) if return_dict else (moved,)
+        return self._taken(moved.to(model_output.dtype), weights.clean.of(wide, model_output), return_dict)
 
     def _show(self, path: Path | NoiseLevels, device: Device) -> None:
         super()._show(path, device)

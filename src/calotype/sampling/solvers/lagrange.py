@@ -1,0 +1,49 @@
+"""Multistep methods that integrate a polynomial through past predictions of the noise.
+
+In `y = x / alpha` against `rho = sigma / alpha` the probability-flow ODE is `dy = noise d(rho)`. With a polynomial in
+some coordinate of rho through the noises at the last levels, `y' = y + sum_j c_j noise_j`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calotype.sampling.levels import Level
+from calotype.sampling.solver import Prediction
+
+History = tuple[tuple[Level, Tensor], ...]
+"""Predictions and the levels that they are of, the latest first."""
+
+Integrate = Callable[[np.poly1d, float, float], float]
+"""The integral of a polynomial in the coordinate, over rho from one value to another."""
+
+
+def remembered(now: Level, value: Tensor, state: History | None, order: int) -> History:
+    """The predictions that an order needs, with that of now first. A level that was evaluated twice counts once."""
+    past = [(level, known) for level, known in state or () if ratio(level) != ratio(now)]
+    return ((now, value), *past)[: max(order, 1)]
+
+
+def integrated(now: Prediction, history: History, coordinate: Callable[[float], float], integrate: Integrate) -> Tensor:
+    """The latents at `now.there` by the polynomial through a history of noises."""
+    nodes = [coordinate(ratio(level)) for level, _ in history]
+    start, end, kept = ratio(now.here), ratio(now.there), now.there.alpha / now.here.alpha
+    moved = now.x * kept
+    for j, (_, noise) in enumerate(history):
+        weight = integrate(basis(nodes, j), start, end) * now.there.alpha
+        moved = torch.add(moved, noise, alpha=weight)
+    return moved
+
+
+def basis(nodes: Sequence[float], j: int) -> np.poly1d:
+    """The Lagrange polynomial that is 1 at node j and 0 at the others."""
+    others = [node for k, node in enumerate(nodes) if k != j]
+    numerator = np.poly1d(others, r=True) if others else np.poly1d([1.0])
+    return numerator / float(np.prod([nodes[j] - node for node in others]))
+
+
+def ratio(level: Level) -> float:
+    """The noise over signal of a level."""
+    return level.sigma / level.alpha
