@@ -2,9 +2,11 @@
 
 import importlib
 from collections.abc import Collection, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import torch
+from packaging.version import Version
 
 from calotype.errors import InputError, RepositoryError
 from calotype.weights.model_index import INDEX_NAME, ComponentRef, ModelIndex
@@ -51,7 +53,8 @@ def load_guest(
             _check(repository, files, name, ref)
             fetch_component(repository, _class_of(ref), _place(files, name), variant)
     folder = repository.fetch([INDEX_NAME])
-    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "torch_dtype": _dtypes(dtype)}
+    keyword = "dtype" if Version(version("diffusers")) >= Version("0.42") else "torch_dtype"
+    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, keyword: _dtypes(dtype)}
     try:
         pipe = cls.from_pretrained(str(folder), **options, variant=variant, **components)
     except Exception as error:
