@@ -29,7 +29,7 @@ from calotype.errors import ConfigError
         ({"model_id": "a/b", "download_source": "hub"}, "'download_source'.*'huggingface' or 'modelscope', got 'hub'"),
         ({"path": "a", "computation_dtype": "floot16"}, "'computation_dtype'.*did you mean 'float16'"),
         ({"path": "a", "offload_dtype": torch.int8}, "'offload_dtype'.*must be a floating-point torch.dtype"),
-        ({"path": "a", "offload_dtype": "auto"}, "'offload_dtype'"),
+        ({"path": "a", "offload_dtype": "auto"}, "'offload_dtype'.*only computation_dtype can be 'auto'"),
         ({"path": "a", "onload_device": "gpu"}, "'onload_device'.*must name a torch device.*got 'gpu'"),
         ({"path": "a", "computation_device": "disk"}, "computation_device cannot be 'disk'"),
         ({"path": "a", "config": 3}, "'config'"),

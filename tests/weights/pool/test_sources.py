@@ -79,6 +79,12 @@ def test_a_pattern_that_matches_nothing_says_which_and_what_is_near(folder, patt
         find_sources(ModelConfig(path=folder / pattern), Options())
 
 
+def test_pickles_alone_are_refused_by_what_they_are(tmp_path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"PK")
+    with pytest.raises(RepositoryError, match=r"only model.bin; pickles can run code when they are read"):
+        find_sources(ModelConfig(path=tmp_path), Options())
+
+
 def test_an_empty_folder_is_said_to_be_empty(tmp_path) -> None:
     with pytest.raises(RepositoryError, match="which is empty"):
         find_sources(ModelConfig(path=tmp_path), Options())

@@ -1,6 +1,6 @@
 """What names one model's files: a path, or a repository and a pattern."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -28,7 +28,13 @@ def _texts(value: Any) -> Any:
 
 
 def _dtype(value: Any) -> Any:
-    return value if value is None or value == "auto" else parse_dtype(value)
+    if value == "auto":
+        raise ValueError("must be a floating-point torch.dtype or its name; only computation_dtype can be 'auto'")
+    return value if value is None else parse_dtype(value)
+
+
+def _computation_dtype(value: Any) -> Any:
+    return value if value == "auto" else _dtype(value)
 
 
 def _device(value: Any) -> Any:
@@ -40,9 +46,13 @@ def _device(value: Any) -> Any:
         raise ValueError(f"must name a torch device such as 'cuda' or 'cpu', or be {DISK!r}") from None
 
 
-Texts = Annotated[str | tuple[str, ...] | None, BeforeValidator(_texts)]
-Device = Annotated[str | None, BeforeValidator(_device)]
-Dtype = Annotated[torch.dtype | None, BeforeValidator(_dtype)]
+Text = str | PathLike[str]
+Texts = Annotated[Text | Sequence[Text] | None, BeforeValidator(_texts)]
+"""Kept as a text, or a tuple of them."""
+Device = Annotated[str | torch.device | None, BeforeValidator(_device)]
+"""Kept as a text."""
+Dtype = Annotated[torch.dtype | str | None, BeforeValidator(_dtype)]
+"""Kept as a `torch.dtype`."""
 
 
 class ModelConfig(BaseConfig):
@@ -69,7 +79,7 @@ class ModelConfig(BaseConfig):
     """Take only files of this variant, such as `"fp16"`: those that have it in their name between dots."""
     download_source: Literal["huggingface", "modelscope"] | None = None
     """The hub that has `model_id`; by default Hugging Face's."""
-    local_model_path: Annotated[str | None, BeforeValidator(_text)] = None
+    local_model_path: Annotated[Text | None, BeforeValidator(_text)] = None
     """A folder of repositories, each in a folder of its own id. Files that it has are taken from there; others are
     fetched and kept in a cache there."""
     skip_download: bool | None = None
@@ -90,7 +100,7 @@ class ModelConfig(BaseConfig):
     preparing_dtype: Dtype = None
     computation_device: Device = None
     """Where it computes; by default the pool's device."""
-    computation_dtype: Annotated[torch.dtype | Literal["auto"] | None, BeforeValidator(_dtype)] = None
+    computation_dtype: Annotated[torch.dtype | str | None, BeforeValidator(_computation_dtype)] = None
     """The type of its floating-point tensors, or `"auto"` for the files' own; by default the pool's."""
     clear_parameters: bool = False
     """Whether it gives up its tensors while it waits on the disk."""
@@ -123,13 +133,21 @@ class ModelConfig(BaseConfig):
         return self
 
     @property
+    def patterns(self) -> tuple[str, ...]:
+        """The paths or patterns of its files; an empty one is for all of a repository."""
+        texts: Any = self.path if self.model_id is None else self.origin_file_pattern
+        return (texts,) if isinstance(texts, str) else texts or ("",)
+
+    @property
+    def lists_one_model(self) -> bool:
+        """Whether all files are parts of one model, because a list says so."""
+        return not isinstance(self.path if self.model_id is None else self.origin_file_pattern, str | None)
+
+    @property
     def place(self) -> str:
         """The files in words, for messages."""
+        files = ", ".join(self.patterns)
         if self.model_id is None:
-            return _spelled(self.path)
+            return files
         at = f"{self.model_id}@{self.revision}" if self.revision else self.model_id
-        return f"{at}: {_spelled(self.origin_file_pattern)}" if self.origin_file_pattern else at
-
-
-def _spelled(texts: str | tuple[str, ...] | None) -> str:
-    return texts if isinstance(texts, str) else ", ".join(texts or ())
+        return f"{at}: {files}" if files else at

@@ -12,6 +12,7 @@ from calotype.weights.repository import Folder, Repository, open_repository
 
 WEIGHTS = ".safetensors"
 CONFIG = "config.json"
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _SHOWN = 8
 
 
@@ -44,13 +45,12 @@ def find_sources(config: ModelConfig, options: Options) -> list[Source]:
         RepositoryError: a pattern matches no file, or no file of weights; a shard is missing; or the repository cannot
             be read.
     """
-    listed = isinstance(config.path if config.model_id is None else config.origin_file_pattern, tuple)
     places = _places(config, options)
     names: dict[str, tuple[Repository, str]] = {}
     for repository, pattern in places:
         for name in _weights(config, repository, pattern):
             names[_full(repository, name)] = (repository, name)
-    groups = [tuple(names)] if listed else by_model(names)
+    groups = [tuple(names)] if config.lists_one_model else by_model(names)
     for group in groups:
         _check_whole(config, group, places)
     files = _fetched(names)
@@ -91,18 +91,13 @@ class _Local(Folder):
 def _places(config: ModelConfig, options: Options) -> list[tuple[Repository, str]]:
     """Every pattern of a config, and the repository that it is about."""
     if config.model_id is None:
-        return [_local(pattern) for pattern in _patterns(config.path)]
-    patterns = _patterns(config.origin_file_pattern)
-    repository = _repository(config, options, patterns)
-    return [(repository, pattern) for pattern in patterns]
+        return [_local(pattern) for pattern in config.patterns]
+    repository = _repository(config, options)
+    return [(repository, pattern) for pattern in config.patterns]
 
 
 def _full(repository: Repository, name: str) -> str:
     return str(PurePosixPath(repository.name, name))
-
-
-def _patterns(texts: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (texts,) if isinstance(texts, str) else texts or ("",)
 
 
 def _local(pattern: str) -> tuple[Repository, str]:
@@ -123,14 +118,14 @@ def _local(pattern: str) -> tuple[Repository, str]:
     return _Local(root, None if "**" in rest else len(rest)), "/".join(rest)
 
 
-def _repository(config: ModelConfig, options: Options, patterns: Iterable[str]) -> Repository:
+def _repository(config: ModelConfig, options: Options) -> Repository:
     """The repository of a config: its folder in `local_model_path`, where that has files for every pattern, or what
     `model_id` means."""
     assert config.model_id is not None
     kept = config.local_model_path
     if kept is not None and config.revision is None and (Path(kept).expanduser() / config.model_id).is_dir():
         folder = Folder(Path(kept).expanduser() / config.model_id)
-        if all(matching(pattern, folder.files()) for pattern in patterns):
+        if all(matching(pattern, folder.files()) for pattern in config.patterns):
             return folder
     if config.download_source == "modelscope":
         raise RepositoryError(f"{config.place}: repositories of ModelScope are not read; download it and give path=")
@@ -161,9 +156,11 @@ def _weights(config: ModelConfig, repository: Repository, pattern: str) -> list[
         return found  # a file that is named is taken for what its caller says
     weights = [name for name in found if name.endswith(WEIGHTS)]
     if not weights:
+        pickles = any(name.endswith(_PICKLES) for name in found)
         raise RepositoryError(
             f"{config.place}: {pattern or '*'!r} matches no safetensors file in {repository.name}, only "
             f"{', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''}"
+            f"{'; pickles can run code when they are read and are not loaded' if pickles else ''}"
         )
     return weights
 

@@ -6,6 +6,7 @@ import torch
 
 from calotype.errors import ConfigError
 from calotype.memory.residency import parse_device
+from calotype.weights.component import parse_dtype
 from calotype.weights.pool.config import DISK, ModelConfig
 
 _STAGES = ("offload", "onload", "preparing")
@@ -29,7 +30,7 @@ def usage(config: ModelConfig, dtype: torch.dtype | None, device: torch.device |
         ConfigError: the config asks for more than that: for another type or device between uses.
     """
     if config.computation_dtype is not None:
-        dtype = None if config.computation_dtype == "auto" else config.computation_dtype
+        dtype = parse_dtype(config.computation_dtype)
     if config.computation_device is not None:
         device = parse_device(config.computation_device)
     where = device or torch.device("cpu")
@@ -42,8 +43,7 @@ def usage(config: ModelConfig, dtype: torch.dtype | None, device: torch.device |
         raise ConfigError(
             f"{config.place}: clear_parameters=True gives tensors back to the disk, which is not done yet"
         )
-    waiting = config.offload_device or str(where)
-    return Usage(dtype, torch.device(waiting))
+    return Usage(dtype, torch.device(config.offload_device or where))
 
 
 def _check_dtype(config: ModelConfig, name: str, dtype: torch.dtype | None) -> None:
