@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from calotype.pipelines.ddpm import DDPMPipeline
     from calotype.pipelines.packs import UnitPack
     from calotype.pipelines.pictures import Picture
+    from calotype.pipelines.stable_diffusion import (
+        StableDiffusionImg2ImgPipeline,
+        StableDiffusionInpaintPipeline,
+        StableDiffusionInstructPix2PixPipeline,
+        StableDiffusionPipeline,
+        StableDiffusionXLEnsemblePipeline,
+        StableDiffusionXLImg2ImgPipeline,
+        StableDiffusionXLInpaintPipeline,
+        StableDiffusionXLPipeline,
+    )
     from calotype.pipelines.text_to_image import TextToImagePipeline
     from calotype.sampling import (
         ClassifierFree,
@@ -77,6 +87,14 @@ __all__ = [
     "Pad",
     "Picture",
     "Scheduler",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionPipeline",
+    "StableDiffusionXLEnsemblePipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLPipeline",
     "State",
     "Step",
     "TextToImagePipeline",

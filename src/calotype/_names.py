@@ -44,6 +44,14 @@ PUBLIC: dict[str, str] = {
     "UnitPack": "calotype.pipelines.packs",
     "Picture": "calotype.pipelines.pictures",
     "DDPMPipeline": "calotype.pipelines.ddpm",
+    "StableDiffusionImg2ImgPipeline": "calotype.pipelines.stable_diffusion",
+    "StableDiffusionInpaintPipeline": "calotype.pipelines.stable_diffusion",
+    "StableDiffusionInstructPix2PixPipeline": "calotype.pipelines.stable_diffusion",
+    "StableDiffusionPipeline": "calotype.pipelines.stable_diffusion",
+    "StableDiffusionXLEnsemblePipeline": "calotype.pipelines.stable_diffusion",
+    "StableDiffusionXLImg2ImgPipeline": "calotype.pipelines.stable_diffusion",
+    "StableDiffusionXLInpaintPipeline": "calotype.pipelines.stable_diffusion",
+    "StableDiffusionXLPipeline": "calotype.pipelines.stable_diffusion",
     "TextToImagePipeline": "calotype.pipelines.text_to_image",
 }
 """Public name -> the module that has it as an attribute of that name."""
@@ -61,6 +69,13 @@ ECOSYSTEM: frozenset[str] = frozenset(
         "FlowMatchEulerDiscreteScheduler",
         "DiffusionPipeline",
         "DDPMPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionInstructPix2PixPipeline",
+        "StableDiffusionPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLPipeline",
     }
 )
 """The public names that `diffusers` knows too. An index file calls their library `"diffusers"`; both can load it."""

@@ -39,6 +39,18 @@ def start(strength: float, image: Picture) -> float:
 
 
 @unit
+def all_sigmas(num_inference_steps: int, *, scheduler: Scheduler) -> NoiseLevels:
+    """The noise levels to go through, from pure noise."""
+    return scheduler.schedule(num_inference_steps)
+
+
+@unit
+def pure_noise(noise: Noise, sigmas: NoiseLevels, *, scheduler: Scheduler) -> Latents:
+    """Pure noise at the first level."""
+    return Latents(scheduler.initial(noise, sigmas))
+
+
+@unit
 def sigmas(steps: int, start: float | None, *, scheduler: Scheduler) -> NoiseLevels:
     """The noise levels to go through, from pure noise or from the level that an input picture starts at."""
     return scheduler.schedule(steps, start=1.0 if start is None else start)

@@ -7,8 +7,10 @@ from pydantic import AliasChoices, Field, model_validator
 from calotype.graph.inputs import Inputs
 from calotype.models.unet_2d import UNet2DModel
 from calotype.pipelines.base import DiffusionPipeline, takes
-from calotype.pipelines.ddpm.units import image, latents, noise, predicted, sigmas
-from calotype.pipelines.latents import Generator, noise_source
+from calotype.pipelines.ddpm.units import image, noise, predicted
+from calotype.pipelines.declared import made
+from calotype.pipelines.inputs import refuse_both
+from calotype.pipelines.latents import Generator, all_sigmas, noise_source, pure_noise
 from calotype.sampling import DDPMScheduler, Denoise, Scheduler
 
 
@@ -30,24 +32,20 @@ class DDPMInputs(Inputs):
     @model_validator(mode="before")
     @classmethod
     def _one_of_each(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for one, other in (("num_images", "batch_size"), ("generator", "seed")):
-                if values.get(one) is not None and values.get(other) is not None:
-                    raise ValueError(f"{one} and {other} say the same thing; give one of them")
-        return values
+        return refuse_both(values, ("num_images", "batch_size"), ("generator", "seed"))
 
 
 class DDPMPipeline(DiffusionPipeline):
     """Draws pictures like those that its network was trained on."""
 
     unet: UNet2DModel
-    scheduler: Scheduler = DDPMScheduler()
+    scheduler: Scheduler = made(DDPMScheduler)
 
     units = (
         noise_source,
         noise,
-        sigmas,
-        latents,
+        all_sigmas.renamed(all_sigmas="sigmas"),
+        pure_noise.renamed(pure_noise="latents"),
         Denoise(predicted, guidance=None, noise_source="noise_source"),
         image,
     )

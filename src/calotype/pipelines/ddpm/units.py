@@ -10,7 +10,7 @@ from calotype.graph.unit import unit
 from calotype.models.unet_2d import UNet2DModel
 from calotype.pipelines.latents import Latents, Noise
 from calotype.pipelines.pictures import Picture, to_picture
-from calotype.sampling import NoiseLevels, NoiseSource, Scheduler, Step
+from calotype.sampling import NoiseSource, Step
 
 
 @unit
@@ -25,18 +25,6 @@ def noise(seed: int, noise_source: NoiseSource | None, *, unet: UNet2DModel) -> 
         return Noise(noise_source(like))
     generator = torch.Generator().manual_seed(seed)
     return Noise(torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device))
-
-
-@unit
-def sigmas(num_inference_steps: int, *, scheduler: Scheduler) -> NoiseLevels:
-    """The noise levels to go through."""
-    return scheduler.schedule(num_inference_steps)
-
-
-@unit
-def latents(noise: Noise, sigmas: NoiseLevels, *, scheduler: Scheduler) -> Latents:
-    """Pure noise at the first level."""
-    return Latents(scheduler.initial(noise, sigmas))
 
 
 @unit

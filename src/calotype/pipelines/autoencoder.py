@@ -1,0 +1,121 @@
+"""Units around an autoencoder: noise of its latents' shape, pictures to latents and back, and masks for both."""
+
+import copy
+from typing import Any, NamedTuple, NewType, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from calotype.errors import InputError
+from calotype.graph.unit import unit
+from calotype.models.autoencoder_kl import AutoencoderKL
+from calotype.models.autoencoder_tiny import AutoencoderTiny
+from calotype.pipelines.latents import CleanLatents, Latents, Noise
+from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask, to_picture
+from calotype.sampling import NoiseSource
+
+Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
+"""What makes latents of pictures and pictures of latents: the full network, or the small one for previews."""
+
+Pixels = NewType("Pixels", Tensor)
+"""A picture as an array [1, 3, h, w], about in [-1, 1]."""
+
+
+class Size(NamedTuple):
+    """A picture's size in pixels."""
+
+    height: int
+    width: int
+
+
+@unit
+def noise(seed: int, height: int, width: int, noise_source: NoiseSource | None, *, vae: Autoencoder) -> Noise:
+    """Standard normal noise [1, c, h / 8, w / 8], drawn on the CPU so that every device gets the same."""
+    side = vae.config.downscale
+    shape = (1, vae.config.latent_channels, height // side, width // side)
+    if noise_source is not None:
+        return Noise(noise_source(torch.empty(shape, device=vae.device)))
+    return Noise(torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(vae.device))
+
+
+@unit
+def image_latents(image: Picture, height: int, width: int, *, vae: Autoencoder) -> CleanLatents:
+    """Encode the input picture, scaled and cropped to height x width: [1, c, h / 8, w / 8]."""
+    return CleanLatents(scaled(encoded(to_array(fitted(image, height, width)), vae), vae))
+
+
+@unit
+def pixels(latents: Latents, *, vae: Autoencoder) -> Pixels:
+    """Decode latents [1, c, h, w]: [1, 3, 8 h, 8 w], about in [-1, 1]."""
+    return Pixels(decoded(unscaled(latents, vae), vae))
+
+
+@unit
+def pasted(pixels: Pixels, image: Picture, mask_pixels: Float[Tensor, "1 1 h w"]) -> Pixels:
+    """What a mask keeps, from the input picture itself."""
+    known = to_array(fitted(image, *pixels.shape[-2:])).to(pixels.device)
+    return Pixels(torch.lerp(known, pixels, mask_pixels))
+
+
+@unit
+def image(pixels: Pixels, image: Picture | None) -> Picture:
+    """The finished picture, in the place of the one that was put in."""
+    return to_picture(pixels)
+
+
+def mask_of(mask: Picture, picture: Picture, size: Size) -> Float[Tensor, "1 1 h w"]:
+    """A mask at the size of the picture to make. Raises `InputError` when it is not as large as what it masks."""
+    if mask.size != picture.size:
+        raise InputError(
+            f"the mask must be as large as image, {picture.size[0]}x{picture.size[1]}, got {mask.size[0]}x"
+            f"{mask.size[1]}"
+        )
+    return to_mask(fitted(mask, *size))
+
+
+def encoded(pixels: Float[Tensor, "1 3 h w"], vae: Autoencoder) -> Float[Tensor, "1 c h8 w8"]:
+    """The latents that the network makes of pixels in [-1, 1]: the mean of their distribution, in float32.
+
+    Nothing is drawn, so that the same picture has the same latents with any seed.
+    """
+    network = _wide(vae)
+    output: Any = network.encode(pixels.to(network.device, network.dtype))
+    latents: Tensor = output.latents if isinstance(network, AutoencoderTiny) else output.latent_dist.mode()
+    return latents.float()
+
+
+def decoded(latents: Float[Tensor, "b c h w"], vae: Autoencoder) -> Float[Tensor, "b 3 h8 w8"]:
+    """The pixels, about in [-1, 1] and in float32, that the network makes of latents."""
+    network = _wide(vae)
+    output: Any = network.decode(latents.to(network.device, network.dtype))
+    pixels: Tensor = output.sample
+    return pixels.float()
+
+
+def scaled(latents: Tensor, vae: Autoencoder) -> Tensor:
+    """The network's own latents at the scale that denoisers were trained at."""
+    mean, std = _moments(latents, vae)
+    return (latents - mean) * (vae.config.scaling_factor / std)
+
+
+def unscaled(latents: Tensor, vae: Autoencoder) -> Tensor:
+    """Latents of a denoiser at the network's own scale."""
+    mean, std = _moments(latents, vae)
+    return latents * (std / vae.config.scaling_factor) + mean
+
+
+def _moments(like: Tensor, vae: Autoencoder) -> tuple[Tensor | float, Tensor | float]:
+    """The mean and the spread of the latents, as far as the configuration knows them: for each channel, or a shift."""
+    config = vae.config
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is None or std is None:
+        return getattr(config, "shift_factor", None) or 0.0, 1.0
+    return like.new_tensor(mean).view(1, -1, 1, 1), like.new_tensor(std).view(1, -1, 1, 1)
+
+
+def _wide(vae: Autoencoder) -> Autoencoder:
+    """The network, or a copy in float32 of one whose activations do not fit into float16, as its file says."""
+    if vae.dtype is torch.float16 and getattr(vae.config, "force_upcast", False):
+        return copy.deepcopy(vae).float()
+    return vae

@@ -1,0 +1,25 @@
+"""Stable Diffusion 1, 2 and XL: text to image, from a picture, within a mask, by instruction, and refined."""
+
+from calotype.pipelines.stable_diffusion.ensemble import StableDiffusionXLEnsemblePipeline
+from calotype.pipelines.stable_diffusion.pipeline import (
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
+from calotype.pipelines.stable_diffusion.pix2pix import StableDiffusionInstructPix2PixPipeline
+from calotype.pipelines.stable_diffusion.sdxl import (
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+)
+
+__all__ = [
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionPipeline",
+    "StableDiffusionXLEnsemblePipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLPipeline",
+]

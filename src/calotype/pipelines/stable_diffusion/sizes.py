@@ -1,0 +1,50 @@
+"""How large a picture is made: as asked for, else as the input picture, else as the network was trained for."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from calotype.errors import ConfigError, InputError
+from calotype.graph.unit import unit
+from calotype.models.unet_2d_condition import UNet2DConditionModel
+from calotype.pipelines.autoencoder import Autoencoder, Size
+from calotype.pipelines.pictures import Picture
+
+Side = Annotated[int, Field(ge=8, multiple_of=8)]
+"""A height or width in pixels."""
+
+
+@unit
+def size(
+    height: int | None, width: int | None, image: Picture | None, *, unet: UNet2DConditionModel, vae: Autoencoder
+) -> Size:
+    """The size of the picture to make.
+
+    Raises:
+        InputError: a side that latents cannot have, with the nearest that they can.
+        ConfigError: nothing says how large, as the network's configuration has no `sample_size`.
+    """
+    step = vae.config.downscale
+    if image is not None:
+        default = Size(image.height, image.width)
+    else:
+        default = _trained_size(unet, step) if height is None or width is None else Size(height, width)
+    asked = Size(height or default.height, width or default.width)
+    for name, given, side in zip(Size._fields, (height, width), asked, strict=True):
+        if side % step:
+            near = max(round(side / step), 1) * step
+            what = f"{name} must be a multiple of {step}, got {side}" if given else f"image is {side} pixels in {name}"
+            raise InputError(
+                f"{what}; nearest is {near}"
+                if given
+                else f"{what}, which is no multiple of {step}; give {name}={near} to scale and crop it"
+            )
+    return asked
+
+
+def _trained_size(unet: UNet2DConditionModel, step: int) -> Size:
+    side = unet.config.sample_size
+    if side is None:
+        raise ConfigError("this UNet2DConditionModel has no sample_size, so give height and width")
+    height, width = side if isinstance(side, tuple) else (side, side)
+    return Size(height * step, width * step)
