@@ -343,17 +343,22 @@ def test_an_index_imports_nothing(hub: Hub, files: dict[str, bytes], tmp_path: P
     (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     code = {"evil.py": b"raise SystemExit('run')", "unet/evil.py": b"raise SystemExit('run')"}
-    entries: list[dict[str, Any]] = [
-        {"unet": ["evil", "UNet"]},
-        {"_class_name": "evil"},
-        {"_class_name": ["evil", "Evil"]},
-        {"_class_name": "evil.Evil"},
-        {"_class_name": "os:system"},
-        {"_class_name": "../evil"},
+    entries: list[tuple[dict[str, Any], str]] = [
+        (
+            {"unet": ["evil", "UNet"]},
+            r"the repository carries the code of this component, unet/evil.py, which is not run",
+        ),
+        ({"unet": ["json", "JSONDecoder"]}, "nothing else is imported because an index says so"),
+        ({"_class_name": "evil"}, "calotype does not have"),
+        ({"_class_name": ["evil", "Evil"]}, "evil.py"),
+        ({"_class_name": "evil.Evil"}, "calotype does not have"),
+        ({"_class_name": "os:system"}, "calotype does not have"),
+        ({"_class_name": "../evil"}, "calotype does not have"),
+        ({"../evil": ["diffusers", "UNet2DModel"]}, r"'\.\./evil' cannot be a component's name"),
     ]
-    for k, changed in enumerate(entries):
+    for k, (changed, message) in enumerate(entries):
         hub.add(f"someone/evil{k}", with_index({**files, **code}, **changed))
-        with pytest.raises(CalotypeError):
+        with pytest.raises(CalotypeError, match=message):
             DiffusionPipeline.from_pretrained(f"someone/evil{k}")
     assert "evil" not in sys.modules
 

@@ -189,6 +189,12 @@ def _class_of(
     try:
         cls = resolve(ref.library, ref.class_name)
     except RepositoryError as error:
+        carried = next((f for f in (f"{name}/{ref.library}.py", f"{ref.library}.py") if f in repository.files()), None)
+        if carried is not None:
+            raise RepositoryError(
+                f"{path}: {name!r} is {ref}: the repository carries the code of this component, {carried}, which is "
+                f"not run because an index says so; make the component yourself and give it as {name}="
+            ) from None
         raise RepositoryError(f"{path}: {name!r}: {error}") from None
     if not _fits(cls, expected):
         raise ComponentError(

@@ -61,7 +61,7 @@ class HubRepository:
     ) -> None:
         self.name = name
         self._asked = DEFAULT_REVISION if revision is None else revision
-        _check_revision(name, self._asked)
+        check_revision(name, self._asked)
         self._cache = _cache_folder(cache_dir)
         self._sizes: Mapping[str, int | None] | None = None
         self._large: Mapping[str, LargeFile] = {}
@@ -252,7 +252,8 @@ def _switched_off() -> str | None:
     return "HF_HUB_OFFLINE is set" if on or HF_HUB_OFFLINE else None
 
 
-def _check_revision(name: str, revision: str) -> None:
+def check_revision(name: str, revision: str) -> None:
+    """Raise `RepositoryError` unless `revision`, a part of a path, is spelled like a branch, a tag or a commit."""
     if not isinstance(revision, str) or not revision or ".." in revision or revision.startswith(("/", "-")):
         raise RepositoryError(f"{name}: revision must be a branch, a tag or a commit, got {revision!r}")
     check_inside(name, revision)

@@ -6,9 +6,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from calotype.errors import InputError, RepositoryError
-from calotype.weights.hub import is_hub_id
 from calotype.weights.model_index import INDEX_NAME
-from calotype.weights.repository import Folder, Repository, open_repository
+from calotype.weights.repository import Folder, Repository, is_id, open_repository
 from calotype.weights.shards import find_weights, is_index, read_weight_map, refuse_missing
 
 CONFIG_NAME = "config.json"
@@ -108,7 +107,7 @@ def fetch_file(
     path = Path(source).expanduser()
     if path.is_file() and subfolder is None:
         return path
-    if path.exists() or not isinstance(source, str) or not is_hub_id(source.partition("@")[0]):
+    if path.exists() or not isinstance(source, str) or not is_id(source.partition("@")[0]):
         return path / inner / name  # its reader says what is wrong
     repository = open_repository(source, revision=revision, **options)
     wanted = f"{inner}/{name}" if inner else name

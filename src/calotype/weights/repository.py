@@ -7,6 +7,7 @@ from typing import Protocol
 
 from calotype.errors import RepositoryError
 from calotype.weights.hub import HubRepository, is_hub_id
+from calotype.weights.modelscope import PREFIX, ModelScopeRepository
 
 
 class Repository(Protocol):
@@ -65,8 +66,8 @@ def open_repository(
     """The repository that `source` means: a folder where there is one of that path, else an id on the hub.
 
     Args:
-        source: a path, or `"owner/name"`, or `"owner/name@revision"`.
-        revision: a branch, tag or commit; it is resolved to a commit once.
+        source: a path; or `"owner/name"` on the hub, or `"modelscope:owner/name"`, each also with `@revision`.
+        revision: a branch, tag or commit; on the hub it is resolved to a commit once.
         cache_dir: where files of a hub are kept, by default the hub client's own cache.
         local_files_only: fetch nothing; take what the cache has.
 
@@ -79,17 +80,23 @@ def open_repository(
             raise RepositoryError(f"{path} is on this machine and has no revisions; leave out revision={revision!r}")
         return Folder(source)
     name, revision = _split(source, revision)
-    if not is_hub_id(name):
+    if not is_id(name):
         spelled = isinstance(source, str) and source.count("/") == 1
         hint = ", and an id on a hub is 'owner/name', of letters, digits and -_." if spelled else ""
         raise RepositoryError(f"there is no folder {source}{hint}")
-    return HubRepository(str(name), revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+    kind = ModelScopeRepository if str(name).startswith(PREFIX) else HubRepository
+    return kind(str(name), revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+
+
+def is_id(source: object) -> bool:
+    """Whether `source` is spelled like the id of a repository on a hub or on ModelScope, without a revision."""
+    return is_hub_id(source.removeprefix(PREFIX) if isinstance(source, str) else source)
 
 
 def _split(source: str | PathLike[str], revision: str | None) -> tuple[str | PathLike[str], str | None]:
     """The id and the revision of `"owner/name@revision"`."""
     name, sign, inline = source.partition("@") if isinstance(source, str) else ("", "", "")
-    if not sign or not is_hub_id(name):
+    if not sign or not is_id(name):
         return source, revision
     if revision is not None and revision != inline:
         raise RepositoryError(f"{source} names the revision {inline!r}, and revision={revision!r} was given; give one")

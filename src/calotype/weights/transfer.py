@@ -41,7 +41,7 @@ def fetch_large(name: str, commit: str, files: Sequence[LargeFile], cache: Path,
 def _fetch(name: str, commit: str, file: LargeFile, cache: Path, endpoint: str | None) -> None:
     from filelock import FileLock
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not declared
 
     repository = f"models--{name.replace('/', '--')}"
     blob = cache / repository / "blobs" / file.digest
