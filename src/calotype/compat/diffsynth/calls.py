@@ -43,6 +43,11 @@ def named_parameters(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
+def takes_any_keyword(fn: Callable[..., Any]) -> bool:
+    """Whether a function has `**kwargs`."""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(fn).parameters.values())
+
+
 def uses_any_keyword(fn: Callable[..., Any]) -> bool:
     """Whether a function does something with the names that its `**kwargs` takes, rather than only let them pass."""
     rest = next((p.name for p in inspect.signature(fn).parameters.values() if p.kind is p.VAR_KEYWORD), None)

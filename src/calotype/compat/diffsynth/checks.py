@@ -13,13 +13,12 @@ INJECTED = frozenset({"timestep", "progress_id"})
 
 
 def check_pipeline(pipe: Any, base: type) -> None:
-    """Check everything that can be known before a call.
+    """Check everything that can be known before a call of a pipeline whose units are ready (`check_units`).
 
     Raises:
         GraphError: a unit or `model_fn` reads what nothing provides, or names a model that there is none of.
     """
     owner = type(pipe).__name__
-    check_units(owner, pipe.units)
     for unit in pipe.units:
         _check_models(owner, unit.name, "onload_model_names", unit.onload_model_names, pipe.models)
     if type(pipe).__call__ is base.__call__:

@@ -4,12 +4,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from calotype.compat.diffsynth.calls import named_parameters
+from calotype.compat.diffsynth.calls import named_parameters, takes_any_keyword
 from calotype.errors import ComponentNotLoaded, GraphError, did_you_mean
 
 
 class ModelFn:
-    """Calls a pipeline's `model_fn`, once the models in `in_iteration_models` are on their device.
+    """Calls a pipeline's `model_fn`, once the models in `in_iteration_models` are on their device. One that takes no
+    `**kwargs` is given what it names, and nothing else.
 
     Raises:
         GraphError: it is given a model that is not in `in_iteration_models`.
@@ -30,10 +31,12 @@ class ModelFn:
                     f"{did_you_mean(name, names)}; add {name!r}"
                 )
         pipe.hold_loop()
+        takes = named_parameters(self._fn)
+        if not takes_any_keyword(self._fn):
+            values = {name: value for name, value in values.items() if name in takes}
         try:
             return self._fn(*args, **values)
         except (TypeError, AttributeError) as error:
-            takes = named_parameters(self._fn)
             absent = [n for n in names if n in takes and pipe.models.get(n) is None and values.get(n) is None]
             if absent and "NoneType" in str(error):
                 raise ComponentNotLoaded(

@@ -141,9 +141,10 @@ class HoldsModels:
         budget, sizes = self._residency.budget, self._residency.sizes()
         wanted = sum(sizes[n] for n in parts if n in sizes)
         if budget is not None and wanted > budget:
+            enough = math.ceil(wanted / GIB * 1000) / 1000
             raise ComponentError(
-                f"{who}: {', '.join(sorted(parts))} must be on {self.device} together and take {in_bytes(wanted)}, but "
-                f"vram_limit is {in_bytes(budget)}; give vram_limit={math.ceil(wanted / GIB * 1000) / 1000} or more"
+                f"{who}: {', '.join(sorted(parts))} must be on {self._residency.device} together and take "
+                f"{in_bytes(wanted)}, but vram_limit is {in_bytes(budget)}; give vram_limit={enough} or more"
             )
 
     def to(self, device: Any = None, dtype: Any = None) -> Self:

@@ -12,7 +12,6 @@ from calotype.compat.diffsynth.runner import returned, trigger_of
 from calotype.compat.diffsynth.unit import SIDES, PipelineUnit
 from calotype.compat.diffsynth.view import Part, PipelineView, declared_reads, taken_back
 from calotype.graph.branches import Branches
-from calotype.graph.node import Active
 from calotype.graph.unit import State, TakeOver, Unit
 from calotype.sampling import ClassifierFree, Denoise, Guidance, NoiseLevels, Scheduler, Step
 
@@ -24,10 +23,10 @@ EVERY_BRANCH = Branches[Any] | None
 
 class DialectUnit(Unit[..., Any]):
     """A direct or guidance-separate unit as a node. It runs even where an input is None, as the dialect's units decide
-    by themselves whether there is something to do; a model that is not loaded is then not asked for beforehand."""
+    by themselves whether there is something to do."""
 
     def __init__(self, pipe: Any, unit: PipelineUnit, name: str, wires: Mapping[str, str]) -> None:
-        self.pipe, self.declared = pipe, unit
+        self.declared = unit
         told = LEVELS in wires.values()
         super().__init__(
             _unit_function(pipe, unit, [p for p in wires if p != LEVELS], wires, told),
@@ -35,10 +34,6 @@ class DialectUnit(Unit[..., Any]):
             impure=not unit.output_params,
             name=name,
         )
-
-    def active(self, absent: frozenset[str]) -> Active | None:
-        sure = absent.isdisjoint(self.reads)
-        return Active(frozenset(self.reads), frozenset(n for n in self.uses if sure or self.pipe.models[n] is not None))
 
 
 class DialectTakeOver(TakeOver):
@@ -48,14 +43,10 @@ class DialectTakeOver(TakeOver):
     def __init__(
         self, pipe: Any, unit: PipelineUnit, name: str, reads: Mapping[str, Any], twins: Mapping[str, str]
     ) -> None:
-        self.pipe, self.declared = pipe, unit
+        self.declared = unit
         writes = dict.fromkeys(unit.output_params or (name,), EVERY_BRANCH)
         super().__init__(_take_over_function(pipe, unit, reads, writes, twins), reads, writes)
         self.name, self.impure = name, not unit.output_params
-
-    def active(self, absent: frozenset[str]) -> Active | None:
-        sure = absent.isdisjoint(self.reads)
-        return Active(frozenset(self.reads), frozenset(n for n in self.uses if sure or self.pipe.models[n] is not None))
 
 
 def _unit_function(

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from calotype.compat.diffsynth.calls import call_parameters
-from calotype.compat.diffsynth.checks import check_pipeline
+from calotype.compat.diffsynth.checks import check_pipeline, check_units
 from calotype.compat.diffsynth.graph import engine_class
 from calotype.compat.diffsynth.loop import ModelFn
 from calotype.compat.diffsynth.models import HoldsModels, models_of, value_type
@@ -25,6 +26,7 @@ from calotype.errors import (
     UnknownInput,
     did_you_mean,
 )
+from calotype.graph.node import Active
 from calotype.graph.plan import Plan
 from calotype.graph.split import Split
 from calotype.memory.residency import Residency, parse_device
@@ -118,6 +120,7 @@ class BasePipeline(HoldsModels, Values, metaclass=_Checked):
         """Check what the units, `model_fn` and `__call__` declare, unless nothing changed since the last time. Runs
         when the pipeline is made and before every call. Raises `GraphError`."""
         models = tuple(self.models)
+        check_units(type(self).__name__, self.units)
         declared = (tuple(self.units), self._model_fn, tuple(self.in_iteration_models), models, self.scheduler)
         if self._checked is None or not _same(declared, self._checked):
             check_pipeline(self, BasePipeline)
@@ -160,12 +163,22 @@ class BasePipeline(HoldsModels, Values, metaclass=_Checked):
                 raise UnknownInput(f"plan: {name!r} is not an input{did_you_mean(name, known | taken)}")
         plan = engine.plan(**{name: value for name, value in inputs.items() if name in known})
         for planned in plan.nodes:
-            node = planned.node
-            if isinstance(node, DialectUnit | DialectTakeOver):
-                for name in sorted(n for n in planned.active.uses if self.models[n] is None):
-                    given = sorted(w for w in planned.active.reads if inputs.get(w) is not None)
-                    refuse_not_loaded(self, node.declared, name, ", ".join(given))
-        return plan
+            if isinstance(planned.node, DialectUnit | DialectTakeOver):
+                self._refuse_not_loaded(planned.node, plan.call.values, inputs)
+        absent = {name for name, model in self.models.items() if model is None}
+        nodes = tuple(replace(n, active=Active(n.active.reads, n.active.uses - absent)) for n in plan.nodes)
+        return replace(plan, nodes=nodes)
+
+    def _refuse_not_loaded(
+        self, node: DialectUnit | DialectTakeOver, values: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> None:
+        """Raise where a unit has all of its inputs and a model that it names was not loaded. Without one of them it may
+        have nothing to do, which only it can say."""
+        if any(values.get(w, ...) is None for w in node.reads if w != "seed"):
+            return
+        for name in sorted(n for n in node.uses if self.models[n] is None):
+            trigger = sorted(w for w in node.reads if given.get(w) is not None)
+            refuse_not_loaded(self, node.declared, name, ", ".join(trigger))
 
     def split(self, trained: Iterable[str]) -> Split:
         """What training these models may compute once and cache, and what must run in every step.

@@ -97,6 +97,16 @@ class FlowMatchScheduler(Scheduler):
             raise InputError(
                 f"denoising_strength must be above 0 and at most 1, got {denoising_strength!r}; 1 starts from noise"
             )
+        by_picture = {
+            "exponential_shift_mu": exponential_shift_mu,
+            "dynamic_shift_len": dynamic_shift_len,
+            "image_resolution": image_resolution,
+        }
+        for name, value in by_picture.items():
+            if value is not None and self.noise_schedule.mu is None:
+                raise UnusedInput(
+                    f"{name} was given, but the shift of {self.template} is fixed; give shift= to change it"
+                )
         scheduler = self if shift is None else self._with_shift(shift)
         custom = None if sigmas is None else [float(s) for s in sigmas]
         levels = scheduler.schedule(

@@ -1,0 +1,110 @@
+"""The models of a dialect pipeline: from a pool, on the device while they are needed, within `vram_limit`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import calotype
+from calotype.compat.diffsynth import BasePipeline, ModelConfig
+from calotype.errors import ComponentError, ComponentNotLoaded, InputError, UnknownInput
+from calotype.memory.residency import Residency
+from compat.small import Small, small
+from stubs import Ledger
+
+EMOJI = Path(calotype.__file__).parent / "assets" / "emoji-64"
+GIB = 2**30
+
+
+def limited(limit, sizes, cls=Small):
+    """A pipeline whose models take so many bytes, on a device of its own that holds `limit` bytes."""
+    pipe = small(cls=cls)
+    pipe._limit(limit / GIB)
+    ledger = Ledger({getattr(pipe, n): s for n, s in sizes.items()}, start="cpu")
+    pipe._residency = Residency(pipe._residency._sharers[0], torch.device("meta"), limit, transfer=ledger)
+    pipe.vram_management_enabled = pipe.check_vram_management_state()
+    names = {id(getattr(pipe, n)): n for n in sizes}
+    return pipe, ledger, lambda: [(names[id(c)], where) for c, where in ledger.moves]
+
+
+def test_models_come_when_needed_and_make_room_for_others():
+    pipe, _, moves = limited(10, {"text_encoder": 6, "dit": 8, "vae": 4})
+    assert pipe.vram_management_enabled
+    pipe("a", seed=0, num_inference_steps=2)
+    assert moves() == [
+        ("text_encoder", "meta"), ("text_encoder", "cpu"), ("dit", "meta"), ("dit", "cpu"), ("vae", "meta"),
+    ]  # fmt: skip
+
+
+def test_without_a_limit_models_stay():
+    pipe, _, moves = limited(100, {"text_encoder": 6, "dit": 8, "vae": 4})
+    pipe("a", seed=0, num_inference_steps=2)
+    pipe("b", seed=0, num_inference_steps=2)
+    assert moves() == [("text_encoder", "meta"), ("dit", "meta"), ("vae", "meta")]
+    assert not pipe._residency._held
+
+
+def test_nothing_is_held_after_a_call_that_fails():
+    pipe, *_ = limited(10, {"text_encoder": 6, "dit": 8, "vae": 4})
+    with pytest.raises(ZeroDivisionError):
+        pipe("a", seed=0, progress_bar_cmd=lambda steps: [1 / 0 for _ in steps])
+    assert not pipe._residency._held
+
+
+class Forgets(Small):
+    """Does not ask for the models of the loop."""
+
+    def load_models_to_device(self, model_names):
+        if model_names != self.in_iteration_models:
+            super().load_models_to_device(model_names)
+
+
+def test_the_loops_models_are_on_the_device_though_the_call_does_not_ask_for_them():
+    pipe, _, moves = limited(10, {"text_encoder": 6, "dit": 8, "vae": 4}, cls=Forgets)
+    pipe("a", seed=0, num_inference_steps=2)
+    assert moves() == [
+        ("text_encoder", "meta"), ("text_encoder", "cpu"), ("dit", "meta"), ("dit", "cpu"), ("vae", "meta"),
+    ]  # fmt: skip
+
+
+def test_what_does_not_fit_is_refused_at_the_unit():
+    pipe, *_ = limited(5, {"text_encoder": 6, "dit": 8, "vae": 4})
+    with pytest.raises(ComponentError) as raised:
+        pipe("a", seed=0)
+    assert "Prompt: text_encoder must be on meta together and take 6 B, but vram_limit is 5 B" in str(raised.value)
+
+
+def test_on_a_cpu_a_limit_only_refuses_what_does_not_fit():
+    pipe = small()
+    pipe.download_and_load_models([], vram_limit=1)
+    pipe("a", seed=0, num_inference_steps=2)
+    assert all(m.weight.device.type == "cpu" for m in (pipe.text_encoder, pipe.dit, pipe.vae))
+    pipe.dit.table = nn.Parameter(torch.empty(2 * GIB // 4, device="meta"))
+    with pytest.raises(ComponentError, match=r"dit must be on cpu together and take 2\.0 GiB, but vram_limit is"):
+        pipe("a", seed=0)
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, "8GiB", True, float("nan")])
+def test_a_limit_is_a_number_of_gib(limit):
+    with pytest.raises(InputError, match="vram_limit is a number of GiB above 0"):
+        small().download_and_load_models([], limit)
+
+
+def test_models_are_asked_for_by_name():
+    pipe = small()
+    with pytest.raises(UnknownInput, match="load_models_to_device: Small has no model 'dti'; did you mean 'dit'"):
+        pipe.load_models_to_device(["dti"])
+    with pytest.raises(ComponentNotLoaded, match="Small needs 'controlnet', but was loaded without"):
+        pipe.load_models_to_device(["controlnet"])
+    pipe.load_models_to_device("dit")
+    pipe.load_models_to_device(["dit", "controlnet"])  # one of several may be left out: an adapter
+    pipe.load_models_to_device([])
+
+
+def test_files_become_models_of_the_pipelines_type():
+    pipe = BasePipeline(device="cpu", torch_dtype=torch.bfloat16)
+    assert not pipe.check_vram_management_state()
+    pool = pipe.download_and_load_models([ModelConfig(path=str(EMOJI / "vae"))], vram_limit=2.5)
+    assert pool.fetch_model("mini_autoencoder").dtype is torch.bfloat16
+    assert pipe.check_vram_management_state() and pipe.vram_limit == 2.5
