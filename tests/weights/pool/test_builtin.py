@@ -220,6 +220,16 @@ def test_a_network_of_skip_blocks_needs_its_config(tmp_path) -> None:
         ModelPool(ModelConfig(path=file))
 
 
+def test_a_folder_that_the_reference_library_saved(reference_folder) -> None:
+    pool = ModelPool(ModelConfig(path=reference_folder / "unet"))
+    network = pool.fetch_model("unet_2d")
+    (file,) = (reference_folder / "unet").glob("*.safetensors")
+    saved = load_file(file)
+    assert {key: tensor.shape for key, tensor in network.state_dict().items()} == {k: t.shape for k, t in saved.items()}
+    assert all(torch.equal(tensor, saved[key]) for key, tensor in network.state_dict().items())
+    assert network.config == UNet2DModel.from_pretrained(reference_folder / "unet").config
+
+
 def test_older_spellings_of_attention_are_recognised(tmp_path) -> None:
     network = UNet2DModel(**ATTENDING)
     older = {".group_norm.": ".norm.", ".to_q.": ".query.", ".to_k.": ".key.", ".to_out.0.": ".proj_attn."}
