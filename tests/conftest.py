@@ -16,9 +16,13 @@ CHECKED = (
     "calotype.models.unet_2d",
     "calotype.models.unet_2d_condition",
     "calotype.models.word_text_encoder.module",
+    "calotype.pipelines.autoencoder",
     "calotype.pipelines.ddpm.units",
     "calotype.pipelines.latents",
     "calotype.pipelines.pictures",
+    "calotype.pipelines.stable_diffusion.sdxl_units",
+    "calotype.pipelines.stable_diffusion.text",
+    "calotype.pipelines.stable_diffusion.units",
     "calotype.pipelines.text_to_image.units",
 )
 

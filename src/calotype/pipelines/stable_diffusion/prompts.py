@@ -1,6 +1,6 @@
 """Prompts with weights: `(word:1.2)`, `(word)`, `[word]`, as text in and runs of equally weighted text out.
 
-The syntax is that of AUTOMATIC1111's web interface, which half of the prompts that people share are written in.
+The syntax is that of AUTOMATIC1111's web interface, which many of the prompts that people share are written in.
 """
 
 import re

@@ -96,7 +96,7 @@ def refiner_embeds(
 
 def _joined(encoders: Sequence[Encoder], syntax: PromptSyntax, clip_skip: int) -> PromptEmbeds:
     """The hidden states of all encoders side by side, in as many chunks as the longest text makes."""
-    longest = max(len(tokenize(text, syntax, *parts).ids) for text, *parts in encoders)
+    longest = max(len(tokenize(text, syntax, *parts).weights) for text, *parts in encoders)
     rows = []
     for text, tokenizer, text_encoder in encoders:
         chunks = tokenize(text, syntax, tokenizer, text_encoder, longest)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from calotype.errors import InputError
@@ -21,12 +21,15 @@ else:
 
 
 class Chunks(NamedTuple):
-    """A prompt cut into what the encoder takes at once: token ids [n, length] between a start and an end token, the
-    tokens' weights [n, length], and which are not padding [n, length]."""
+    """A prompt cut into what the encoder takes at once: n rows of token ids between a start and an end token, and the
+    tokens' weights [n, length]. Where any weight is not 1, a last row of ids is the empty prompt.
 
-    ids: Tensor
-    weights: Tensor
-    mask: Tensor
+    `ids` and `mask`, which says what is not padding, are [n or n + 1, length].
+    """
+
+    ids: Int[Tensor, "rows l"]
+    mask: Bool[Tensor, "rows l"]
+    weights: Float[Tensor, "n l"]
 
 
 def tokenize(prompt: str, syntax: PromptSyntax, tokenizer: Any, text_encoder: Any, count: int = 1) -> Chunks:
@@ -40,13 +43,13 @@ def tokenize(prompt: str, syntax: PromptSyntax, tokenizer: Any, text_encoder: An
     room = length - 2
     pieces = [tokens[i : i + room] for i in range(0, len(tokens), room)]
     pieces += [[]] * (max(count, 1) - len(pieces))
-    start, end, fill = (tokenizer.bos_token_id, 1.0), (tokenizer.eos_token_id, 1.0), (tokenizer.pad_token_id, 1.0)
-    rows = [[start, *piece, end, *[fill] * (room - len(piece))] for piece in pieces]
-    return Chunks(
-        torch.tensor([[token for token, _ in row] for row in rows]),
-        torch.tensor([[weight for _, weight in row] for row in rows]),
-        torch.arange(length) < torch.tensor([[len(piece) + 2] for piece in pieces]),
-    )
+    weights = torch.tensor([[1.0, *(w for _, w in piece), *[1.0] * (length - 1 - len(piece))] for piece in pieces])
+    if any(weight != 1 for _, weight in tokens):
+        pieces.append([])
+    start, end, fill = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    ids = [[start, *(t for t, _ in piece), end, *[fill] * (room - len(piece))] for piece in pieces]
+    lengths = torch.tensor([[len(piece) + 2] for piece in pieces])
+    return Chunks(torch.tensor(ids), torch.arange(length) < lengths, weights)
 
 
 def encode(chunks: Chunks, text_encoder: Any) -> Any:
@@ -66,17 +69,17 @@ def layer(output: Any, skipped: int) -> Tensor:
     return hidden
 
 
-def weighted(hidden: Float[Tensor, "n l c"], weights: Float[Tensor, "n l"]) -> Float[Tensor, "n l c"]:
-    """Hidden states times their tokens' weights, each chunk brought back to its mean.
+def weighted(hidden: Float[Tensor, "rows l c"], weights: Float[Tensor, "n l"]) -> Float[Tensor, "n l c"]:
+    """Hidden states by their tokens' weights: how far each is from what the empty prompt, the last row, has there.
 
-    That is how the web interface whose syntax the weights are written in does it, so that shared prompts mean the same.
+    A weight of 0 leaves nothing of a token but its place. This is how ComfyUI weighs; a scale instead of a distance
+    would depend on where the states' zero happens to be.
     """
-    if bool((weights == 1).all()):
+    if len(hidden) == len(weights):
         return hidden
-    wide = hidden.float()
-    scaled = wide * weights[..., None].to(hidden.device)
-    mean = wide.mean(dim=(1, 2), keepdim=True) / scaled.mean(dim=(1, 2), keepdim=True)
-    return (scaled * mean).to(hidden.dtype)
+    empty = hidden[-1:].float()
+    moved = torch.lerp(empty, hidden[:-1].float(), weights[..., None].to(hidden.device))
+    return moved.to(hidden.dtype)
 
 
 def in_one_row(hidden: Float[Tensor, "n l c"]) -> Float[Tensor, "1 nl c"]:
