@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,49 @@ def test_without_a_network_the_cache_is_used(hub: Hub, caplog: pytest.LogCapture
             RepositoryError, match=r"cannot be loaded: the hub at .* cannot be reached .*, and the cache"
         ):
             open_repository(source, revision=revision)
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "real/deep").mkdir(parents=True)
+    (tmp_path / "real/deep/x.json").touch()
+    (tmp_path / "pipe/.git").mkdir(parents=True)
+    (tmp_path / "pipe/.git/config").touch()
+    (tmp_path / "pipe/unet").symlink_to(tmp_path / "real")
+    (tmp_path / "real/deep/up").symlink_to(tmp_path / "real")
+    (tmp_path / "pipe/gone").symlink_to(tmp_path / "nowhere")
+    found = Folder(tmp_path / "pipe")
+    assert found.files() == ("unet/deep/x.json",)
+    assert found.fetch(["unet/deep/x.json"]) == tmp_path / "pipe"
+    for path in ("../real/deep/x.json", "/etc/hostname", "unet/../../real/deep/x.json", "C:/x", "", "a\\b"):
+        with pytest.raises(RepositoryError, match=r"leads out of the repository, and is refused"):
+            found.fetch([path])
+
+
+def test_a_list_of_files_leads_nowhere_else(hub: Hub) -> None:
+    hub.add("someone/evil", {"unet/../../../x.json": "{}", "unet/config.json": "{}"})
+    found = open_repository("someone/evil")
+    with pytest.raises(RepositoryError, match=r"'unet/\.\./\.\./\.\./x\.json' leads out of the repository"):
+        found.fetch(found.files())
+
+
+def test_what_is_no_hub_is_told(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("someone/tiny", FILES)
+    monkeypatch.setattr("hub._Handler._info", lambda self, *_: self._send(200, b"<html>", {}))
+    with pytest.raises(
+        RepositoryError, match=r"someone/tiny: http://127.* does not answer as a hub does .*HF_ENDPOINT"
+    ):
+        open_repository("someone/tiny")
+    hub.failing = 403
+    with pytest.raises(RepositoryError, match=r"someone/tiny: http://127.* refused: .*403"):
+        open_repository("someone/tiny")
+
+
+def test_threads_fetch_the_same_at_once(hub: Hub) -> None:
+    hub.add("someone/tiny", FILES)
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: open_repository("someone/tiny").fetch(FILES), range(16)))
+    assert len(set(folders)) == 1
+    assert all((folders[0] / path).is_file() for path in FILES)
 
 
 def test_a_hub_out_of_order_is_no_network(hub: Hub) -> None:

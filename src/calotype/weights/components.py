@@ -86,17 +86,30 @@ def load_components(
     for name, component in overrides.items():
         _check_type(name, component, types[name])
 
+    listed = _Listed(source)
     classes: dict[str, type[Any] | None] = {}
     for name, expected in types.items():
         if name not in overrides and (only is None or name in only):
-            classes[name] = _class_of(source, index, name, expected, name in optional)
+            classes[name] = _class_of(listed, index, name, expected, name in optional)
     chosen = {name: cls for name, cls in classes.items() if cls is not None}
-    folder = _fetch(source, chosen, variants)
+    folder = _fetch(listed, chosen, variants)
     loaded: dict[str, Any] = dict.fromkeys(classes)
     for name, cls in chosen.items():
-        place = folder / _place(source, name)
+        place = folder / _place(listed, name)
         loaded[name] = _load(cls, place, dtype=_of(dtypes, name), variant=_of(variants, name), check=check)
     return {name: overrides.get(name, loaded.get(name)) for name in types if name in overrides or name in loaded}
+
+
+class _Listed:
+    """A repository whose files are listed once."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.name, self.revision, self.fetch = repository.name, repository.revision, repository.fetch
+        self.offline = getattr(repository, "offline", None)
+        self._files = repository.files()
+
+    def files(self) -> tuple[str, ...]:
+        return self._files
 
 
 def fetch_index(repository: Repository) -> ModelIndex:
@@ -172,7 +185,7 @@ def _owned(folder: Path) -> set[str]:
 
 
 def _class_of(
-    repository: Repository, index: ModelIndex, name: str, expected: Expected, optional: bool
+    repository: _Listed, index: ModelIndex, name: str, expected: Expected, optional: bool
 ) -> type[Any] | None:
     path = where(repository, INDEX_NAME)
     ref = index.components.get(name)
@@ -204,21 +217,20 @@ def _class_of(
     return cls
 
 
-def _place(repository: Repository, name: str) -> str:
+def _place(repository: _Listed, name: str) -> str:
     """The folder of a component: its own or, in the layout of the first DDPM repositories, the pipeline's, `""`."""
     files = repository.files()
     if any(path.startswith(f"{name}/") for path in files):
         return name
     if "config.json" in files or "scheduler_config.json" in files:
         return ""
-    offline = getattr(repository, "offline", None)
     raise RepositoryError(
         f"{where(repository, INDEX_NAME)} lists {name!r}, but there is no folder {where(repository, name)}"
-        f"{f' in the cache, and {offline}' if offline else ''}"
+        f"{f' in the cache, and {repository.offline}' if repository.offline else ''}"
     )
 
 
-def _fetch(repository: Repository, classes: Mapping[str, type[Any]], variants: Mapping[str, str | None]) -> Path:
+def _fetch(repository: _Listed, classes: Mapping[str, type[Any]], variants: Mapping[str, str | None]) -> Path:
     """Fetch what these components are made from, all at once."""
     needed: list[str] = []
     for name, cls in classes.items():

@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from calotype.atomic import atomic_file
 from calotype.errors import RepositoryError, did_you_mean
 from calotype.weights.transfer import LargeFile, fetch_large
 
@@ -145,9 +146,8 @@ class HubRepository:
         if self._asked != self.revision:
             ref = self._home / "refs" / self._asked
             ref.parent.mkdir(parents=True, exist_ok=True)
-            aside = ref.with_name(f".{ref.name}.{os.getpid()}")
-            aside.write_text(self.revision, encoding="utf-8")
-            aside.replace(ref)
+            with atomic_file(ref) as aside:
+                aside.write_text(self.revision, encoding="utf-8")
 
     def _cached_commit(self) -> str:
         asked, commit = self._asked, self._asked
@@ -207,10 +207,17 @@ class HubRepository:
             raise RepositoryError(f"{self.name} at {self.revision}: {_first_line(error)}") from error
         except errors.HFValidationError as error:
             raise RepositoryError(f"{self.name!r} is not the id of a repository: {_first_line(error)}") from None
+        except errors.HfHubHTTPError as error:
+            raise RepositoryError(f"{self.name}: {_api().endpoint} refused: {_first_line(error)}") from error
         except Exception as error:
             if isinstance(error, OSError) or _unreachable(error):
                 raise RepositoryError(
                     f"{self.name}: the download failed: {_first_line(error)}; load again to go on where it stopped"
+                ) from error
+            if isinstance(error, ValueError | KeyError | TypeError):  # what reading a web page as an answer leads to
+                raise RepositoryError(
+                    f"{self.name}: {_api().endpoint} does not answer as a hub does ({_first_line(error)}); check "
+                    "HF_ENDPOINT and your proxy"
                 ) from error
             raise
 
@@ -223,7 +230,8 @@ def endpoint() -> str | None:
 def check_inside(where: str, path: str) -> str:
     """`path`, if it stays inside the folder that it is relative to; else `RepositoryError`."""
     pure = PurePosixPath(path)
-    if not path or "\\" in path or "\0" in path or ":" in path or pure.is_absolute() or ".." in pure.parts:
+    drive = len(path) > 1 and path[1] == ":"
+    if not path or "\\" in path or "\0" in path or drive or pure.is_absolute() or ".." in pure.parts:
         raise RepositoryError(f"{where}: {path!r} leads out of the repository, and is refused")
     return path
 

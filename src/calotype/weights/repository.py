@@ -1,12 +1,13 @@
 """Where files come from: a folder on this machine, or a repository on a hub whose files are fetched when needed."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
 
 from calotype.errors import RepositoryError
-from calotype.weights.hub import HubRepository, is_hub_id
+from calotype.weights.hub import HubRepository, check_inside, is_hub_id
 from calotype.weights.modelscope import PREFIX, ModelScopeRepository
 
 
@@ -46,14 +47,27 @@ class Folder:
 
     def files(self) -> tuple[str, ...]:
         """See `Repository.files`."""
-        return tuple(sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()))
+        return tuple(sorted(_walk(self.path, "", ())))
 
     def fetch(self, paths: Iterable[str]) -> Path:
         """See `Repository.fetch`. Nothing is copied."""
         for path in paths:
-            if not (self.path / path).is_file():
+            if not (self.path / check_inside(self.name, path)).is_file():
                 raise RepositoryError(f"{self.path} has no file {path}")
         return self.path
+
+
+def _walk(folder: Path, at: str, above: tuple[Path, ...]) -> Iterator[str]:
+    """The files below a folder, also through links to folders; one that leads back to a folder above it is left out,
+    and so is what git keeps for itself."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for entry in os.scandir(folder):
+        if entry.is_file():
+            yield at + entry.name
+        elif entry.is_dir() and entry.name != ".git":
+            yield from _walk(Path(entry.path), f"{at}{entry.name}/", (*above, real))
 
 
 def open_repository(
