@@ -8,7 +8,6 @@ from calotype.compat.diffsynth import BasePipeline, PipelineUnit
 from seeds.new_models import XXX_Model, YYY_Model, ZZZ_Model
 from seeds.new_models import NEW_MODELS, InputImageEmbedder, control_entities, encode_prompt, load_tokenizer
 
-
 class NewDiffSynthPipeline(BasePipeline):
     catalogue = NEW_MODELS
 
@@ -63,10 +62,13 @@ class NewDiffSynthPipeline(BasePipeline):
         seed: int = None,
         rand_device: str = "cpu",
         num_inference_steps: int = 30,
-        progress_bar_cmd=tqdm,
+        progress_bar_cmd = tqdm,
     ):
         # Scheduler
-        self.scheduler.set_timesteps(num_inference_steps, denoising_strength=denoising_strength)
+        self.scheduler.set_timesteps(
+            num_inference_steps,
+            denoising_strength=denoising_strength
+        )
 
         # Parameters
         inputs_posi = {
@@ -86,9 +88,7 @@ class NewDiffSynthPipeline(BasePipeline):
             "num_inference_steps": num_inference_steps,
         }
         for unit in self.units:
-            inputs_shared, inputs_posi, inputs_nega = self.unit_runner(
-                unit, self, inputs_shared, inputs_posi, inputs_nega
-            )
+            inputs_shared, inputs_posi, inputs_nega = self.unit_runner(unit, self, inputs_shared, inputs_posi, inputs_nega)
 
         # Denoise
         self.load_models_to_device(self.in_iteration_models)
@@ -97,24 +97,18 @@ class NewDiffSynthPipeline(BasePipeline):
             timestep = timestep.unsqueeze(0).to(dtype=self.torch_dtype, device=self.device)
 
             # Inference
-            noise_pred_posi = self.model_fn(
-                **models, **inputs_shared, **inputs_posi, timestep=timestep, progress_id=progress_id
-            )
+            noise_pred_posi = self.model_fn(**models, **inputs_shared, **inputs_posi, timestep=timestep, progress_id=progress_id)
             if cfg_scale != 1.0:
-                noise_pred_nega = self.model_fn(
-                    **models, **inputs_shared, **inputs_nega, timestep=timestep, progress_id=progress_id
-                )
+                noise_pred_nega = self.model_fn(**models, **inputs_shared, **inputs_nega, timestep=timestep, progress_id=progress_id)
                 noise_pred = noise_pred_nega + cfg_scale * (noise_pred_posi - noise_pred_nega)
             else:
                 noise_pred = noise_pred_posi
 
             # Scheduler
-            inputs_shared["latents"] = self.step(
-                self.scheduler, progress_id=progress_id, noise_pred=noise_pred, **inputs_shared
-            )
+            inputs_shared["latents"] = self.step(self.scheduler, progress_id=progress_id, noise_pred=noise_pred, **inputs_shared)
 
         # Decode
-        self.load_models_to_device(["vae"])
+        self.load_models_to_device(['vae'])
         image = self.vae.decode(inputs_shared["latents"], device=self.device)
         image = self.vae_output_to_image(image)
         self.load_models_to_device([])
@@ -130,9 +124,7 @@ class QwenImageUnit_NoiseInitializer(PipelineUnit):
         )
 
     def process(self, pipe: NewDiffSynthPipeline, height, width, seed, rand_device):
-        noise = pipe.generate_noise(
-            (1, 16, height // 8, width // 8), seed=seed, rand_device=rand_device, rand_torch_dtype=pipe.torch_dtype
-        )
+        noise = pipe.generate_noise((1, 16, height//8, width//8), seed=seed, rand_device=rand_device, rand_torch_dtype=pipe.torch_dtype)
         return {"noise": noise}
 
 
@@ -144,7 +136,7 @@ class QwenImageUnit_PromptEmbedder(PipelineUnit):
             input_params_nega={"prompt": "negative_prompt"},
             input_params=("edit_image",),
             output_params=("prompt_emb", "prompt_emb_mask"),
-            onload_model_names=("text_encoder",),
+            onload_model_names=("text_encoder",)
         )
 
     def process(self, pipe: NewDiffSynthPipeline, prompt, edit_image=None) -> dict:
@@ -160,7 +152,7 @@ class QwenImageUnit_EntityControl(PipelineUnit):
             take_over=True,
             input_params=("eligen_entity_prompts", "width", "height", "eligen_enable_on_negative", "cfg_scale"),
             output_params=("entity_prompt_emb", "entity_masks", "entity_prompt_emb_mask"),
-            onload_model_names=("text_encoder",),
+            onload_model_names=("text_encoder",)
         )
 
     def process(self, pipe: NewDiffSynthPipeline, inputs_shared, inputs_posi, inputs_nega):
