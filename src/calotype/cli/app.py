@@ -10,7 +10,9 @@ from calotype.cli.generate import generate
 from calotype.cli.inspect import inspect
 from calotype.cli.licenses import licenses
 from calotype.cli.replay import replay
+from calotype.cli.share import share
 from calotype.cli.signals import Terminated, terminable
+from calotype.cli.trust import trust
 from calotype.errors import CalotypeError
 
 EPILOG = """\b
@@ -65,5 +67,5 @@ def main() -> None:
     """
 
 
-for command in (generate, inspect, replay, licenses):
+for command in (generate, inspect, replay, share, trust, licenses):
     main.add_command(command)

@@ -1,0 +1,115 @@
+"""`calotype trust`: shows what would run, and approves exactly that."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from calotype.cli import main
+from calotype.cli.trust import visible
+from calotype.errors import UntrustedCode
+from calotype.weights.code.consent import Consent
+from calotype.weights.code.locate import locate
+from calotype.weights.code.namespace import run_code
+from hub import Hub, hub  # noqa: F401 - a fixture
+
+# ruff: noqa: F811 - the fixture is a parameter
+
+CODE = {"pipeline.py": "from .helper import x\n", "helper.py": "x = 'fine'\n"}
+
+
+def trust(*args: str, answer: str = "") -> Result:
+    return CliRunner().invoke(main, ["trust", *args], input=answer)
+
+
+def test_the_command_that_a_refusal_prints_approves_exactly_that(hub: Hub) -> None:
+    commit = hub.add("a/b", CODE)
+    with pytest.raises(UntrustedCode) as refused:
+        run_code(locate("a/b"))
+    command = str(refused.value).partition("approve exactly this: ")[2]
+    assert command == f"calotype trust a/b@{commit}"
+    shown = trust(*shlex.split(command)[2:], "--yes")
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout == (
+        "pipeline.py (22 bytes)\n    1  from .helper import x\n\nhelper.py (11 bytes)\n    1  x = 'fine'\n\n"
+        f"source    a/b\nrevision  {commit}\nhash      {locate('a/b').digest}\n"
+    )
+    assert run_code(locate("a/b")).x == "fine"
+
+
+def test_asks_and_takes_no_for_an_answer(hub: Hub) -> None:
+    hub.add("a/b", CODE)
+    for answer in ("n\n", ""):
+        asked = trust("a/b", answer=answer)
+        assert asked.exit_code == 1 and "May this run?" in asked.stderr
+        assert Consent().approvals() == ()
+    assert trust("a/b", answer="y\n").exit_code == 0
+    assert "It is approved already" in trust("a/b").stderr and len(Consent().approvals()) == 1
+
+
+def test_the_newest_unless_a_revision_is_named(hub: Hub) -> None:
+    first = hub.add("a/b", CODE)
+    second = hub.add("a/b", {**CODE, "helper.py": "x = 'newer'\n"})
+    trust(f"a/b@{first}", "--yes")
+    assert Consent().revision_of("a/b") == first
+    trust("a/b", "--yes")
+    assert Consent().revision_of("a/b") == second
+    assert run_code(locate("a/b", first)).x == "fine" and run_code(locate("a/b")).x == "newer"
+    wrong = trust("a/b@nothing", "--yes")
+    assert wrong.exit_code == 1 and "has no branch, tag or commit 'nothing'" in wrong.stderr
+
+
+def test_lists_and_takes_back(hub: Hub) -> None:
+    assert "Nothing is approved." in trust("--list").stderr
+    commit = hub.add("a/b", CODE)
+    trust("a/b", "--yes")
+    line = trust("--list").stdout
+    assert line.startswith(Consent().approvals()[0].digest)
+    assert line.endswith(f"reviewed  a/b@{commit}  (pipeline.py, helper.py)\n")
+    assert "These are not approved any more." in trust("--revoke", "a/b").stderr
+    with pytest.raises(UntrustedCode):
+        run_code(locate("a/b"))
+    gone = trust("--revoke", "a/b")
+    assert gone.exit_code == 1 and "'a/b' was not approved" in gone.stderr
+
+
+def test_weights_that_carry_code_and_a_pipeline_beside_it(hub: Hub) -> None:
+    index = '{"_class_name": ["mine", "Mine"]}'
+    hub.add("a/w", {"model_index.json": index, "mine.py": "x = 1", "pipeline.py": "x = 2"})
+    shown = trust("a/w", "--yes").stdout
+    assert shown.count("hash ") == 2 and "mine.py" in shown and "pipeline.py" in shown
+    assert len(Consent().approvals()) == 2
+
+
+def test_a_folder_that_carries_code(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": ["mine", "Mine"]}')
+    (folder / "mine.py").write_text("x = 1")
+    assert trust(str(folder), "--yes").exit_code == 0
+    assert Consent().approvals()[0].files == ("mine.py",)
+    (folder / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
+    assert "carries no code" in trust(str(folder)).stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        ((), 2, "give one of SOURCE, --list and --revoke"),
+        (("a/b", "--list"), 2, "give one of SOURCE, --list and --revoke"),
+        (("one_step_unet",), 1, "ships with calotype and was reviewed; it needs no approval"),
+        (("./none",), 1, "there is no folder ./none, and it is not the id of a repository on a hub"),
+        ((".",), 1, "runs as your own code, without approval"),
+        ((".@main",), 1, "it has no revision 'main'"),
+    ],
+)
+def test_wrong_uses(args: tuple[str, ...], code: int, message: str, run: Callable[..., Result]) -> None:
+    result = run("trust", *args)
+    assert result.exit_code == code and message in result.stderr
+
+
+def test_nothing_hides_in_what_is_shown() -> None:
+    assert visible("a\x1b[2K\u202eb\tc\u2028\r") == "a\\u001b[2K\\u202eb\tc\\u2028"
+    assert visible("é日本 = '☃'") == "é日本 = '☃'"
