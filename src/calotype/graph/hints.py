@@ -46,6 +46,15 @@ class Pad:
             raise TypeError("Pad(0) would fill up the batch itself; name the dimension whose length differs")
 
 
+class OnlySettings:
+    """What `Settings` attaches."""
+
+
+Settings: TypeAlias = Annotated[T, OnlySettings()]
+"""A component that a unit only looks at, for its configuration: `*, unet: Settings[UNet2DConditionModel]`. Its weights
+need not be on the device, and training them does not concern the unit."""
+
+
 class ComponentRef:
     """A component class by name, so that a slow library is imported only when it is loaded."""
 

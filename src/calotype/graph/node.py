@@ -30,6 +30,7 @@ class Node:
         name: what errors, plans and drawings call it.
         reads: type hint of each wire it reads.
         uses: type hint of each component it uses.
+        idle: the components among these that it only looks at, for their configuration.
         writes: type hint of each wire it writes.
         impure: it may give another result for the same values, so it is never pruned, memoised or cached.
         random: it draws randomness for each sample, so that training may not cache it.
@@ -42,6 +43,7 @@ class Node:
     doc: str = ""
     reads: Mapping[str, Any] = EMPTY
     uses: Mapping[str, Any] = EMPTY
+    idle: frozenset[str] = frozenset()
     writes: Mapping[str, Any] = EMPTY
     impure: bool = False
     random: bool = False

@@ -40,7 +40,7 @@ class PlannedNode:
     @property
     def components(self) -> frozenset[str]:
         """The components that must be on the device for it: none when the memo answers every run."""
-        return frozenset() if self.hits and self.hits == self.runs else self.active.uses
+        return frozenset() if self.hits and self.hits == self.runs else self.active.uses - self.node.idle
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class Plan:
         lines = [f"{self.owner}: {images}, branches {', '.join(b.name for b in self.branches)}"]
         width = max((len(n.name) for n in self.nodes), default=0)
         for n in self.nodes:
-            uses = f"uses {', '.join(sorted(n.active.uses))}" if n.active.uses else ""
+            run = n.active.uses - n.node.idle
+            uses = f"uses {', '.join(sorted(run))}" if run else ""
             runs = f"x{n.runs}" if n.runs > 1 else ""
             hits = f"memo {n.hits} of {n.runs}" if n.hits else ""
             lines.append("  " + "  ".join(part for part in (n.name.ljust(width), runs, uses, hits) if part).rstrip())

@@ -211,7 +211,7 @@ class Run:
                 made[place.identity] = known
         if todo:
             uses = frozenset(unit.uses)
-            with self.hold(uses):
+            with self.hold(uses - unit.idle):
                 parts = self.components(uses)
                 for identity, place in todo.items():
                     made[identity] = self._call(unit, place, parts)

@@ -56,11 +56,11 @@ def split_graph(graph: Graph, trained: Iterable[str]) -> Split:
     cached: list[Node] = []
     for node in needed:
         hot = node.is_loop or node.impure or node.random
-        hot = hot or not set(names).isdisjoint(node.uses) or not changing.isdisjoint(node.reads)
+        hot = hot or not set(names).isdisjoint(node.uses.keys() - node.idle) or not changing.isdisjoint(node.reads)
         (live if hot else cached).append(node)
         if hot:
             changing |= set(node.writes)
-    used = {name for node in needed for name in node.uses}
+    used = {name for node in needed for name in node.uses.keys() - node.idle}
     for name in names:
         if name not in used:
             raise ComponentError(

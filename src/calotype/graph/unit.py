@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Optional, ParamSpec, TypeVar, ge
 
 from calotype.errors import GraphError, did_you_mean
 from calotype.graph.branches import Branch
-from calotype.graph.hints import accepts_none, bare, branches_of, fits, spell
+from calotype.graph.hints import OnlySettings, accepts_none, bare, branches_of, fits, metadata_of, spell
 from calotype.graph.node import BY_BRANCH, Active, Node
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class Unit(Node, Generic[P, R]):
         read = {n: h for n, h in self.parameters.items() if n != self.branch_parameter}
         self.reads = MappingProxyType(self._by_wire(read))
         self.uses = MappingProxyType(self._by_wire(self.components))
+        run = {n for n, h in self.components.items() if not any(isinstance(m, OnlySettings) for m in metadata_of(h))}
+        self.idle = frozenset(self.uses) - frozenset(map(self.wire, run))
         self.writes = MappingProxyType({self.wire(n): h for n, h in self.returns.items()})
         self.needs = {self.wire(n): n for n, h in self.parameters.items()
                       if n != self.branch_parameter and not accepts_none(h)}  # fmt: skip

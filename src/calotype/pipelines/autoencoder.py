@@ -11,6 +11,7 @@ from calotype.errors import InputError
 from calotype.graph.unit import unit
 from calotype.models.autoencoder_kl import AutoencoderKL
 from calotype.models.autoencoder_tiny import AutoencoderTiny
+from calotype.nn.tiling import decode_tiled, encode_tiled
 from calotype.pipelines.latents import CleanLatents, Latents, Noise
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask, to_picture
 from calotype.sampling import NoiseSource
@@ -40,15 +41,15 @@ def noise(seed: int, height: int, width: int, noise_source: NoiseSource | None, 
 
 
 @unit
-def image_latents(image: Picture, height: int, width: int, *, vae: Autoencoder) -> CleanLatents:
+def image_latents(image: Picture, height: int, width: int, vae_tile: int | None, *, vae: Autoencoder) -> CleanLatents:
     """Encode the input picture, scaled and cropped to height x width: [1, c, h / 8, w / 8]."""
-    return CleanLatents(scaled(encoded(to_array(fitted(image, height, width)), vae), vae))
+    return CleanLatents(scaled(encoded(to_array(fitted(image, height, width)), vae, vae_tile), vae))
 
 
 @unit
-def pixels(latents: Latents, *, vae: Autoencoder) -> Pixels:
+def pixels(latents: Latents, vae_tile: int | None, *, vae: Autoencoder) -> Pixels:
     """Decode latents [1, c, h, w]: [1, 3, 8 h, 8 w], about in [-1, 1]."""
-    return Pixels(decoded(unscaled(latents, vae), vae))
+    return Pixels(decoded(unscaled(latents, vae), vae, vae_tile))
 
 
 @unit
@@ -74,23 +75,42 @@ def mask_of(mask: Picture, picture: Picture, size: Size) -> Float[Tensor, "1 1 h
     return to_mask(fitted(mask, *size))
 
 
-def encoded(pixels: Float[Tensor, "1 3 h w"], vae: Autoencoder) -> Float[Tensor, "1 c h8 w8"]:
+def encoded(pixels: Float[Tensor, "1 3 h w"], vae: Autoencoder, tile: int | None) -> Float[Tensor, "1 c h8 w8"]:
     """The latents that the network makes of pixels in [-1, 1]: the mean of their distribution, in float32.
 
     Nothing is drawn, so that the same picture has the same latents with any seed.
+
+    Args:
+        tile: side in pixels of the tiles that are encoded one by one; None for the whole picture at once.
     """
     network = _wide(vae)
-    output: Any = network.encode(pixels.to(network.device, network.dtype))
-    latents: Tensor = output.latents if isinstance(network, AutoencoderTiny) else output.latent_dist.mode()
-    return latents.float()
+
+    def encode(part: Tensor) -> Tensor:
+        output: Any = network.encode(part.to(network.dtype))
+        latents: Tensor = output.latents if isinstance(network, AutoencoderTiny) else output.latent_dist.mode()
+        return latents.float()
+
+    shown = pixels.to(network.device)
+    return encode(shown) if tile is None else encode_tiled(encode, shown, **_tiles(tile, vae))
 
 
-def decoded(latents: Float[Tensor, "b c h w"], vae: Autoencoder) -> Float[Tensor, "b 3 h8 w8"]:
-    """The pixels, about in [-1, 1] and in float32, that the network makes of latents."""
+def decoded(latents: Float[Tensor, "b c h w"], vae: Autoencoder, tile: int | None) -> Float[Tensor, "b 3 h8 w8"]:
+    """The pixels, about in [-1, 1] and in float32, that the network makes of latents. `tile` is as for `encoded`."""
     network = _wide(vae)
-    output: Any = network.decode(latents.to(network.device, network.dtype))
-    pixels: Tensor = output.sample
-    return pixels.float()
+
+    def decode(part: Tensor) -> Tensor:
+        output: Any = network.decode(part.to(network.dtype))
+        pixels: Tensor = output.sample
+        return pixels.float()
+
+    shown = latents.to(network.device)
+    return decode(shown) if tile is None else decode_tiled(decode, shown, **_tiles(tile, vae))
+
+
+def _tiles(tile: int, vae: Autoencoder) -> dict[str, int]:
+    """Tiles of so many pixels, as the functions that make them count: a quarter of a tile overlaps its neighbour."""
+    side = vae.config.downscale
+    return {"downscale": side, "tile": tile // side, "overlap": tile // side // 4}
 
 
 def scaled(latents: Tensor, vae: Autoencoder) -> Tensor:

@@ -296,7 +296,7 @@ class DiffusionPipeline:
         components = self.components
         plan = make_plan(self._graph(), call, components)
         for planned in plan.nodes:
-            self._residency.check({name: components[name] for name in planned.active.uses})
+            self._residency.check({name: components[name] for name in planned.active.uses - planned.node.idle})
         return plan
 
     def _read(self, inputs: Mapping[str, Any]) -> Call:

@@ -54,7 +54,10 @@ class PictureInputs(Inputs):
 
 
 class SizeInputs(Inputs):
-    """How large the picture is."""
+    """How large the picture is, and in what parts it is encoded and decoded."""
 
     height: Side | None = Field(default=None, description="In pixels; by default the picture's or the network's own.")
     width: Side | None = Field(default=None, description="In pixels; by default the picture's or the network's own.")
+    vae_tile: Annotated[int, Field(ge=64, multiple_of=8)] | None = Field(
+        default=None, description="Encode and decode in tiles of so many pixels, which takes less memory; else at once."
+    )

@@ -38,9 +38,11 @@ def guidance(guidance_scale: float, image_guidance_scale: float) -> Guidance:
 
 
 @unit
-def seen_latents(image: Picture, height: int, width: int, *, vae: Autoencoder) -> Float[Tensor, "1 c h8 w8"]:
+def seen_latents(
+    image: Picture, height: int, width: int, vae_tile: int | None, *, vae: Autoencoder
+) -> Float[Tensor, "1 c h8 w8"]:
     """The picture as the network sees it: latents at the autoencoder's own scale, as it was trained."""
-    return encoded(to_array(fitted(image, height, width)), vae)
+    return encoded(to_array(fitted(image, height, width)), vae, vae_tile)
 
 
 @unit

@@ -1,6 +1,6 @@
 """Units of Stable Diffusion XL: two text encoders, what the network is told of sizes, and the prediction."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calotype.errors import ConfigError, InputError, UnusedInput
 from calotype.graph.branches import Branches
-from calotype.graph.hints import Pad
+from calotype.graph.hints import Pad, Settings
 from calotype.graph.unit import unit
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.pipelines.latents import CleanLatents, Latents, Noise
@@ -115,7 +115,7 @@ def time_ids(
     height: int,
     width: int,
     *,
-    unet: UNet2DConditionModel,
+    unet: Settings[UNet2DConditionModel],
 ) -> Branches[Float[Tensor, "b n"]]:
     """What the network is told beside the text [1, n]: the size before cropping, where the crop begins, and the size
     that is made or, for a refiner, how beautiful the picture is.
@@ -132,10 +132,10 @@ def time_ids(
     sizes = [(original_size, made), (crops_coords_top_left, (0, 0))]
     given = {} if aesthetic_score is None else {n: s for n, s in aesthetic_score.items() if s is not None}
     if _told(unet, pooled_embeds.positive.shape[-1]) == 5:
-        return _rows(pooled_embeds, sizes, unet, {**SCORES, **given})
+        return _rows(pooled_embeds, sizes, {**SCORES, **given})
     if given:
         raise UnusedInput("aesthetic_score was given, but this network is told none: only refiners are; leave it out")
-    return _rows(pooled_embeds, [*sizes, (target_size, made)], unet)
+    return _rows(pooled_embeds, [*sizes, (target_size, made)])
 
 
 @unit
@@ -147,26 +147,26 @@ def base_ids(
     height: int,
     width: int,
     *,
-    unet: UNet2DConditionModel,
+    unet: Settings[UNet2DConditionModel],
 ) -> Branches[Float[Tensor, "b 6"]]:
     """What a network that a refiner comes after is told beside the text [1, 6]: as `time_ids`, without a score."""
     if _told(unet, pooled_embeds.positive.shape[-1]) == 5:
         raise ConfigError("unet is a refiner, which is told an aesthetic score; it belongs in the place of refiner")
     made = (height, width)
-    return _rows(pooled_embeds, [(original_size, made), (crops_coords_top_left, (0, 0)), (target_size, made)], unet)
+    return _rows(pooled_embeds, [(original_size, made), (crops_coords_top_left, (0, 0)), (target_size, made)])
 
 
 def _rows(
-    branches: Iterable[str],
+    pooled: Branches[Tensor],
     sizes: Sequence[tuple[Branches[Pair | None] | None, Pair]],
-    unet: UNet2DConditionModel,
     scores: Mapping[str, float] | None = None,
 ) -> Branches[Tensor]:
     """The numbers [1, n] for each branch: sizes, each with what it is by default, and a score."""
     rows = {}
-    for name in branches:
+    for name, like in pooled.items():
         numbers = [side for values, default in sizes for side in _on(values, name, default)]
-        rows[name] = torch.tensor([[*numbers, *([] if scores is None else [scores[name]])]], device=unet.device).float()
+        told = [*numbers, *([] if scores is None else [scores[name]])]
+        rows[name] = torch.tensor([told], dtype=torch.float32, device=like.device)
     return Branches(**rows)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from calotype.errors import ConfigError, InputError
+from calotype.graph.hints import Settings
 from calotype.graph.unit import unit
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.pipelines.autoencoder import Autoencoder, Size
@@ -16,7 +17,12 @@ Side = Annotated[int, Field(ge=8, multiple_of=8)]
 
 @unit
 def size(
-    height: int | None, width: int | None, image: Picture | None, *, unet: UNet2DConditionModel, vae: Autoencoder
+    height: int | None,
+    width: int | None,
+    image: Picture | None,
+    *,
+    unet: Settings[UNet2DConditionModel],
+    vae: Settings[Autoencoder],
 ) -> Size:
     """The size of the picture to make.
 

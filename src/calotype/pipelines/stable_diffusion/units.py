@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from calotype.errors import InputError
-from calotype.graph.hints import Pad
+from calotype.graph.hints import Pad, Settings
 from calotype.graph.unit import unit
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.pipelines.autoencoder import Autoencoder, Size, encoded, mask_of, scaled
@@ -55,7 +55,13 @@ class Mask(NamedTuple):
 
 @unit
 def masks(
-    mask_image: Picture, image: Picture, height: int, width: int, *, unet: UNet2DConditionModel, vae: Autoencoder
+    mask_image: Picture,
+    image: Picture,
+    height: int,
+    width: int,
+    *,
+    unet: Settings[UNet2DConditionModel],
+    vae: Autoencoder,
 ) -> Mask:
     """The mask at both sizes. Raises `InputError` when it is not as large as the picture that it masks.
 
@@ -79,8 +85,9 @@ def beside_latents(
     mask_pixels: Float[Tensor, "1 1 h w"] | None,
     height: int,
     width: int,
+    vae_tile: int | None,
     *,
-    unet: UNet2DConditionModel,
+    unet: Settings[UNet2DConditionModel],
     vae: Autoencoder,
 ) -> Float[Tensor, "1 c h8 w8"] | None:
     """What a network that was trained to inpaint sees beside the latents: the mask and the latents of what is kept.
@@ -102,7 +109,7 @@ def beside_latents(
         )
     changes = (mask_pixels >= 0.5).float()
     kept = to_array(fitted(image, height, width)).to(changes.device) * (1 - changes)
-    latents = scaled(encoded(kept, vae), vae)
+    latents = scaled(encoded(kept, vae, vae_tile), vae)
     return torch.cat([interpolate(changes, size=latents.shape[-2:]), latents], dim=1)
 
 
