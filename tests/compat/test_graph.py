@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from calotype.errors import ComponentError, ComponentNotLoaded, GraphError, InputError, UnknownInput, UnusedInput
+from calotype import FlowMatchEuler
+from calotype.errors import (
+    ComponentError,
+    ComponentNotLoaded,
+    GraphError,
+    InputError,
+    MissingInput,
+    UnknownInput,
+    UnusedInput,
+)
 from compat.small import Latents, Noise, Prompt, Small, model_fn, small, unit
 
 
@@ -212,6 +221,44 @@ def test_what_the_engine_cannot_plan_says_so(make, says):
     with pytest.raises(GraphError) as raised:
         make().plan(prompt="a")
     assert says in str(raised.value)
+
+
+class Computes(Small):
+    """Its code provides a value that no parameter of its `__call__` is."""
+
+    def __call__(self, prompt, seed=None, num_inference_steps=4, cfg_scale=1.0, negative_prompt=""):
+        return self.inputs(prompt)
+
+    def inputs(self, prompt):
+        return {"words": len(prompt), "height": 8, "width": 8, "rand_device": "cpu"}
+
+
+def test_what_only_the_code_of_a_call_provides_is_asked_for():
+    counted = unit(lambda pipe, words: {"control": words}, input_params=("words",), output_params=("control",))
+    pipe = small(cls=Computes, more=[counted], loop=steered)
+    with pytest.raises(MissingInput, match=r"'words' is missing: Unit reads it.*Call Computes with"):
+        pipe.plan(prompt="a")
+    given = {"words": 1, "height": 8, "width": 8, "rand_device": "cpu"}
+    assert pipe.plan(prompt="a", **given).components == ("scheduler", "text_encoder", "dit")
+
+
+def test_guidance_needs_a_scale():
+    class NoScale(Small):
+        def __call__(self, prompt, negative_prompt, height, width, seed, rand_device, num_inference_steps):
+            return prompt
+
+    with pytest.raises(GraphError, match=r"NoScale\.__call__ has negative inputs, but takes no cfg_scale to guide by"):
+        NoScale().draw()
+
+
+def test_another_scheduler_of_ours_is_planned_with_too():
+    def process(pipe, noise):
+        return {"latents": noise * pipe.scheduler.init_noise_sigma}
+
+    made = unit(process, "Latents", input_params=("noise",), output_params=("latents",))
+    pipe = small(units=[Noise(), Prompt(), made])
+    pipe.scheduler = FlowMatchEuler(shift=5.0)
+    assert pipe.engine(prompt="a", seed=0, num_inference_steps=2).latents.shape == (1, 3, 8, 8)
 
 
 def test_a_pipeline_without_a_call_or_a_count_of_steps_is_not_planned():

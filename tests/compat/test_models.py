@@ -1,7 +1,9 @@
 """The models of a dialect pipeline: from a pool, on the device while they are needed, within `vram_limit`."""
 
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,6 +45,24 @@ def test_without_a_limit_models_stay():
     pipe("b", seed=0, num_inference_steps=2)
     assert moves() == [("text_encoder", "meta"), ("dit", "meta"), ("vae", "meta")]
     assert not pipe._residency._held
+
+
+def test_calls_that_compete_for_room_all_end():
+    pipe, _, moves = limited(10, {"text_encoder": 6, "dit": 8, "vae": 4})
+    alone = [np.asarray(pipe(f"prompt {k}", seed=k, num_inference_steps=3)) for k in range(4)]
+    found = {}
+
+    def call(k):
+        found[k] = np.asarray(pipe(f"prompt {k}", seed=k, num_inference_steps=3))
+
+    threads = [threading.Thread(target=call, args=(k,), daemon=True) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert sorted(found) == [0, 1, 2, 3]
+    assert all(np.array_equal(found[k], alone[k]) for k in range(4))
+    assert not pipe._residency._held and len(moves()) > 5
 
 
 def test_nothing_is_held_after_a_call_that_fails():

@@ -220,6 +220,40 @@ def test_guidance_of_one_predicts_the_positive_side_alone():
     assert "b" not in pipe.text_encoder.texts
 
 
+def test_a_call_within_a_call_of_the_same_pipeline_has_steps_of_its_own():
+    class Twice(Small):
+        def __call__(self, prompt, again=True, **inputs):
+            def bar(steps):
+                for number, step in enumerate(steps):
+                    if again and number == 1:
+                        self(prompt, again=False, seed=5, num_inference_steps=2)
+                    yield step
+
+            return super().__call__(prompt, **inputs, progress_bar_cmd=bar)
+
+    wanted = small()("a", seed=0, num_inference_steps=4)
+    found = small(cls=Twice)("a", seed=0, num_inference_steps=4)
+    assert np.array_equal(np.asarray(found), np.asarray(wanted))
+
+
+def test_a_unit_keeps_nothing_of_a_call():
+    class Keeps(Latents):
+        def process(self, pipe, noise):
+            self.last = noise
+            return {"latents": noise}
+
+    with pytest.raises(GraphError, match=r"Keeps sets self\.last during a call, which other calls would see"):
+        small(units=[Noise(), Prompt(), Keeps()])("a", seed=0)
+
+
+def test_a_call_is_a_plain_method():
+    with pytest.raises(GraphError, match=r"Yields\.__call__ must be a plain method that returns its result"):
+
+        class Yields(Small):
+            def __call__(self, prompt):
+                yield prompt
+
+
 # -- steps and values --------------------------------------------------------------------------------------------------
 
 

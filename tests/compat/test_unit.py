@@ -185,6 +185,12 @@ def test_a_model_is_not_used_through_a_method_of_the_pipeline_either():
         del type(pipe).decoded
 
 
+def test_a_unit_gets_its_own_models_by_name():
+    pipe = small()
+    seen = run(uses(lambda p: p.models, onload_model_names=("vae",)), pipe=pipe)[0]["b"]
+    assert seen == {"vae": pipe.vae}
+
+
 def test_a_unit_names_only_models_that_there_are():
     made = unit(process_a, input_params=("a",), output_params=("b",), onload_model_names=("text_encodr",))
     with pytest.raises(GraphError, match="'text_encodr', which Small has no model of; did you mean 'text_encoder'"):

@@ -15,14 +15,11 @@ def call_parameters(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def mentioned_names(cls: type, base: type) -> frozenset[str]:
-    """Every name that the `__call__` of a class, or of those that it derives from, writes as a text: among them the
-    keys of the parts that it makes."""
-    codes = [
-        inspect.unwrap(c.__dict__["__call__"]).__code__
-        for c in cls.__mro__
-        if issubclass(c, base) and c is not base and "__call__" in c.__dict__
-    ]
-    return frozenset(text for code in codes for text in _texts(code) if text.isidentifier())
+    """Every name that the methods of a class, or of those between it and `base`, write as a text: among them the keys
+    of the parts that its `__call__` makes, by itself or with others."""
+    classes = [c for c in cls.__mro__ if issubclass(c, base) and c is not base]
+    codes = [getattr(inspect.unwrap(m), "__code__", None) for c in classes for m in vars(c).values() if callable(m)]
+    return frozenset(text for code in codes if code is not None for text in _texts(code) if text.isidentifier())
 
 
 def _texts(code: CodeType) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Checking what the units of a pipeline, its `model_fn` and its `__call__` declare of each other."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,16 @@ def check_units(owner: str, units: Any) -> None:
             raise GraphError(f"{owner}.units holds {unit!r}, which is not a PipelineUnit")
         if "output_params" not in unit.__dict__:
             raise GraphError(f"{unit.name}.__init__ must call super().__init__(...) with what the unit declares")
+
+
+def refuse_no_plain_call(cls: type) -> None:
+    """Raise `GraphError` for a `__call__` that goes on after it has returned."""
+    call = inspect.unwrap(cls.__dict__["__call__"])
+    if inspect.isgeneratorfunction(call) or inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
+        raise GraphError(
+            f"{cls.__name__}.__call__ must be a plain method that returns its result; to see the steps one by one, "
+            "iterate over pipe.engine.stream(...)"
+        )
 
 
 def check_model_fn(owner: str, model_fn: Any, names: Any, models: Any, provided: frozenset[str] | set[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import create_model
 
-from calotype.compat.diffsynth.calls import call_parameters, mentioned_names, uses_name
+from calotype.compat.diffsynth.calls import call_parameters, mentioned_names, named_parameters, uses_name
 from calotype.compat.diffsynth.nodes import (
     EVERY_BRANCH,
     LEVELS,
@@ -16,6 +16,7 @@ from calotype.compat.diffsynth.nodes import (
     loop_node,
     reads_of,
 )
+from calotype.compat.diffsynth.scheduler import FlowMatchScheduler
 from calotype.compat.diffsynth.unit import PipelineUnit
 from calotype.errors import GraphError
 from calotype.graph.branches import NegativeOf
@@ -94,7 +95,7 @@ def _nodes(
     for unit in pipe.units:
         reads = {p: w for p, w in reads_of(unit).items() if w in made or w in provided}
         inputs |= {w for w in reads.values() if w not in made}
-        if uses_name(unit.process, "scheduler"):
+        if isinstance(pipe.scheduler, FlowMatchScheduler) and uses_name(unit.process, "scheduler"):
             reads[LEVELS] = LEVELS
         lifted = {w for w in reads.values() if made.get(w) or (w in twins and w not in made)}
         name = _unused_name(unit.name, nodes)
@@ -111,11 +112,19 @@ def _nodes(
                 'output_params=("latents",)'
             )
         inputs.add("latents")
-    guided = SCALE in parameters
-    negatives = set(twins.values())
-    loop = loop_node(pipe, sorted((provided | set(made)) - negatives - set(pipe.models)), guided)
+    if twins and SCALE not in parameters:
+        raise GraphError(f"{type(pipe).__name__}.__call__ has negative inputs, but takes no {SCALE} to guide by")
+    loop = loop_node(pipe, _offered(pipe, provided, parameters, made, twins), SCALE in parameters)
     inputs |= {w for w in loop.reads if w not in made}
     return [*nodes, loop], inputs
+
+
+def _offered(
+    pipe: Any, provided: set[str], parameters: Mapping[str, Any], made: Mapping[str, bool], twins: Mapping[str, str]
+) -> list[str]:
+    """The wires that `model_fn` may read: those that it names, and for its keywords all that are surely there."""
+    named = set(named_parameters(pipe.model_fn)) & provided
+    return sorted((named | set(parameters) | set(made)) - set(twins.values()) - set(pipe.models))
 
 
 def _unused_name(name: str, nodes: Sequence[Node]) -> str:
@@ -124,14 +133,15 @@ def _unused_name(name: str, nodes: Sequence[Node]) -> str:
 
 
 def _inputs(owner: str, names: set[str], parameters: Mapping[str, Any], twins: Mapping[str, str]) -> type[Inputs]:
-    """The inputs of `__call__` that something reads, and the negative twins of those."""
+    """The inputs of `__call__` that something reads, and the negative twins of those. What only the code of `__call__`
+    provides is required, as nobody else knows it."""
     twin_of = {negative: positive for positive, negative in twins.items() if positive in names}
     fields: dict[str, Any] = {}
     for name in sorted(names | set(twin_of)):
         if name in RESERVED:
             continue
         parameter = parameters.get(name)
-        default = None if parameter is None else ... if parameter.default is parameter.empty else parameter.default
+        default = ... if parameter is None or parameter.default is parameter.empty else parameter.default
         hint = Annotated[Any, NegativeOf(twin_of[name])] if name in twin_of else Any
         fields[name] = (hint, default)
     made: type[Inputs] = create_model(f"{owner}Inputs", __base__=Inputs, **fields)

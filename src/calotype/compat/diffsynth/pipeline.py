@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from calotype.compat.diffsynth.calls import call_parameters
-from calotype.compat.diffsynth.checks import check_pipeline, check_units
+from calotype.compat.diffsynth.checks import check_pipeline, check_units, refuse_no_plain_call
 from calotype.compat.diffsynth.graph import engine_class
 from calotype.compat.diffsynth.loop import ModelFn
 from calotype.compat.diffsynth.models import HoldsModels, models_of, value_type
@@ -90,6 +90,7 @@ class BasePipeline(HoldsModels, Values, metaclass=_Checked):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__call__" in cls.__dict__:
+            refuse_no_plain_call(cls)
             setattr(cls, "__call__", _as_call(cls.__dict__["__call__"]))  # noqa: B010 - a method of instances
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -253,10 +254,14 @@ class BasePipeline(HoldsModels, Values, metaclass=_Checked):
 
 
 def _as_call(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A `__call__` that runs as a call of its own: checked first, with its own steps and models."""
+    """A `__call__` that runs as a call of its own: checked first, with its own steps and models. One that a subclass
+    calls with `super()` is part of that one's call."""
 
     @functools.wraps(fn)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        scope = current_scope()
+        if type(self).__call__ is not call and scope is not None and scope.pipe is self:
+            return fn(self, *args, **kwargs)
         self.check()
         with call_scope(self):
             return fn(self, *args, **kwargs)

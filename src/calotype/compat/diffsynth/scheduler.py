@@ -173,7 +173,7 @@ class FlowMatchScheduler(Scheduler):
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, to_final: bool = False, **_: Any) -> Tensor:
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, to_final: bool = False) -> Tensor:
         """Latents [B, ...] after the step that starts at `timestep`; `to_final` goes to the end of the flow at once.
 
         Raises:

@@ -41,11 +41,7 @@ def current_scope() -> CallScope | None:
 
 @contextmanager
 def call_scope(pipe: Any) -> Iterator[CallScope]:
-    """A call of `pipe`: the one that is running if it is of this pipeline (a `__call__` that calls `super()`'s)."""
-    outer = _CURRENT.get()
-    if outer is not None and outer.pipe is pipe:
-        yield outer
-        return
+    """A call of `pipe`, within the call that is running if there is one."""
     scope = CallScope(pipe)
     token = _CURRENT.set(scope)
     try:

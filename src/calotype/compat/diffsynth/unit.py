@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from keyword import iskeyword
 from typing import Any
 
+from calotype.compat.diffsynth.scope import current_scope
 from calotype.errors import GraphError, did_you_mean
 
 SIDES = ("inputs_shared", "inputs_posi", "inputs_nega")
@@ -49,6 +50,14 @@ class PipelineUnit:
         self._refuse_mixed_modes()
         if not take_over:
             self._refuse_unlike_process()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        scope = current_scope()
+        if scope is not None and any(unit is self for unit in scope.pipe.units):
+            raise GraphError(
+                f"{self.name} sets self.{name} during a call, which other calls would see; return it as an output"
+            )
+        super().__setattr__(name, value)
 
     @property
     def name(self) -> str:

@@ -28,6 +28,8 @@ class PipelineView:
         pipe = self.__dict__["_pipe"]
         if name in pipe.models:
             return self._model(name)
+        if name == "models":
+            return {n: self._model(n) for n in self._unit.onload_model_names}
         value = getattr(pipe, name)
         method = isinstance(value, types.MethodType) and value.__self__ is pipe
         return types.MethodType(value.__func__, self) if method else value
