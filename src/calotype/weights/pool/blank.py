@@ -10,14 +10,16 @@ from calotype.weights.component import ParametersWithoutMemory
 
 
 def blank(cls: type[nn.Module], fields: Mapping[str, Any]) -> nn.Module:
-    """A `cls` of these keywords, whose parameters have shapes and no data.
+    """A `cls` of these keywords, whose parameters have shapes and no data. A class of transformers takes them in the
+    configuration that it names.
 
     Raises:
         ConfigError: the constructor does not take them.
     """
+    described = getattr(cls, "config_class", None)
     try:
         with ParametersWithoutMemory():
-            return cls(**fields)
+            return cls(**fields) if described is None else cls(described(**fields))
     except CalotypeError as error:
         raise ConfigError(str(error)) from None
     except Exception as error:  # a constructor of somebody's own may raise anything

@@ -33,7 +33,7 @@ def build(match: Match, tensors: Mapping[str, SafetensorsFile], place: str, dtyp
     check(match, place)
     network = blank(match.model.cls, match.fields)
     own = network.state_dict()
-    state = {name: _cast(tensors[key].tensor(key), dtype) for name, key in match.keys.items()}
+    state = {name: _cast(match.cuts[name].of(tensors[key].tensor(key)), dtype) for name, key in match.keys.items()}
     for name in match.filled:
         value = match.model.default(name)
         state[name] = own[name] if value is None else _cast(torch.full(own[name].shape, value), dtype)
@@ -84,8 +84,9 @@ def listed(keys: Iterable[str]) -> str:
 def _deeper(match: Match) -> list[str]:
     """The extra keys that differ from a key of the network in their numbers only: to leave them out would be to leave
     out a layer."""
-    known = {_unnumbered(name) for name in (*match.keys, *match.filled)}
-    return [key for key in match.extra if _unnumbered(match.model.renamed(key.removeprefix(match.prefix))) in known]
+    known = {_unnumbered(name) for name in (*match.keys, *match.filled, *match.keys.values())}
+    spellings = {key: (key, match.model.renamed(key.removeprefix(match.prefix))) for key in match.extra}
+    return [key for key, both in spellings.items() if not known.isdisjoint(map(_unnumbered, both))]
 
 
 def _unnumbered(key: str) -> str:

@@ -21,7 +21,9 @@ from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.models.unet_2d_condition import keys as unet_2d_condition
 from calotype.models.word_text_encoder import WordTextEncoder
 from calotype.models.word_text_encoder import keys as word_text_encoder
-from calotype.weights.pool.known import Fields, Keys, KnownModel, known_model
+from calotype.weights.original import clip, unet, vae
+from calotype.weights.pool.known import Fields, KnownModel, known_model
+from calotype.weights.pool.layout import Keys, Layout, spelled
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,10 @@ class Catalogue:
     def with_model(
         self,
         model_name: str,
-        cls: type[nn.Module],
+        cls: type[nn.Module] | str,
         *,
         keys: Keys | None = None,
+        layouts: Iterable[Layout] = (),
         renames: Mapping[str, str] | Iterable[tuple[str, str]] = (),
         config: Fields | None = None,
         asks: Iterable[str] = (),
@@ -67,10 +70,12 @@ class Catalogue:
         """A catalogue that also knows `cls`, under `model_name`.
 
         Args:
-            cls: the network's class: any `torch.nn.Module`.
+            cls: the network's class: any `torch.nn.Module`, or `"transformers:Class"`, which is imported when its files
+                are found.
             keys: keys of its files that tell them from others, below whatever prefix: regular expressions that match
                 a whole key or, in a mapping, also the shape of each, with None for a length that varies. Half of them
                 must be in a file for it to be looked at. By default some of the network's own.
+            layouts: other spellings of its files, for which renaming is not enough.
             renames: the key map, from the keys in the files to the network's own: a mapping of whole keys, or
                 `(pattern, replacement)` pairs that are applied in turn. A class that has `renames` brings them along.
             config: the keywords of the constructor, or a function that tells them from the shapes of the network's
@@ -91,6 +96,7 @@ class Catalogue:
             model_name,
             cls,
             keys=keys,
+            layouts=layouts,
             renames=renames,
             config=config,
             asks=asks,
@@ -107,6 +113,7 @@ CATALOGUE = (
         "unet_2d_condition",
         UNet2DConditionModel,
         keys=unet_2d_condition.TELLING,
+        layouts=[spelled(unet.TELLING, cuts=unet.cuts, told=unet.told)],
         config=unet_2d_condition.config_from_shapes,
         asks=unet_2d_condition.ASKS,
     )
@@ -114,6 +121,7 @@ CATALOGUE = (
         "autoencoder_kl",
         AutoencoderKL,
         keys=autoencoder_kl.TELLING,
+        layouts=[spelled(vae.TELLING, cuts=vae.cuts, told=vae.told)],
         config=autoencoder_kl.config_from_shapes,
         asks=autoencoder_kl.ASKS,
     )
@@ -123,6 +131,42 @@ CATALOGUE = (
         keys=autoencoder_tiny.TELLING,
         config=autoencoder_tiny.config_from_shapes,
         asks=autoencoder_tiny.ASKS,
+    )
+    .with_model(
+        "clip_text_model",
+        "transformers:CLIPTextModel",
+        layouts=[
+            spelled(clip.TELLING, told=clip.told, below=clip.OF_LDM),
+            spelled(clip.TELLING, below=clip.NOT_OF_LDM, lacks=[clip.PROJECTION]),
+            spelled(
+                clip.OPEN_TELLING,
+                cuts=clip.cuts_of_2,
+                told=clip.told_by_open,
+                left_out=clip.left_out_of_2,
+                below=clip.OF_2,
+            ),
+        ],
+        renames=clip.RENAMES,
+        config=clip.config_from_shapes,
+        asks=clip.ASKS,
+        ignores=clip.IGNORES,
+    )
+    .with_model(
+        "clip_text_model_with_projection",
+        "transformers:CLIPTextModelWithProjection",
+        layouts=[
+            spelled((*clip.TELLING, clip.PROJECTION), below=clip.NOT_OF_LDM),
+            spelled(
+                clip.OPEN_TELLING,
+                cuts=clip.cuts,
+                told=clip.told_by_open,
+                left_out=clip.left_out,
+                below=clip.NOT_OF_2,
+            ),
+        ],
+        config=clip.config_from_shapes,
+        asks=clip.ASKS,
+        ignores=clip.IGNORES,
     )
     .with_model(
         "word_text_encoder",
@@ -146,4 +190,4 @@ CATALOGUE = (
         asks=mini_autoencoder.ASKS,
     )
 )
-"""Every network of calotype."""
+"""Every network of calotype, and the text encoders that its pipelines take from transformers."""

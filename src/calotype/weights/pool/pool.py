@@ -150,7 +150,8 @@ class ModelPool:
         of its type that has no role. Names for which there is none are left out.
 
         Args:
-            wanted: the type of each component; one that is not a class of networks is found by its role only.
+            wanted: the type of each component, a class or its name `"library:Class"`; a component of any other type is
+                found by its role only.
 
         Raises:
             ComponentError: several are of one type, or one type is wanted twice, and no role says which is which; or a
@@ -168,7 +169,13 @@ class ModelPool:
         shapes = {key: file.entries[key].shape for key, file in tensors.items()}
         beside = source.files[0].with_name(CONFIG)
         published = read_json_object(beside, missing="") if beside.is_file() else None
-        found = recognise(self.catalogue, shapes, published=published, given=source.config.config)
+        found = recognise(
+            self.catalogue,
+            shapes,
+            published=published,
+            given=source.config.config,
+            metadata=_metadata(tensors.values()),
+        )
         if not found.matches and _must_be_known(source.config):
             raise WeightsError(not_recognised(source.place, found.nearest, list(shapes), self.catalogue.names))
         role = source.config.name
@@ -209,19 +216,19 @@ class ModelPool:
     def _for(self, name: str, kind: Any, wanted: Mapping[str, Any]) -> _Slot | None:
         of_role = [slot for slot in self._slots.values() if slot.role == name]
         if of_role:
-            fitting = [slot for slot in of_role if _is_a(slot, kind)] if _is_network(kind) else self._named(name)
+            fitting = [slot for slot in of_role if _is_a(slot, kind)] if _is_class(kind) else self._named(name)
             if not fitting:
                 found = of_role[0].match.model.cls.__name__
-                raise ComponentError(f"{name!r} must be a {kind.__name__}, but {of_role[0].place} holds a {found}")
+                raise ComponentError(f"{name!r} must be a {_spelled(kind)}, but {of_role[0].place} holds a {found}")
             return _one(name, fitting)
-        if not _is_network(kind):
+        if not _is_class(kind):
             return None
         free = [slot for slot in self._slots.values() if slot.role is None and _is_a(slot, kind)]
         free = list({slot.identity: slot for slot in free}.values())
-        rivals = [other for other, its in wanted.items() if its is kind and not self._has_role(other)]
+        rivals = [other for other, its in wanted.items() if its == kind and not self._has_role(other)]
         if free and len(rivals) > 1:
             raise ComponentError(
-                f"{' and '.join(map(repr, rivals))} are both a {kind.__name__}; say which file is which: "
+                f"{' and '.join(map(repr, rivals))} are both a {_spelled(kind)}; say which file is which: "
                 f"ModelConfig(..., name={rivals[0]!r})"
             )
         return _one(name, free) if free else None
@@ -282,9 +289,23 @@ def _ambiguous(name: str, slots: Sequence[_Slot]) -> str:
     )
 
 
-def _is_network(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, nn.Module)
+def _is_class(kind: Any) -> bool:
+    """Whether a component's type tells which network it is: a class of networks, or the name of a class."""
+    return isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, nn.Module))
 
 
-def _is_a(slot: _Slot, kind: type) -> bool:
-    return issubclass(slot.match.model.cls, kind)
+def _is_a(slot: _Slot, kind: type | str) -> bool:
+    cls = slot.match.model.cls
+    if isinstance(kind, type):
+        return issubclass(cls, kind)
+    library, _, name = kind.partition(":")
+    return any(base.__name__ == name and base.__module__.partition(".")[0] == library for base in cls.__mro__)
+
+
+def _spelled(kind: type | str) -> str:
+    return kind if isinstance(kind, str) else kind.__name__
+
+
+def _metadata(files: Iterable[SafetensorsFile]) -> dict[str, str]:
+    """What the headers of some files say beside their tensors."""
+    return {name: text for file in dict.fromkeys(files) for name, text in file.metadata.items()}

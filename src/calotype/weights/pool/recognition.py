@@ -4,17 +4,21 @@ import json
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from calotype.errors import ConfigError
 from calotype.nn.network import Network
 from calotype.weights.pool.blank import blank
-from calotype.weights.pool.known import KnownModel, Shapes, TellingKey
+from calotype.weights.pool.known import KnownModel
+from calotype.weights.pool.layout import Cut, Layout, Shapes, TellingKey, Whole
 
 RECOGNISED = 0.75
 """The share of a network's tensors that a file must have, by name and shape, to be recognised as one of it."""
+
+_REMARKS = frozenset({"architectures", "model_type", "transformers_version", "torch_dtype", "dtype"})
+"""What transformers writes into a `config.json` beside the network's fields."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Match:
     """The keywords that nothing told and that must be given."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """The file's key of every tensor of the network that is there in its shape."""
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
+    """How each of these tensors is cut from that of the file."""
     missing: tuple[str, ...] = ()
     """Names of the network's tensors that the file lacks, without those that have a default."""
     misshapen: Mapping[str, str] = field(default_factory=dict)
@@ -37,6 +43,8 @@ class Match:
     """Names of tensors that the file lacks and a default fills."""
     extra: tuple[str, ...] = ()
     """Keys of the file below the prefix that no recognised model takes."""
+    left_out: tuple[str, ...] = ()
+    """Keys that such files have and the network does not take, by intent."""
     score: float = 0.0
     """The share of the network's tensors that are there in their shape."""
     failure: str = ""
@@ -66,6 +74,7 @@ def recognise(
     *,
     published: Mapping[str, Any] | None = None,
     given: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Recognition:
     """The known models whose tensors these are.
 
@@ -73,15 +82,17 @@ def recognise(
         shapes: the shape of every tensor by its key.
         published: the `config.json` beside the files; it is taken for the class that it names, or for any if it names
             none.
-        given: keywords that the caller gives.
+        given: keywords that the caller gives; under the name of a model, a whole `config.json` for it.
+        metadata: what the header of the file says beside.
     """
-    compare = _Comparison(shapes, published or {}, given or {})
-    found = [compare.match(model, prefix) for model in models for prefix in compare.prefixes(model, enough=0.5)]
+    compare = _Comparison(Whole(shapes, metadata or {}), published or {}, given or {})
+    models = list(models)
+    found = compare.all(models, enough=0.5)
     found.sort(key=lambda match: (-len(match.keys), len(match.missing) + len(match.misshapen)))
     accepted = _choose([match for match in found if match.score >= RECOGNISED])
     if accepted:
         return _with_extras(accepted, shapes)
-    near = found or [compare.match(model, prefix) for model in models for prefix in compare.prefixes(model, enough=0)]
+    near = found or compare.all(models, enough=0)
     near.sort(key=lambda match: -match.score)
     return Recognition((), tuple(near[:3]), tuple(shapes))
 
@@ -119,27 +130,38 @@ def _with_extras(accepted: Iterable[Match], shapes: Shapes) -> Recognition:
 
 def _accounted_for(match: Match, key: str) -> bool:
     """Whether a key that no model takes is known all the same: of the wrong shape, or to be ignored."""
-    return key in match.misshapen or match.model.ignored(key.removeprefix(match.prefix))
+    known = key in match.misshapen or key in match.left_out
+    return known or match.model.ignored(key.removeprefix(match.prefix))
 
 
 class _Comparison:
     """Compares one set of tensors with models, and builds each network once."""
 
-    def __init__(self, shapes: Shapes, published: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-        self.shapes, self.given = shapes, given
-        self.class_name = published.get("_class_name")
-        self.published = {name: value for name, value in published.items() if not name.startswith("_")}
+    def __init__(self, whole: Whole, published: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        self.whole, self.shapes, self.given = whole, whole.shapes, given
+        self.class_name = _class_name(published)
+        self.published = _fields_of(published)
         self._built: dict[tuple[type, str], Shapes] = {}
         self._tails: dict[str, list[str]] = {}
-        for key in shapes:
+        for key in self.shapes:
             for tail in _tails(key):
                 self._tails.setdefault(tail, []).append(key)
-        self._sorted = sorted(shapes)
+        self._sorted = sorted(self.shapes)
 
-    def prefixes(self, model: KnownModel, enough: float) -> list[str]:
-        """The prefixes below which more than none and at least this share of the model's telling keys lie."""
-        counts = Counter(prefix for telling in model.telling for prefix in self._prefixes_of(telling))
-        return [prefix for prefix, count in counts.items() if count >= math.ceil(enough * len(model.telling))]
+    def all(self, models: Iterable[KnownModel], enough: float) -> list[Match]:
+        """How well each model fits in each of its spellings, below every prefix where it may be."""
+        return [
+            self.match(model, layout, prefix)
+            for model in models
+            for layout in model.layouts
+            for prefix in self.prefixes(layout, enough)
+        ]
+
+    def prefixes(self, layout: Layout, enough: float) -> list[str]:
+        """The prefixes below which more than none and at least this share of the telling keys lie."""
+        counts = Counter(prefix for telling in layout.telling for prefix in self._prefixes_of(telling))
+        least = math.ceil(enough * len(layout.telling))
+        return [p for p, count in counts.items() if count >= least and layout.admits(p, self.shapes)]
 
     def _prefixes_of(self, telling: TellingKey) -> set[str]:
         if telling.literal is not None:
@@ -148,38 +170,42 @@ class _Comparison:
             tails = [tail for tail in self._tails if telling.matches(tail)]
         return {key.removesuffix(tail) for tail in tails for key in self._tails[tail] if telling.fits(self.shapes[key])}
 
-    def match(self, model: KnownModel, prefix: str) -> Match:
-        """How well the tensors below `prefix` are the model's."""
-        inner = {key.removeprefix(prefix): key for key in self._below(prefix)}
-        named = {model.renamed(key): self.shapes[full] for key, full in inner.items()}
+    def match(self, model: KnownModel, layout: Layout, prefix: str) -> Match:
+        """How well the tensors below `prefix` are the model's in one spelling."""
+        inner = {key.removeprefix(prefix): self.shapes[key] for key in self._below(prefix)}
+        cuts = layout.cuts(inner)
+        named = {model.renamed(name): cut.shape(inner[cut.key]) for name, cut in cuts.items()}
         try:
-            fields, asked = self._fields(model, prefix, named)
+            fields, asked = self._fields(model, layout, prefix, named)
             expected = self._expected(model, fields)
         except ConfigError as error:
             return Match(model, prefix, failure=str(error))
-        keys: dict[str, str] = {}
-        wrong: dict[str, str] = {}
-        for key, full in inner.items():
-            name = key if key in expected else model.renamed(key)
-            if name in expected and self.shapes[full] == expected[name]:
-                keys.setdefault(name, full)
+        fitting: dict[str, Cut] = {}
+        wrong: dict[str, Cut] = {}
+        for called, cut in cuts.items():
+            name = called if called in expected else model.renamed(called)
+            if name in expected and cut.shape(inner[cut.key]) == expected[name]:
+                fitting.setdefault(name, cut)
             elif name in expected:
-                wrong[name] = full
-        absent = [name for name in expected if name not in keys and name not in wrong]
+                wrong[name] = cut
+        absent = [name for name in expected if name not in fitting and name not in wrong]
         return Match(
             model,
             prefix,
             fields,
             asked,
-            keys,
+            keys={name: prefix + cut.key for name, cut in fitting.items()},
+            cuts=fitting,
             missing=tuple(name for name in absent if not model.has_default(name)),
             misshapen={
-                full: f"{full!r} is {list(self.shapes[full])}, expected {list(expected[name])}"
-                for name, full in wrong.items()
-                if name not in keys
+                prefix + cut.key: f"{prefix + cut.key!r} is {list(inner[cut.key])}, "
+                f"expected {list(cut.uncut(expected[name]))}"
+                for name, cut in wrong.items()
+                if name not in fitting
             },
             filled=tuple(name for name in absent if model.has_default(name)),
-            score=(len(keys) + sum(map(model.has_default, absent))) / max(len(expected), 1),
+            left_out=tuple(prefix + key for key in sorted(layout.left_out(inner))),
+            score=(len(fitting) + sum(map(model.has_default, absent))) / max(len(expected), 1),
         )
 
     def _below(self, prefix: str) -> Iterator[str]:
@@ -188,15 +214,22 @@ class _Comparison:
                 return
             yield self._sorted[at]
 
-    def _fields(self, model: KnownModel, prefix: str, named: Shapes) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """The constructor's keywords: the published config where it is this network's, else what the catalogue says;
-        what the caller gives goes first. And those that none of them tells."""
+    def _fields(
+        self, model: KnownModel, layout: Layout, prefix: str, named: Shapes
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The constructor's keywords: the config that the caller gives for this model, or the published one where it is
+        this network's, else what the catalogue says; what else the caller gives goes first. And those that none of them
+        tells."""
+        if isinstance(own := self.given.get(model.model_name), Mapping):
+            return _fields_of(own), ()
+        given = {name: value for name, value in self.given.items() if not isinstance(value, Mapping)}
         if self.published and not prefix and self._describes(model.cls):
-            return {**self.published, **self.given}, ()
+            return {**self.published, **given}, ()
         if not callable(model.fields):
-            return {**model.fields, **self.given}, ()
-        fields = {**_told(model, named), **self.given}
-        settled = {*self.given, *(name for name, value in fields.items() if value is None)}
+            return {**model.fields, **given}, ()
+        facts = _told(model, lambda shapes: layout.told(shapes, self.whole), named)
+        fields = {**_told(model, model.fields, named), **facts, **given}
+        settled = {*given, *facts, *(name for name, value in fields.items() if value is None)}
         return fields, tuple(name for name in model.asks if name not in settled)
 
     def _describes(self, cls: type) -> bool:
@@ -214,11 +247,22 @@ class _Comparison:
         return self._built[key]
 
 
-def _told(model: KnownModel, named: Shapes) -> Mapping[str, Any]:
-    """What the model's function reads off shapes, which may be those of quite another network. Raises `ConfigError`."""
-    assert callable(model.fields)
+def _class_name(published: Mapping[str, Any]) -> str | None:
+    """The class that a `config.json` describes, in either library's way of saying it."""
+    name: str | None = published.get("_class_name") or next(iter(published.get("architectures") or ()), None)
+    return name
+
+
+def _fields_of(published: Mapping[str, Any]) -> dict[str, Any]:
+    """A `config.json` without what is no keyword of a constructor."""
+    remarks = _REMARKS if "model_type" in published else ()
+    return {name: value for name, value in published.items() if not name.startswith("_") and name not in remarks}
+
+
+def _told(model: KnownModel, tell: Callable[[Shapes], Mapping[str, Any]], named: Shapes) -> Mapping[str, Any]:
+    """What a function reads off shapes, which may be those of quite another network. Raises `ConfigError`."""
     try:
-        return model.fields(named)
+        return tell(named)
     except ConfigError:
         raise
     except KeyError as error:

@@ -27,13 +27,15 @@ class ModelReport:
     """Names of tensors that are not there and that a default fills."""
     extra: tuple[str, ...]
     """Keys that no model takes."""
+    left_out: tuple[str, ...] = ()
+    """Keys that such files have and the network does not take, by intent."""
 
     def __str__(self) -> str:
         where = f" below {self.prefix!r}" if self.prefix else ""
         lines = [f"{self.role or self.model_name}: {self.model_name}{where}, {self.tensors} tensors"]
-        for what in ("missing", "filled", "extra"):
+        for what in ("missing", "filled", "extra", "left_out"):
             keys = getattr(self, what)
-            lines += [f"  {len(keys)} {what}: {listed(keys)}"] if keys else []
+            lines += [f"  {len(keys)} {what.replace('_', ' ')}: {listed(keys)}"] if keys else []
         lines += [f"  misshapen: {text}" for text in self.misshapen]
         return "\n".join(lines)
 
@@ -66,6 +68,7 @@ def model_report(match: Match, role: str | None) -> ModelReport:
         tuple(match.misshapen.values()),
         match.filled,
         match.extra,
+        match.left_out,
     )
 
 
