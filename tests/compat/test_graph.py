@@ -158,6 +158,15 @@ def test_the_engine_makes_several_images_and_remembers_prompts():
     assert torch.allclose(two["latents"][1], one.latents, atol=1e-5)
 
 
+def test_the_engine_maps_over_prompts():
+    inputs = {"seed": 3, "num_inference_steps": 2}
+    pipe = small()
+    both = pipe.engine(prompt=["a", "b"], negative_prompt="c", **inputs)
+    alone = [pipe.engine(prompt=p, negative_prompt="c", **inputs).latents for p in ("a", "b")]
+    assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(both["latents"], alone, strict=True))
+    assert not torch.equal(*alone)
+
+
 def test_the_engine_follows_the_pipeline():
     pipe = small()
     before = pipe.engine

@@ -349,6 +349,13 @@ def test_it_says_what_it_holds():
     assert {type(m) for m in small().models.values()} == {Text, Net, Vae, type(None)}
 
 
+def test_what_a_unit_names_as_a_model_need_not_be_a_network():
+    pipe = small()
+    pipe.text_encoder, pipe.tokenizer = (lambda text: torch.full((1, 2, 4), float(len(text)))), str
+    assert set(pipe.models) == {"text_encoder", "dit", "vae", "controlnet"}
+    assert pipe("a", seed=0).size == (8, 8) and "text_encoder: Any" in pipe.draw()
+
+
 def test_a_gpu_that_is_not_there_is_refused():
     if torch.cuda.is_available():
         pytest.skip("there is one")

@@ -20,6 +20,7 @@ from calotype.compat.diffsynth.scheduler import FlowMatchScheduler
 from calotype.compat.diffsynth.unit import PipelineUnit
 from calotype.errors import GraphError
 from calotype.graph.branches import NegativeOf
+from calotype.graph.hints import Each
 from calotype.graph.inputs import RESERVED, Inputs
 from calotype.graph.node import Node
 from calotype.pipelines.base import DiffusionPipeline
@@ -49,7 +50,8 @@ def engine_class(pipe: Any, base: type) -> type[DiffusionPipeline]:
     provided = {*parameters, *mentioned_names(cls, base)}
     twins = _twins(cls.__name__, pipe.units, provided)
     nodes, inputs = _nodes(pipe, provided, parameters, twins)
-    models = dict.fromkeys(pipe.models, torch.nn.Module | None)
+    network = torch.nn.Module | None
+    models = {n: network if m is None or isinstance(m, torch.nn.Module) else Any for n, m in pipe.models.items()}
     body = {
         "units": tuple(nodes),
         "Inputs": _inputs(cls.__name__, inputs, parameters, twins),
@@ -142,7 +144,7 @@ def _inputs(owner: str, names: set[str], parameters: Mapping[str, Any], twins: M
             continue
         parameter = parameters.get(name)
         default = ... if parameter is None or parameter.default is parameter.empty else parameter.default
-        hint = Annotated[Any, NegativeOf(twin_of[name])] if name in twin_of else Any
-        fields[name] = (hint, default)
+        hint: Any = Each[Any] if name in twins or name in twin_of else Any  # type: ignore[misc]
+        fields[name] = (Annotated[hint, NegativeOf(twin_of[name])] if name in twin_of else hint, default)
     made: type[Inputs] = create_model(f"{owner}Inputs", __base__=Inputs, **fields)
     return made

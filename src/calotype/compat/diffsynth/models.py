@@ -43,11 +43,17 @@ class HoldsModels:
 
     @property
     def models(self) -> dict[str, Any]:
-        """Every model that `__init__` names; None where it is not loaded."""
+        """Every model that `__init__` names; None where it is not loaded. A model is a network, or whatever a unit or
+        the loop names as one."""
         if "_own" not in self.__dict__:
             raise GraphError(f"{type(self).__name__}.__init__ must call super().__init__(...) first")
         named = {n: v for n, v in vars(self).items() if n not in self._own and not n.startswith("_")}
-        return {n: v for n, v in named.items() if n != "scheduler" and (v is None or isinstance(v, torch.nn.Module))}
+        units = self.units if isinstance(self.units, list | tuple) else ()
+        listed = {*self.in_iteration_models, *(n for u in units for n in getattr(u, "onload_model_names", ()))}
+        return {
+            n: v for n, v in named.items()
+            if n != "scheduler" and (v is None or isinstance(v, torch.nn.Module) or n in listed)
+        }  # fmt: skip
 
     def download_and_load_models(
         self, model_configs: Sequence[ModelConfig] = (), vram_limit: float | None = None
@@ -138,9 +144,12 @@ class HoldsModels:
         return [frozenset(u.onload_model_names) for u in self.units[at + 1 :]] + [frozenset(self.in_iteration_models)]
 
     def _refuse_too_large(self, parts: Mapping[str, Any], who: str) -> None:
-        budget, sizes = self._residency.budget, self._residency.sizes()
-        wanted = sum(sizes[n] for n in parts if n in sizes)
-        if budget is not None and wanted > budget:
+        budget = self._residency.budget
+        if budget is None:
+            return
+        sizes = self._residency.sizes()
+        wanted = sum(sizes.get(name, 0) for name in parts)
+        if wanted > budget:
             enough = math.ceil(wanted / GIB * 1000) / 1000
             raise ComponentError(
                 f"{who}: {', '.join(sorted(parts))} must be on {self._residency.device} together and take "
