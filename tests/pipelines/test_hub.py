@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load, save
 
-from calotype import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+from calotype import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, MiniAutoencoderKL, UNet2DModel
 from calotype.errors import CalotypeError, ComponentError, InputError, RepositoryError, UnknownInput, WeightsError
 from calotype.pipelines.replay import load_for
 from calotype.weights.components import load_components
@@ -208,7 +208,7 @@ def test_another_cache_folder(hub: Hub, files: dict[str, bytes], tmp_path: Path)
         ("someone/network", {}, RepositoryError, "a config.json: it holds one network, not a pipeline; load it with"),
         ("someone/empty", {}, RepositoryError, "has no model_index.json, so it is not a pipeline; it has README.md"),
         ("calotype/emoji-65", {}, RepositoryError, "no model 'calotype/emoji-65' ships with calotype; did you mean"),
-        ("calotype/emoji-64", {"revision": "main"}, RepositoryError, "ships with calotype and has no revisions"),
+        ("calotype/emoji-64", {"revision": "main"}, RepositoryError, "is on this machine and has no revisions"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -264,6 +264,19 @@ def test_networks_and_schedulers_alone(hub: Hub, files: dict[str, bytes], folder
         for cls in (UNet2DModel, DDIMScheduler):
             with pytest.raises(InputError, match="subfolder must be a path below someone/tiny"):
                 cls.from_pretrained("someone/tiny", subfolder=wrong)
+
+
+def test_a_shipped_model_is_a_repository_for_networks_too(hub: Hub) -> None:
+    assert MiniAutoencoderKL.from_pretrained("calotype/emoji-64", subfolder="vae").config.latent_channels > 0
+    assert hub.requests == []
+
+
+def test_progress_is_shown(hub: Hub, files: dict[str, bytes], monkeypatch: Any, capfd: Any) -> None:
+    monkeypatch.setenv("TQDM_POSITION", "-1")  # as on a terminal
+    hub.add("someone/tiny", files)
+    DDPMPipeline.from_pretrained("someone/tiny")
+    shown = capfd.readouterr().err
+    assert f"{WEIGHTS[-40:]}: 100%" in shown
 
 
 def test_the_first_layout(hub: Hub, files: dict[str, bytes], folder: Path) -> None:

@@ -52,6 +52,7 @@ def test_a_class_with_an_older_name_is_found(library, old, new):
     assert resolve(library, old) is resolve(*new)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # one of the modules uses it
 @pytest.mark.parametrize(("entry", "home"), HOMES.items())
 def test_a_class_in_a_folder_of_the_reference_is_found(entry, home):
     found = resolve(*entry)

@@ -76,11 +76,11 @@ def source_of(params: dict[str, Any], rest: list[str]) -> str:
 
 def describe(model: Model, pipe: "DiffusionPipeline", given: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that is shown, as plain values."""
-    from calotype.pipelines.repository import find_repository
+    from calotype.weights.repository import open_repository
 
     return {
         "repository": model.source,
-        "folder": str(find_repository(model.source).fetch([])),
+        "folder": str(open_repository(model.source).fetch([])),
         "pipeline": model.pipeline.__name__,
         "doc": (model.pipeline.__doc__ or "").strip().split("\n")[0],
         "components": [_component(name, component) for name, component in pipe.components.items()],

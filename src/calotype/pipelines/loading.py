@@ -14,11 +14,11 @@ from calotype.pipelines.declared import MEMO, OPTIONS, constructor_parameters, d
 from calotype.pipelines.guest import load_guest
 from calotype.pipelines.pooled import Files, open_pool, pooled_components
 from calotype.pipelines.report import LoadReport
-from calotype.pipelines.repository import find_repository, named_class
+from calotype.pipelines.repository import named_class
 from calotype.weights.aliases import ALIASES
 from calotype.weights.components import fetch_index, load_components
 from calotype.weights.model_index import ComponentRef, ModelIndex
-from calotype.weights.repository import Repository
+from calotype.weights.repository import Repository, open_repository
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
@@ -61,7 +61,7 @@ def load_pipeline(
     if not isinstance(source, str | PathLike):
         pool = open_pool(source, {"variant": variant, "check": check, "revision": revision}, dtype=dtype, **where)
         return _from_pool(custom or cls, pool, components, only=only, device=device, memory=memory, memo=memo)
-    repository = find_repository(source, revision=revision, **where)
+    repository = open_repository(source, revision=revision, **where)
     index = fetch_index(repository)
     target: type[P] = custom or target_class(cls, index, repository)
     if is_guest(target):

@@ -4,8 +4,8 @@ from os import PathLike
 
 from calotype.pipelines.base import DiffusionPipeline
 from calotype.pipelines.loading import target_class
-from calotype.pipelines.repository import find_repository
 from calotype.weights.components import fetch_index
+from calotype.weights.repository import open_repository
 
 
 def find_pipeline(source: str | PathLike[str]) -> type[DiffusionPipeline]:
@@ -13,5 +13,5 @@ def find_pipeline(source: str | PathLike[str]) -> type[DiffusionPipeline]:
 
     Raises `RepositoryError` when there is no repository, or it is for a class that calotype does not have.
     """
-    repository = find_repository(source)
+    repository = open_repository(source)
     return target_class(DiffusionPipeline, fetch_index(repository), repository)

@@ -1,43 +1,18 @@
-"""Where a repository is - a folder, a model that ships with the package, a hub - and which class it is for."""
+"""Which pipeline class a repository is for."""
 
 from importlib.metadata import EntryPoint, entry_points
-from os import PathLike
-from pathlib import Path
 from typing import TypeVar
 
-from calotype.errors import RepositoryError, did_you_mean
+from calotype.errors import RepositoryError
 from calotype.weights.model_index import INDEX_NAME, ModelIndex
 from calotype.weights.needed import where
 from calotype.weights.registry import resolve
-from calotype.weights.repository import Folder, Repository, open_repository
+from calotype.weights.repository import Repository
 
 T = TypeVar("T")
 
 GROUP = "calotype.pipelines"
 """The entry point group by which an installed package offers pipeline classes, each under its own name."""
-
-
-def find_repository(
-    source: str | PathLike[str],
-    *,
-    revision: str | None = None,
-    cache_dir: str | PathLike[str] | None = None,
-    local_files_only: bool = False,
-) -> Repository:
-    """A repository: a path, the name of a model that ships with the package, or an id on a hub. See
-    `open_repository`."""
-    shipped = Path(__file__).parent.parent / "assets"
-    if isinstance(source, str) and source.startswith("calotype/"):
-        names = sorted(f"calotype/{p.name}" for p in shipped.iterdir() if p.is_dir()) if shipped.is_dir() else []
-        if source not in names and not Path(source).exists():
-            raise RepositoryError(
-                f"no model {source!r} ships with calotype{did_you_mean(source, names)}; there is {', '.join(names)}"
-            )
-        if source in names:
-            if revision is not None:
-                raise RepositoryError(f"{source} ships with calotype and has no revisions; leave out {revision=}")
-            return Folder(shipped / source.partition("/")[2])
-    return open_repository(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
 
 
 def named_class(index: ModelIndex, repository: Repository, base: type[T]) -> type[T]:

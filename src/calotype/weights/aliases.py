@@ -21,6 +21,8 @@ HOMES: dict[tuple[str, str], str] = {
         "StableUnCLIPImageNormalizer",
     ): "diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer",
     ("kandinsky", "MultilingualCLIP"): "diffusers.pipelines.kandinsky.text_encoder",
+    ("kolors", "ChatGLMModel"): "diffusers.pipelines.kolors.text_encoder",
+    ("kolors", "ChatGLMTokenizer"): "diffusers.pipelines.kolors.tokenizer",
     ("shap_e", "ShapERenderer"): "diffusers.pipelines.shap_e.renderer",
     ("deepfloyd_if", "IFSafetyChecker"): "diffusers.pipelines.deepfloyd_if.safety_checker",
     ("deepfloyd_if", "IFWatermarker"): "diffusers.pipelines.deepfloyd_if.watermark",

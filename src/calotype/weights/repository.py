@@ -6,9 +6,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Protocol
 
-from calotype.errors import RepositoryError
+from calotype.errors import RepositoryError, did_you_mean
 from calotype.weights.hub import HubRepository, check_inside, is_hub_id
 from calotype.weights.modelscope import PREFIX, ModelScopeRepository
+
+SHIPPED = "calotype/"
+"""What the names of models that ship with the package begin with."""
 
 
 class Repository(Protocol):
@@ -77,10 +80,12 @@ def open_repository(
     cache_dir: str | PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Repository:
-    """The repository that `source` means: a folder where there is one of that path, else an id on the hub.
+    """The repository that `source` means: a model that ships with the package, a folder where there is one of that
+    path, or an id on a hub.
 
     Args:
-        source: a path; or `"owner/name"` on the hub, or `"modelscope:owner/name"`, each also with `@revision`.
+        source: a path; `"calotype/..."`, the name of a shipped model; `"owner/name"` on the hub; or
+            `"modelscope:owner/name"`. Those on a hub may have `@revision` at the end.
         revision: a branch, tag or commit; on the hub it is resolved to a commit once.
         cache_dir: where files of a hub are kept, by default the hub client's own cache.
         local_files_only: fetch nothing; take what the cache has.
@@ -88,11 +93,12 @@ def open_repository(
     Raises:
         RepositoryError: there is no such repository or revision, or the hub cannot be reached.
     """
-    path = Path(source).expanduser()
+    shipped = _shipped(source)
+    path = shipped or Path(source).expanduser()
     if path.exists():
         if revision is not None:
-            raise RepositoryError(f"{path} is on this machine and has no revisions; leave out revision={revision!r}")
-        return Folder(source)
+            raise RepositoryError(f"{source} is on this machine and has no revisions; leave out revision={revision!r}")
+        return Folder(shipped or source)
     name, revision = _split(source, revision)
     if not is_id(name):
         spelled = isinstance(source, str) and source.count("/") == 1
@@ -100,6 +106,21 @@ def open_repository(
         raise RepositoryError(f"there is no folder {source}{hint}")
     kind = ModelScopeRepository if str(name).startswith(PREFIX) else HubRepository
     return kind(str(name), revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+
+
+def _shipped(source: str | PathLike[str]) -> Path | None:
+    """The folder of a model that ships with the package; None for any other source."""
+    if not isinstance(source, str) or not source.startswith(SHIPPED):
+        return None
+    assets = Path(__file__).parent.parent / "assets"
+    names = sorted(f"{SHIPPED}{path.name}" for path in assets.iterdir() if path.is_dir()) if assets.is_dir() else []
+    if source in names:
+        return assets / source.removeprefix(SHIPPED)
+    if Path(source).exists():
+        return None
+    raise RepositoryError(
+        f"no model {source!r} ships with calotype{did_you_mean(source, names)}; there is {', '.join(names)}"
+    )
 
 
 def is_id(source: object) -> bool:
