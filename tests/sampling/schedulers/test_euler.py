@@ -11,7 +11,6 @@ from calotype.sampling import EulerAncestralDiscreteScheduler, EulerDiscreteSche
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 SPACINGS = ("leading", "linspace", "trailing")
 EULER, ANCESTRAL = "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # the reference's
 LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 

@@ -34,17 +34,17 @@ class DpmSde(SolverWithState):
         return two_stages(path, lambda here, there: levels.of_ratio(half_way(here, there)))
 
     def step(self, now: Prediction, state: State) -> tuple[Tensor, State]:
-        path, saved = state or (None, None)
+        path, before, saved = state or (None, None, None)
         x, start = saved if now.note == "second" and saved is not None else (now.x, now.here)
         lower, fresh = ancestral(start, now.there)
         step = weights("dpmsolver++", start, lower)
         moved = torch.add(x * step.kept, now.clean, alpha=step.constant)
-        if fresh:
-            path = path or BrownianPath.drawn(now.fresh(), ratio(start), self.finest)
-            moved = torch.add(moved, self._noise(path, start, now.there, moved), alpha=fresh)
-        return moved, (path, (x, start) if now.note == "first" else None)
-
-    def _noise(self, path: BrownianPath, start: Level, there: Level, like: Tensor) -> Tensor:
-        """The path's increment between two levels, scaled to be standard normal."""
-        increment = path.at(ratio(there)) - path.at(ratio(start))
-        return (increment / math.sqrt(ratio(start) - ratio(there))).to(like)
+        if not fresh:
+            return moved, None
+        if path is None:
+            path = BrownianPath.drawn(now.fresh(), ratio(start), self.finest)
+            before = path.at(ratio(start))
+        after = path.at(ratio(now.there))
+        normal = (after - before).to(moved) / math.sqrt(ratio(start) - ratio(now.there))
+        moved = torch.add(moved, normal, alpha=fresh)
+        return moved, (path, before, (x, start)) if now.note == "first" else (path, after, None)
