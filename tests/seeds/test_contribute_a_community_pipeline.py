@@ -1,0 +1,129 @@
+"""The code of the second document, run as one program against a hub, after the edits that `docs/seeds.md` lists."""
+
+import difflib
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from calotype.community import one_step_unet
+from calotype.errors import UntrustedCode
+from calotype.weights.code.consent import Consent
+from calotype.weights.code.locate import locate
+from hub import Hub, hub  # noqa: F401 - a fixture
+
+# ruff: noqa: F811 - the fixture is a parameter
+
+HERE = Path(__file__).parent
+PROGRAM = HERE / "contribute_a_community_pipeline.py"
+UNET = {
+    "sample_size": 32, "in_channels": 3, "out_channels": 3, "center_input_sample": False, "layers_per_block": 2,
+    "time_embedding_type": "positional", "freq_shift": 1, "flip_sin_to_cos": False, "downsample_padding": 0,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [32, 32, 32, 32], "mid_block_scale_factor": 1, "act_fn": "silu",
+    "attention_head_dim": None, "norm_num_groups": 32, "norm_eps": 1e-6,
+}  # fmt: skip
+"""The published configuration of `google/ddpm-cifar10-32`, but for its width: 128 to 256 channels there."""
+SCHEDULER = {
+    "num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
+    "trained_betas": None, "variance_type": "fixed_large", "clip_sample": True,
+}  # fmt: skip
+
+
+def printed() -> list[str]:
+    text = (HERE / "contribute-a-community-pipeline.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 5
+    return [line.rstrip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def listed() -> list[Counter[str]]:
+    """The lines that `docs/seeds.md` says were taken out, and those put in."""
+    page = (HERE.parent.parent / "docs" / "seeds.md").read_text(encoding="utf-8")
+    (body,) = re.findall(r"^## The second document$(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    rows = [row.split("|")[1:-1] for row in body.splitlines() if row.startswith("| ")][1:]
+    assert rows and all(len(cells) == 3 and cells[2].strip() for cells in rows)
+    return [Counter(line for cells in rows for line in re.findall(r"`([^`]+)`", cells[column])) for column in (0, 1)]
+
+
+def test_the_program_is_what_the_document_prints_but_for_the_listed_edits() -> None:
+    before, after = printed(), [line for line in PROGRAM.read_text(encoding="utf-8").splitlines() if line.strip()]
+    out, put_in = Counter[str](), Counter[str]()
+    for kind, i1, i2, j1, j2 in difflib.SequenceMatcher(None, before, after, False).get_opcodes():
+        if kind != "equal":
+            out.update(line.strip() for line in before[i1:i2])
+            put_in.update(line.strip() for line in after[j1:j2])
+    assert [set(out), set(put_in)] == [set(lines) for lines in listed()]
+    assert all(line.partition(" import ")[0] in ("from calotype", "unet = UNet2DModel(sample_size=32, "
+               "block_out_channels=(32, 32, 32, 32))") for line in put_in)  # fmt: skip
+
+
+def test_what_ships_is_the_printed_class() -> None:
+    def stripped(lines: list[str]) -> list[str]:
+        return [line for line in lines if '"""' not in line and "import" not in line]
+
+    ours = Path(one_step_unet.__file__).read_text(encoding="utf-8").splitlines()
+    end = printed().index("        return scheduler_output") + 1
+    assert stripped([line for line in ours if line.strip()]) == stripped(printed()[:end])
+
+
+@pytest.fixture
+def published(hub: Hub, tmp_path: Path) -> Hub:
+    """The two repositories of the document. The first has the layout of its time: no folders."""
+    torch.manual_seed(0)
+    diffusers.UNet2DModel(**UNET).save_pretrained(tmp_path / "unet")
+    index = {"_class_name": "DDPMPipeline", "_diffusers_version": "0.1.1", "scheduler": ["diffusers", "DDPMScheduler"],
+             "unet": ["diffusers", "UNet2DModel"]}  # fmt: skip
+    files = {
+        "model_index.json": json.dumps(index),
+        "config.json": json.dumps({"_class_name": "UNet2DModel", "_diffusers_version": "0.0.4", **UNET}),
+        "scheduler_config.json": json.dumps(
+            {"_class_name": "DDPMScheduler", "_diffusers_version": "0.1.1", **SCHEDULER}
+        ),
+        "diffusion_pytorch_model.safetensors": (tmp_path / "unet/diffusion_pytorch_model.safetensors").read_bytes(),
+    }
+    hub.add("google/ddpm-cifar10-32", {**files, "diffusion_pytorch_model.bin": b"a pickle", "README.md": "a card"})
+    hub.add("stevhliu/one_step_unet", {"pipeline.py": Path(one_step_unet.__file__).read_bytes()})
+    return hub
+
+
+def run() -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "contribute_a_community_pipeline"}
+    exec(compile(PROGRAM.read_text(encoding="utf-8"), str(PROGRAM), "exec"), names)
+    return names
+
+
+def test_it_runs(published: Hub) -> None:
+    """The last line runs code of a hub, so it is refused until that was approved."""
+    with pytest.raises(UntrustedCode, match="calotype trust stevhliu/one_step_unet@"):
+        run()
+    Consent().approve(locate("stevhliu/one_step_unet"))
+    names = run()
+    assert names["output"].shape == (1, 3, 32, 32) and names["output"].isfinite().all()
+    assert type(names["pipe"]) is one_step_unet.UnetSchedulerOneForwardPipeline
+    assert type(names["pipeline"]).__name__ == "UnetSchedulerOneForwardPipeline"
+    assert len({type(names[name]) for name in ("pipe", "pipeline")} | {names["UnetSchedulerOneForwardPipeline"]}) == 3
+    assert not any(path.endswith((".bin", ".md")) for path in published.downloads())
+
+
+def test_what_it_returns_is_what_the_document_s_own_library_returns(published: Hub, tmp_path: Path) -> None:
+    """To 1e-4: at timestep 1 the reference computes the step's coefficients in float32, which is 5e-5 off the same in
+    float64; ours is 2e-5 off."""
+    Consent().approve(locate("stevhliu/one_step_unet"))
+    names = run()
+    unet = diffusers.UNet2DModel.from_pretrained(tmp_path / "unet")
+    scheduler = diffusers.DDPMScheduler(**SCHEDULER)
+    for pipe in (names["pipe"], names["pipeline"]):
+        torch.manual_seed(3)
+        found = pipe()
+        torch.manual_seed(3)
+        image = torch.randn(1, 3, 32, 32)
+        with torch.no_grad():
+            wanted = scheduler.step(unet(image, 1).sample, 1, image).prev_sample
+        assert torch.allclose(found, wanted, atol=1e-4)
