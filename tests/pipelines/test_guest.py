@@ -88,6 +88,10 @@ def test_options_of_a_guest(weights: Path, file: Path) -> None:
             InputError, match=f"is a pipeline of diffusers, for which {next(iter(option))}= does nothing"
         ):
             DiffusionPipeline.from_pretrained(weights, custom_pipeline=file, **option)
+    with pytest.raises(
+        InputError, match=r"variant must be one word for .*, a pipeline of diffusers, got {'unet': 'fp16'}"
+    ):
+        DiffusionPipeline.from_pretrained(weights, custom_pipeline=file, variant={"unet": "fp16"})
 
 
 def test_a_guest_on_a_hub_needs_consent_and_fetches_no_pickle(

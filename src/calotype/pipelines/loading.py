@@ -65,6 +65,10 @@ def load_pipeline(
     index = fetch_index(repository)
     target: type[P] = custom or target_class(cls, index, repository)
     if is_guest(target):
+        if isinstance(variant, Mapping):
+            raise InputError(
+                f"variant must be one word for {target.__name__}, a pipeline of diffusers, got {variant!r}"
+            )
         refused = {"only": only, "check": check, "memory": memory, "memo": None if memo == MEMO else memo}
         guest: P = load_guest(
             target, repository, index, components, dtype=dtype, variant=variant, device=device, refused=refused
