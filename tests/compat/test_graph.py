@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from calotype import FlowMatchEuler
+from calotype import Branches, FlowMatchEuler
 from calotype.errors import (
     ComponentError,
     ComponentNotLoaded,
@@ -240,6 +240,53 @@ class Computes(Small):
 
     def inputs(self, prompt):
         return {"words": len(prompt), "height": 8, "width": 8, "rand_device": "cpu"}
+
+
+def both_sides(pipe, inputs_shared, inputs_posi, inputs_nega):
+    """Doubles what each side has, by the length of what it was asked for."""
+    inputs_posi["prompt_emb"] = inputs_posi["prompt_emb"] * len(inputs_posi["prompt"])
+    if "prompt_emb" in inputs_nega:
+        inputs_nega["prompt_emb"] = inputs_nega["prompt_emb"] * len(inputs_nega["negative_prompt"])
+    return inputs_shared, inputs_posi, inputs_nega
+
+
+@pytest.mark.parametrize("scale", [4.0, 1.0])
+def test_a_take_over_unit_writes_each_side_in_the_engine_as_in_the_call(scale):
+    names = ("prompt_emb", "prompt", "negative_prompt", "noise")
+    made = unit(both_sides, "Lengths", take_over=True, input_params=names, output_params=("prompt_emb", "unused"))
+    pipe = small(more=[made])
+    inputs = {"seed": 3, "cfg_scale": scale, "num_inference_steps": 2}
+    if scale != 1:
+        inputs["negative_prompt"] = "blue"
+    wanted = latents_of(pipe, "apple", **inputs)
+    assert torch.equal(pipe.engine(prompt="apple", **inputs).latents, wanted)
+    unused = pipe.engine(prompt="apple", **inputs, outputs=("latents", "unused")).unused
+    assert unused == (Branches(positive=None, negative=None) if scale != 1 else None)
+
+
+def test_a_take_over_unit_uses_the_levels_of_its_call_in_the_engine():
+    def process(pipe, inputs_shared, inputs_posi, inputs_nega):
+        inputs_shared["noise"] = inputs_shared["noise"] * pipe.scheduler.sigmas[0]
+        return inputs_shared, inputs_posi, inputs_nega
+
+    made = unit(process, "Scaled", take_over=True, input_params=("noise",), output_params=("noise",))
+    pipe = small(units=[Noise(), Prompt(), made, Latents()])
+    inputs = {"seed": 3, "num_inference_steps": 2, "denoising_strength": 0.5}
+    assert torch.allclose(pipe.engine(prompt="a", **inputs).latents, latents_of(pipe, "a", **inputs))
+
+
+class Given(Small):
+    """Takes the latents to start from, and no strength."""
+
+    def __call__(self, prompt, latents, negative_prompt="", cfg_scale=1.0, num_inference_steps=2):
+        return prompt
+
+
+def test_latents_may_be_an_input():
+    pipe = small(cls=Given, units=[Prompt()])
+    plan = pipe.plan(prompt="a", latents=torch.zeros(1, 3, 4, 4))
+    assert [n.name for n in plan.nodes] == ["set_timesteps", "Prompt", "model_fn"]
+    assert pipe.engine(prompt="a", latents=torch.zeros(1, 3, 4, 4), seed=0).latents.shape == (1, 3, 4, 4)
 
 
 def test_what_only_the_code_of_a_call_provides_is_asked_for():

@@ -1,6 +1,7 @@
 """`BasePipeline`: its declarations checked when it is made and when it is called, and what it offers to a call."""
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from calotype import FlowMatchEuler
 from calotype.compat.diffsynth import BasePipeline, FlowMatchScheduler, PipelineUnit
+from calotype.compat.diffsynth.calls import uses_any_keyword
 from calotype.errors import ComponentNotLoaded, GraphError, InputError, MissingInput, UnknownInput
 from compat.small import Latents, Net, Noise, Prompt, Small, Text, Vae, model_fn, small, unit
 
@@ -85,6 +87,11 @@ def test_a_model_that_keywords_take_is_used_only_where_they_are():
         return dit(latents, prompt_emb, timestep) + (0 if kwargs["controlnet"] is None else 1)
 
     assert small(loop=used, in_iteration_models=("dit", "controlnet"))("a", seed=0).size == (8, 8)
+
+
+def test_keywords_of_a_model_fn_without_code_may_be_used():
+    assert uses_any_keyword(partial(model_fn)) and not uses_any_keyword(model_fn)
+    assert not uses_any_keyword(model_fn_twice)
 
 
 def test_a_constructor_that_forgets_its_base_is_refused():

@@ -201,7 +201,15 @@ def test_training_weights_are_a_bell_with_a_mean_of_one():
         set_to("Wan", 4).training_weight(1000)
 
 
+def test_a_template_has_the_levels_that_it_was_trained_on_and_those_between():
+    template = TEMPLATES["Z-Image"]
+    assert len(template.training()) == 1000 and template.training().here[0].sigma == 1.0
+    assert template.level(250.0).sigma == 0.25 and template.of_ratio(3.0).sigma == pytest.approx(0.75)
+    assert TEMPLATES["Boogu"].level(0.25).sigma == 0.75
+
+
 def test_it_is_a_scheduler_of_ours_too():
+    assert repr(FlowMatchScheduler("Wan")) == "FlowMatchScheduler('Wan')"
     levels = FlowMatchScheduler("Wan").schedule(6, start=0.5)
     assert levels.sigmas[:-1] == pytest.approx(set_to("Wan", 6, denoising_strength=0.5).sigmas.tolist())
     with pytest.raises(InputError, match="asked with steps, a strength or sigmas"):

@@ -185,6 +185,11 @@ def test_a_model_is_not_used_through_a_method_of_the_pipeline_either():
         del type(pipe).decoded
 
 
+def test_a_unit_loads_only_models_that_there_are():
+    with pytest.raises(GraphError, match=r"Unit uses pipe\.text_encodr, which Small does not have; did you mean"):
+        run(uses(lambda pipe: pipe.load_models_to_device(["text_encodr"]), onload_model_names=("vae",)))
+
+
 def test_a_unit_gets_its_own_models_by_name():
     pipe = small()
     seen = run(uses(lambda p: p.models, onload_model_names=("vae",)), pipe=pipe)[0]["b"]

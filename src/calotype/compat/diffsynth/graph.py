@@ -27,6 +27,7 @@ from calotype.pipelines.base import DiffusionPipeline
 from calotype.sampling import Scheduler
 
 STEPS, STRENGTH, SCALE = "num_inference_steps", "denoising_strength", "cfg_scale"
+LATENTS = "latents"
 
 
 def engine_class(pipe: Any, base: type) -> type[DiffusionPipeline]:
@@ -107,13 +108,13 @@ def _nodes(
         else:
             nodes.append(DialectUnit(pipe, unit, name, reads))
         made |= dict.fromkeys(unit.output_params, unit.take_over or bool(lifted))
-    if "latents" not in made:
-        if "latents" not in parameters:
+    if LATENTS not in made:
+        if LATENTS not in parameters:
             raise GraphError(
                 f"{type(pipe).__name__}: no unit makes 'latents', which the loop refines; add a unit with "
                 'output_params=("latents",)'
             )
-        inputs.add("latents")
+        inputs.add(LATENTS)
     if twins and SCALE not in parameters:
         raise GraphError(f"{type(pipe).__name__}.__call__ has negative inputs, but takes no {SCALE} to guide by")
     loop = loop_node(pipe, _offered(pipe, provided, parameters, made, twins), SCALE in parameters)
@@ -144,6 +145,9 @@ def _inputs(owner: str, names: set[str], parameters: Mapping[str, Any], twins: M
             continue
         parameter = parameters.get(name)
         default = ... if parameter is None or parameter.default is parameter.empty else parameter.default
+        if name == LATENTS:  # the loop cannot do without
+            fields[name] = (object, ...)
+            continue
         hint: Any = Each[Any] if name in twins or name in twin_of else Any  # type: ignore[misc]
         fields[name] = (Annotated[hint, NegativeOf(twin_of[name])] if name in twin_of else hint, default)
     made: type[Inputs] = create_model(f"{owner}Inputs", __base__=Inputs, **fields)
