@@ -11,7 +11,7 @@ import calotype.sampling as ours
 from calotype.errors import ConfigError, RepositoryError
 from calotype.sampling import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, FlowMatchEuler
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # the reference's
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # the reference's
 
 CASES = {
     "DDPMScheduler": {"variance_type": "learned_range", "clip_sample": False, "beta_schedule": "sigmoid"},
@@ -19,6 +19,21 @@ CASES = {
     "EulerDiscreteScheduler": {"use_karras_sigmas": True, "sigma_max": 12.5, "prediction_type": "v_prediction"},
     "EulerAncestralDiscreteScheduler": {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
     "FlowMatchEulerDiscreteScheduler": {"shift": 3.0, "shift_terminal": 0.02, "use_dynamic_shifting": True},
+    "PNDMScheduler": {"skip_prk_steps": True, "steps_offset": 1},
+    "LMSDiscreteScheduler": {"use_karras_sigmas": True},
+    "HeunDiscreteScheduler": {"beta_schedule": "exp", "clip_sample": True},
+    "KDPM2DiscreteScheduler": {"use_exponential_sigmas": True},
+    "KDPM2AncestralDiscreteScheduler": {"prediction_type": "v_prediction"},
+    "DPMSolverMultistepScheduler": {"solver_order": 3, "use_lu_lambdas": True, "lambda_min_clipped": -5.1},
+    "DPMSolverMultistepInverseScheduler": {"solver_type": "heun"},
+    "DPMSolverSinglestepScheduler": {"solver_order": 3, "variance_type": "learned_range"},
+    "DEISMultistepScheduler": {"solver_order": 3},
+    "UniPCMultistepScheduler": {"disable_corrector": [0], "solver_type": "bh1"},
+    "LCMScheduler": {"original_inference_steps": 100},
+    "TCDScheduler": {"timestep_spacing": "trailing"},
+    "EDMEulerScheduler": {"sigma_schedule": "exponential"},
+    "EDMDPMSolverMultistepScheduler": {"rho": 5.0},
+    "DDIMInverseScheduler": {"timestep_spacing": "trailing"},
 }
 
 

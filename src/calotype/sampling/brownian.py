@@ -16,8 +16,8 @@ class BrownianPath:
     """W(t) for t from 0 to `end`, W(0) = 0, by Levy's construction: a point of an interval given its ends.
 
     An interval is cut at its geometric mean, so that small t are told apart as well as great ones. The value there is
-    normal around the line through both ends, with variance `(m - l) (h - m) / (h - l)`. Its noise comes from a generator
-    whose seed names the item and the interval, so that nothing has to be kept and the order of reading does not matter.
+    normal around the line through both ends, with variance `(m - l) (h - m) / (h - l)`. Its noise comes from a
+    generator whose seed names the item and the interval, so that nothing is kept and the order of reading is no matter.
     Source: Lévy, "Processus stochastiques et mouvement brownien", section 1.
 
     Attributes:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from calotype.sampling.inverse import InverseRatios
 from calotype.sampling.log_snr import FlowSteps, Preserving
 from calotype.sampling.schedule import FlowMatching
-from calotype.sampling.schedulers.fields import FlowShifted, Ramped, Spaced, Thresholded, Training, one_ramp
+from calotype.sampling.schedulers.fields import FlowLevels, FlowShifted, Ramped, Spaced, Thresholded, Training, one_ramp
 from calotype.sampling.schedulers.training import PreservingRatios
 from calotype.sampling.solvers.dpm_multistep import DpmMultistep, SolverType
 from calotype.sampling.solvers.exponential import Algorithm
@@ -23,7 +23,7 @@ FOREIGN = {
 """What DDPM, DEIS and UniPC have for these fields."""
 
 
-class DPMSolverConfig(Training, Ramped, FlowShifted, Thresholded):
+class DPMSolverConfig(Training, Ramped, FlowLevels, Thresholded):
     """What the ecosystem's configurations of DPM-Solver have in common."""
 
     solver_order: Literal[1, 2, 3] = 2
@@ -40,7 +40,7 @@ class DPMSolverConfig(Training, Ramped, FlowShifted, Thresholded):
         return self
 
 
-class DPMSolverMultistepConfig(DPMSolverConfig, Spaced):
+class DPMSolverMultistepConfig(FlowShifted, DPMSolverConfig, Spaced):
     """The ecosystem's configuration of the multistep method."""
 
     euler_at_final: bool = False
@@ -155,7 +155,7 @@ def levels_of(config: Any, table: tuple[float, ...], *, from_one: bool = False, 
     shifted = FlowMatching(
         config.num_train_timesteps,
         config.flow_shift or 1.0,
-        dynamic=config.time_shift_type if config.use_dynamic_shifting else None,
+        dynamic=config.time_shift_type if config.get("use_dynamic_shifting") else None,
         terminal=config.get("shift_terminal"),
     )
     return FlowSteps(shifted, from_one, kind.get("final", "zero"), first=table[0])
@@ -172,5 +172,5 @@ def check_flow(config: Any, ramps: bool = False) -> None:
         raise ValueError("prediction_type 'flow_prediction' needs use_flow_sigmas=True: it is read at levels of flow")
     if config.use_flow_sigmas and one_ramp(config) and not ramps:
         raise ValueError(f"only one of use_flow_sigmas and use_{one_ramp(config)}_sigmas can be true")
-    if config.use_dynamic_shifting and not config.use_flow_sigmas:
+    if config.get("use_dynamic_shifting") and not config.use_flow_sigmas:
         raise ValueError("use_dynamic_shifting needs use_flow_sigmas=True: it shifts the sigmas of flow matching")

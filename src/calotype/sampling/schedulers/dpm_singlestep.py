@@ -3,13 +3,13 @@
 from typing import Any, Literal
 
 from calotype.sampling.schedulers.dpm_multistep import FOREIGN, DPMSolverConfig, levels_of, unused
-from calotype.sampling.schedulers.fields import one_ramp
+from calotype.sampling.schedulers.fields import FlowShifted, one_ramp
 from calotype.sampling.schedulers.training import PreservingRatios
 from calotype.sampling.solvers.dpm_singlestep import DpmSinglestep
 from calotype.sampling.stateful import Device, steps_asked, steps_or_custom
 
 
-class DPMSolverSinglestepConfig(DPMSolverConfig):
+class DPMSolverSinglestepConfig(FlowShifted, DPMSolverConfig):
     """The ecosystem's configuration of the singlestep method."""
 
     algorithm_type: Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"

@@ -62,11 +62,16 @@ class Clipped(SchedulerConfig):
     clip_sample_range: float = Field(1.0, gt=0)
 
 
-class FlowShifted(SchedulerConfig):
+class FlowLevels(SchedulerConfig):
     """Levels of flow matching in a scheduler for diffusion."""
 
     use_flow_sigmas: bool | None = False
     flow_shift: float | None = Field(1.0, gt=0)
+
+
+class FlowShifted(FlowLevels):
+    """The same with a shift that depends on the picture."""
+
     use_dynamic_shifting: bool = False
     time_shift_type: Literal["exponential", "linear"] = "exponential"
 

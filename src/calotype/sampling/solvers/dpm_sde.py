@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from calotype.sampling.brownian import BrownianPath
-from calotype.sampling.levels import Level, Levels, Path
+from calotype.sampling.levels import Levels, Path
 from calotype.sampling.solver import Prediction, SolverWithState, State
 from calotype.sampling.solvers.exponential import weights
 from calotype.sampling.solvers.kdpm2 import ancestral
@@ -34,7 +34,7 @@ class DpmSde(SolverWithState):
         return two_stages(path, lambda here, there: levels.of_ratio(half_way(here, there)))
 
     def step(self, now: Prediction, state: State) -> tuple[Tensor, State]:
-        path, before, saved = state or (None, None, None)
+        path, before, saved = state or (None, now.x, None)
         x, start = saved if now.note == "second" and saved is not None else (now.x, now.here)
         lower, fresh = ancestral(start, now.there)
         step = weights("dpmsolver++", start, lower)
