@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from calotype import FlowMatchEuler
 from calotype.compat.diffsynth import BasePipeline, FlowMatchScheduler, PipelineUnit
@@ -207,6 +208,25 @@ def test_a_loop_model_that_is_not_loaded_is_named_where_model_fn_uses_it():
     pipe = small(loop=controlled, in_iteration_models=("dit", "controlnet"))
     with pytest.raises(ComponentNotLoaded, match=r"Small\.model_fn needs 'controlnet', but this Small was loaded"):
         pipe("a", seed=0)
+
+
+def lenient(dit, latents, timestep, prompt_emb, controlnet=None, controlnet_image=None, **kwargs):
+    """Ignores its adapter's input where the adapter is not loaded."""
+    control = 0 if controlnet is None or controlnet_image is None else controlnet.weight
+    return dit(latents, prompt_emb, timestep) + control
+
+
+def test_the_input_of_an_adapter_of_the_loop_that_is_not_loaded_is_not_ignored():
+    pipe = small(loop=lenient, in_iteration_models=("dit", "controlnet"))
+    picture = Image.new("RGB", (8, 8))
+    for ask in (pipe, pipe.plan):
+        with pytest.raises(ComponentNotLoaded) as raised:
+            ask(prompt="a", seed=0, controlnet_image=picture)
+        says = "Small.model_fn would ignore 'controlnet_image', as this Small was loaded without 'controlnet'"
+        assert says in str(raised.value)
+    without = np.asarray(pipe("a", seed=0, controlnet_image=[]))
+    pipe.controlnet = Net()
+    assert not np.array_equal(np.asarray(pipe("a", seed=0, controlnet_image=picture)), without)
 
 
 def test_model_fn_keeps_its_own_errors_and_its_name():

@@ -11,7 +11,7 @@ from torch import Tensor
 from calotype.compat.diffsynth.calls import call_parameters
 from calotype.compat.diffsynth.checks import check_pipeline, check_units, refuse_no_plain_call
 from calotype.compat.diffsynth.graph import engine_class
-from calotype.compat.diffsynth.loop import ModelFn
+from calotype.compat.diffsynth.loop import ModelFn, refuse_ignored
 from calotype.compat.diffsynth.models import HoldsModels, models_of, value_type
 from calotype.compat.diffsynth.nodes import DialectTakeOver, DialectUnit
 from calotype.compat.diffsynth.runner import PipelineUnitRunner
@@ -162,6 +162,7 @@ class BasePipeline(HoldsModels, Values, metaclass=_Checked):
         for name in inputs:
             if name not in known | taken:
                 raise UnknownInput(f"plan: {name!r} is not an input{did_you_mean(name, known | taken)}")
+        refuse_ignored(self, inputs)
         plan = engine.plan(**{name: value for name, value in inputs.items() if name in known})
         for planned in plan.nodes:
             if isinstance(planned.node, DialectUnit | DialectTakeOver):
