@@ -48,6 +48,20 @@ def test_a_cut_transfer_goes_on_where_it_stopped(hub: Hub) -> None:
     assert starts == [300_000, 500_000]
 
 
+def test_a_download_that_fails_for_good_is_gone_on_with_by_the_next(hub: Hub) -> None:
+    hub.add("someone/tiny", FILES)
+    hub.cut("unet/model.safetensors", after=350_000)
+    hub.cut("unet/model.safetensors", after=0, times=5)  # after which the client gives up
+    with pytest.raises(
+        RepositoryError, match=r"someone/tiny: the download failed: .*; load again to go on where it st"
+    ):
+        open_repository("someone/tiny").fetch(FILES)
+    hub.forget()
+    folder = open_repository("someone/tiny").fetch(FILES)
+    assert (folder / "unet/model.safetensors").read_bytes() == WEIGHTS
+    assert [request.range for request in hub.requests if request.range] == ["bytes=300000-"]
+
+
 KILLED = "from calotype.weights.repository import open_repository as o; o('someone/tiny').fetch(['big.safetensors'])"
 
 
