@@ -7,9 +7,7 @@ import pytest
 from click.testing import Result
 
 from calotype.weights.code.locate import SHIPPED
-from hub import TOKEN, Hub, hub  # noqa: F401 - a fixture
-
-# ruff: noqa: F811 - the fixture is a parameter
+from hub import TOKEN, Hub
 
 Run = Callable[..., Result]
 

@@ -13,9 +13,7 @@ from calotype.errors import UntrustedCode
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.locate import locate
 from calotype.weights.code.namespace import run_code
-from hub import Hub, hub  # noqa: F401 - a fixture
-
-# ruff: noqa: F811 - the fixture is a parameter
+from hub import Hub
 
 CODE = {"pipeline.py": "from .helper import x\n", "helper.py": "x = 'fine'\n"}
 

@@ -17,7 +17,7 @@ from calotype.pipelines.custom import class_code
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.locate import carried_code, locate
 from calotype.weights.repository import Folder
-from hub import Hub, hub  # noqa: F401 - a fixture
+from hub import Hub
 
 MINE = """
 from calotype import DiffusionPipeline
@@ -146,7 +146,7 @@ def test_wrong_uses(weights: Path, tmp_path: Path) -> None:
 # -- hubs ----------------------------------------------------------------------------------------------------------
 
 
-def test_code_of_a_hub_runs_once_it_was_approved_and_no_other_does(weights: Path, hub: Hub) -> None:  # noqa: F811
+def test_code_of_a_hub_runs_once_it_was_approved_and_no_other_does(weights: Path, hub: Hub) -> None:
     first = hub.add("someone/mine", CODE)
     with pytest.raises(UntrustedCode, match=f"calotype trust someone/mine@{first}$"):
         DiffusionPipeline.from_pretrained(weights, custom_pipeline="someone/mine")
@@ -162,7 +162,7 @@ def test_code_of_a_hub_runs_once_it_was_approved_and_no_other_does(weights: Path
     assert DiffusionPipeline.from_pretrained(weights, custom_pipeline="someone/mine")() == "good morning, hello"
 
 
-def test_files_in_the_cache_that_were_changed_do_not_run(weights: Path, hub: Hub, tmp_path: Path) -> None:  # noqa: F811
+def test_files_in_the_cache_that_were_changed_do_not_run(weights: Path, hub: Hub, tmp_path: Path) -> None:
     commit = hub.add("someone/mine", CODE)
     Consent().approve(locate("someone/mine", commit))
     hub.stop()
@@ -173,7 +173,7 @@ def test_files_in_the_cache_that_were_changed_do_not_run(weights: Path, hub: Hub
         DiffusionPipeline.from_pretrained(weights, custom_pipeline="someone/mine")
 
 
-def test_weights_of_a_hub_that_carry_code(weights: Path, hub: Hub) -> None:  # noqa: F811
+def test_weights_of_a_hub_that_carry_code(weights: Path, hub: Hub) -> None:
     files = files_of(weights, pipeline__py=MINE, helper__py=HELPER)
     index = {**json.loads(files["model_index.json"]), "_class_name": ["pipeline", "Mine"]}
     commit = hub.add("someone/whole", {**files, "model_index.json": json.dumps(index)})
@@ -345,7 +345,7 @@ def test_a_pack_from_a_file_is_inserted_and_checked_at_once(pipe: TextToImagePip
             pipe.with_units(source, after="latent")
 
 
-def test_a_pack_by_name_and_from_a_hub(pipe: TextToImagePipeline, hub: Hub) -> None:  # noqa: F811
+def test_a_pack_by_name_and_from_a_hub(pipe: TextToImagePipeline, hub: Hub) -> None:
     assert "emphasis" in pipe.with_units("emphasis", after="prompt_embeds").Inputs.model_fields
     commit = hub.add("someone/bright", {"pipeline.py": PACK.replace("latents: Tensor", "latents: object")})
     with pytest.raises(UntrustedCode, match=f"calotype trust someone/bright@{commit}"):

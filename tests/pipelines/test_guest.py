@@ -15,9 +15,7 @@ from calotype.errors import InputError, RepositoryError, UntrustedCode
 from calotype.pipelines.custom import is_guest
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.locate import locate
-from hub import Hub, hub  # noqa: F401 - a fixture
-
-# ruff: noqa: F811 - the fixture is a parameter
+from hub import Hub
 
 GUEST = """
 import torch

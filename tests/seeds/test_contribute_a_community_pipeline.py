@@ -15,9 +15,7 @@ from calotype.community import one_step_unet
 from calotype.errors import UntrustedCode
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.locate import locate
-from hub import Hub, hub  # noqa: F401 - a fixture
-
-# ruff: noqa: F811 - the fixture is a parameter
+from hub import Hub
 
 HERE = Path(__file__).parent
 PROGRAM = HERE / "contribute_a_community_pipeline.py"

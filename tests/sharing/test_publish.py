@@ -12,9 +12,7 @@ from calotype.sharing.publish import publish
 from calotype.sharing.review import Review, review
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.locate import SHIPPED, locate
-from hub import TOKEN, Hub, hub  # noqa: F401 - a fixture
-
-# ruff: noqa: F811 - the fixture is a parameter
+from hub import TOKEN, Hub
 
 
 @pytest.fixture(scope="module")

@@ -75,14 +75,14 @@ def load_pipeline(
         )
         return guest
     wanted, optional = wanted_components(target, target._declared if target.units else None, index.extras)
-    _refuse_unknown(target, components, wanted)
+    refuse_unknown(target, components, wanted)
     loaded = load_components(
         repository, wanted,
         optional=optional, overrides=components, only=only, dtype=dtype, variant=variant, check=check, index=index,
     )  # fmt: skip
     absent = {n for n in wanted if n not in loaded or (loaded[n] is None and n in {**index.components, **components})}
     held = {n: c for n, c in loaded.items() if c is not None}
-    pipe = _assemble(target, held, absent, index, device=device, memory=memory, memo=memo)
+    pipe = assemble(target, held, absent, index, device=device, memory=memory, memo=memo)
     pipe._source = str(source) if repository.revision is None else f"{repository.name}@{repository.revision}"
     pipe._report = _reported(repository, index, wanted)
     return pipe
@@ -100,12 +100,12 @@ def _from_pool(
             "TextToImagePipeline.from_pretrained([ModelConfig(...), ...])"
         )
     wanted, optional = wanted_components(cls, cls._declared if cls.units else None, ())
-    _refuse_unknown(cls, components, wanted)
+    refuse_unknown(cls, components, wanted)
     loaded = pooled_components(cls, pool, wanted, optional=optional, given=components, only=only)
     left_out = set() if only is None else set(wanted) - set(only) - set(components)
     absent = {name for name, component in loaded.items() if component is None} | left_out
     held = {name: component for name, component in loaded.items() if component is not None}
-    return _assemble(cls, held, absent, ModelIndex(cls.__name__, {}), **options)
+    return assemble(cls, held, absent, ModelIndex(cls.__name__, {}), **options)
 
 
 def target_class(cls: type[P], index: ModelIndex, repository: Repository) -> type[P]:
@@ -133,20 +133,27 @@ def _reported(repository: Repository, index: ModelIndex, wanted: Collection[str]
     return report
 
 
-def _refuse_unknown(target: type[Any], components: Collection[str], wanted: Collection[str]) -> None:
+def refuse_unknown(
+    target: type[Any],
+    components: Collection[str],
+    wanted: Collection[str],
+    method: str = "from_pretrained",
+    options: Collection[str] = LOADING,
+) -> None:
+    """Raise `UnknownInput` for a keyword that is neither a component nor one of the options of a way to load."""
     for name in components:
         if name not in wanted:
-            known = [*wanted, *LOADING, *OPTIONS]
+            known = [*wanted, *options, *OPTIONS]
+            asked = "Code of others is approved by its hash: calotype trust SOURCE"
             raise UnknownInput(
                 sentences(
-                    f"from_pretrained: {target.__name__} has no component or option {name!r}"
-                    f"{did_you_mean(name, known)}",
-                    f"Its components are {', '.join(wanted)}",
+                    f"{method}: {target.__name__} has no component or option {name!r}{did_you_mean(name, known)}",
+                    asked if name == "trust_remote_code" else f"Its components are {', '.join(wanted)}",
                 )
             )
 
 
-def _assemble(
+def assemble(
     cls: type[P],
     held: Mapping[str, Any],
     absent: Set[str],

@@ -8,7 +8,7 @@ from calotype.errors import InputError, RepositoryError
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.locate import carried_code, locate, shipped_names
 from calotype.weights.repository import Folder, open_repository
-from hub import Hub, hub  # noqa: F401 - a fixture
+from hub import Hub
 
 PIPELINE = "from calotype import DiffusionPipeline\nclass A(DiffusionPipeline): pass\n"
 
@@ -96,7 +96,7 @@ def test_an_id_is_never_taken_for_a_folder(here: Path) -> None:
     assert locate("./owner/name").own
 
 
-def test_a_repository_on_a_hub(hub: Hub) -> None:  # noqa: F811
+def test_a_repository_on_a_hub(hub: Hub) -> None:
     first = hub.add("a/b", {"pipeline.py": "from .helper import x", "helper.py": "x = 1", "big.safetensors": "w" * 9})
     code = locate("a/b")
     assert (code.source, code.main, code.revision, code.own) == ("a/b", "pipeline.py", first, False)
@@ -108,7 +108,7 @@ def test_a_repository_on_a_hub(hub: Hub) -> None:  # noqa: F811
     assert locate("a/b", "main").revision == second
 
 
-def test_a_repository_without_the_file(hub: Hub) -> None:  # noqa: F811
+def test_a_repository_without_the_file(hub: Hub) -> None:
     commit = hub.add("a/b", {"one_step_unet.py": PIPELINE, "other.py": "", "code/more.py": "", "README.md": ""})
     with pytest.raises(RepositoryError) as refused:
         locate("a/b")
@@ -127,7 +127,7 @@ def test_a_repository_without_the_file(hub: Hub) -> None:  # noqa: F811
         locate("a/empty")
 
 
-def test_code_that_weights_carry(tmp_path: Path, hub: Hub) -> None:  # noqa: F811
+def test_code_that_weights_carry(tmp_path: Path, hub: Hub) -> None:
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "mine.py").write_text(PIPELINE)
     code = carried_code(Folder(tmp_path / "w"), "mine")
