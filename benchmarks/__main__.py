@@ -16,7 +16,22 @@ from benchmarks.harness import Options, Row, Scale, skipped
 from benchmarks.machine import describe, now
 from benchmarks.table import as_json, lines
 
-NAMES = ("import", "cold_start", "load", "loop", "unet", "memo", "guidance", "peak", "threads", "growth", "gpu")
+NAMES = (
+    "import",
+    "cold_start",
+    "load",
+    "loop",
+    "unet",
+    "unet_sd",
+    "sd_step",
+    "vae_decode",
+    "memo",
+    "guidance",
+    "peak",
+    "threads",
+    "growth",
+    "gpu",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,3 +21,8 @@ def activated(act: Callable[..., Tensor], fresh: Tensor) -> Tensor:
     """`act` of a tensor that nothing else holds: without gradients its memory is taken for the result."""
     in_place = act in _IN_PLACE and not torch.is_grad_enabled()
     return act(fresh, inplace=True) if in_place else act(fresh)
+
+
+def added(fresh: Tensor, x: Tensor) -> Tensor:
+    """`x + fresh`. Nothing else holds `fresh`, so that without gradients its memory is taken for the sum."""
+    return x + fresh if torch.is_grad_enabled() else fresh.add_(x)

@@ -2,12 +2,11 @@
 
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calotype.nn.activations import ACTIVATIONS, activated
+from calotype.nn.activations import ACTIVATIONS, activated, added
 from calotype.nn.convolution import Conv2d
 from calotype.nn.resample import Resample
 
@@ -88,8 +87,6 @@ class ResnetBlock2D(nn.Module):
         return out
 
     def _sum(self, h: Tensor, x: Tensor) -> Tensor:
-        """`(x + h) / output_scale`. Nothing else holds `h`, so that without gradients its memory is taken."""
-        if torch.is_grad_enabled():
-            return x + h if self.output_scale == 1 else (x + h) / self.output_scale
-        h += x
-        return h if self.output_scale == 1 else h.div_(self.output_scale)
+        """`(x + h) / output_scale`; nothing else holds `h`."""
+        both = added(h, x)
+        return both if self.output_scale == 1 else both / self.output_scale

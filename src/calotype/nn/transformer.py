@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
+from calotype.nn.activations import added
+
 KeysAndValues: TypeAlias = tuple[Tensor, Tensor]
 """One layer's keys and values of the text, each `[b, heads, tokens, head channels]`."""
 
@@ -165,8 +167,3 @@ class SpatialTransformer(nn.Module):
             rows = block(rows, batch, text)
         h: Tensor = self.proj_out(rows).view(batch, height, width, channels)
         return x + h.permute(0, 3, 1, 2)
-
-
-def added(fresh: Tensor, x: Tensor) -> Tensor:
-    """`x + fresh`. Nothing else holds `fresh`, so that without gradients its memory is taken for the sum."""
-    return x + fresh if torch.is_grad_enabled() else fresh.add_(x)

@@ -1,51 +1,72 @@
 """The two halves of the network: from pixels to the moments of latents, and from latents to pixels."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from calotype.models.autoencoder_kl.config import AutoencoderKLConfig
-from calotype.nn.activations import activated
 from calotype.nn.attention import SpatialSelfAttention
 from calotype.nn.resample import Downsample2D, Upsample2D
 from calotype.nn.resnet import ResnetBlock2D
+from calotype.nn.strips import doubled_conv, in_strips, normed_conv
 
 _EPS = 1e-6
 
 
-def _resnet(config: AutoencoderKLConfig, in_channels: int, out_channels: int) -> ResnetBlock2D:
-    return ResnetBlock2D(in_channels, out_channels, None, groups=config.norm_num_groups, eps=_EPS, act=config.act_fn)
+class Resnet(ResnetBlock2D):
+    """A residual block without time, whose large maps are worked on in strips."""
+
+    def __init__(self, config: AutoencoderKLConfig, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, None, groups=config.norm_num_groups, eps=_EPS, act=config.act_fn)
+
+    def forward(self, x: Float[Tensor, "b c h w"], temb: Tensor | None = None) -> Float[Tensor, "b c2 h w"]:
+        """`temb` is there because other residual blocks take one."""
+        if not in_strips(x):
+            return super().forward(x, temb)
+        h = normed_conv(x, self.norm1, self.act, self.conv1)
+        carried = x.clone() if self.conv_shortcut is None else self.conv_shortcut(x)
+        return normed_conv(h, self.norm2, self.act, self.conv2, added_to=carried)
 
 
-class DownBlock(nn.Module):
-    """Residual blocks, then, except on the last level, a halving."""
+class Upsample(Upsample2D):
+    """A doubling, whose large maps are worked on in strips."""
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], temb: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "b c h2 w2"]:
+        """`temb` and `size` are there because other doublings take them."""
+        return doubled_conv(x, self.conv)
+
+
+class Level(nn.Module):
+    """Residual blocks of one width, then, except on the last level, a halving or a doubling.
+
+    The layers are run from outside, one by one, so that no map is held on to that the next layer does not need.
+    """
+
+    def __init__(self, config: AutoencoderKLConfig, in_channels: int, out_channels: int, count: int) -> None:
+        super().__init__()
+        widths = [in_channels, *[out_channels] * (count - 1)]
+        self.resnets = nn.ModuleList(Resnet(config, width, out_channels) for width in widths)
+
+
+class DownBlock(Level):
+    """A level on the way from pixels to latents."""
 
     def __init__(self, config: AutoencoderKLConfig, in_channels: int, out_channels: int, *, last: bool) -> None:
-        super().__init__()
-        widths = [in_channels, *[out_channels] * (config.layers_per_block - 1)]
-        self.resnets = nn.ModuleList(_resnet(config, width, out_channels) for width in widths)
+        super().__init__(config, in_channels, out_channels, config.layers_per_block)
         self.downsamplers = None if last else nn.ModuleList([Downsample2D(out_channels, padding=0)])
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
-        for resnet in self.resnets:
-            x = resnet(x, None)
-        return x if self.downsamplers is None else self.downsamplers[0](x)
 
-
-class UpBlock(nn.Module):
-    """Residual blocks, one more than on the way down, then, except on the last level, a doubling."""
+class UpBlock(Level):
+    """A level on the way from latents to pixels, with one residual block more."""
 
     def __init__(self, config: AutoencoderKLConfig, in_channels: int, out_channels: int, *, last: bool) -> None:
-        super().__init__()
-        widths = [in_channels, *[out_channels] * config.layers_per_block]
-        self.resnets = nn.ModuleList(_resnet(config, width, out_channels) for width in widths)
-        self.upsamplers = None if last else nn.ModuleList([Upsample2D(out_channels)])
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
-        for resnet in self.resnets:
-            x = resnet(x, None)
-        return x if self.upsamplers is None else self.upsamplers[0](x)
+        super().__init__(config, in_channels, out_channels, config.layers_per_block + 1)
+        self.upsamplers = None if last else nn.ModuleList([Upsample(out_channels)])
 
 
 class MidBlock(nn.Module):
@@ -53,7 +74,7 @@ class MidBlock(nn.Module):
 
     def __init__(self, config: AutoencoderKLConfig, channels: int) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(_resnet(config, channels, channels) for _ in range(2))
+        self.resnets = nn.ModuleList(Resnet(config, channels, channels) for _ in range(2))
         self.attentions = None
         if config.mid_block_add_attention:
             self.attentions = nn.ModuleList([SpatialSelfAttention(channels, groups=config.norm_num_groups, eps=_EPS)])
@@ -64,6 +85,13 @@ class MidBlock(nn.Module):
             x = self.attentions[0](x)
         out: Tensor = self.resnets[1](x, None)
         return out
+
+
+def _layers(blocks: nn.ModuleList) -> Iterator[nn.Module]:
+    """The layers of all levels, from the first to the last."""
+    for block in blocks:
+        for name in ("resnets", "downsamplers", "upsamplers"):
+            yield from getattr(block, name, None) or ()
 
 
 class Encoder(nn.Module):
@@ -83,10 +111,10 @@ class Encoder(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "b rgb h w"]) -> Float[Tensor, "b c2 h8 w8"]:
         x = self.conv_in(pixels_last(pixels))
-        for block in self.down_blocks:
-            x = block(x)
+        for layer in _layers(self.down_blocks):
+            x = layer(x)
         x = self.mid_block(x)
-        moments: Tensor = self.conv_out(activated(functional.silu, self.conv_norm_out(x)))
+        moments: Tensor = normed_conv(x, self.conv_norm_out, functional.silu, self.conv_out)
         return moments
 
 
@@ -107,9 +135,9 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rgb h8 w8"]:
         x = self.mid_block(self.conv_in(pixels_last(latents)))
-        for block in self.up_blocks:
-            x = block(x)
-        pixels: Tensor = self.conv_out(activated(functional.silu, self.conv_norm_out(x)))
+        for layer in _layers(self.up_blocks):
+            x = layer(x)
+        pixels: Tensor = normed_conv(x, self.conv_norm_out, functional.silu, self.conv_out)
         return pixels
 
 

@@ -1,0 +1,71 @@
+"""sd_step: one denoising step of Stable Diffusion 1.5's size, both branches of guidance in one batch."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.harness import Options, Row, at_most, cpu_timed, interleaved, ratio_row, skipped, wall_timed
+from benchmarks.memory import settle
+from benchmarks.peer import diffusers
+from calotype import UNet2DConditionModel
+
+NEEDED = 6e9
+"""Bytes: both networks share one set of weights."""
+SIZES: dict[str, Any] = {"cross_attention_dim": 768}
+TINY: dict[str, Any] = {"block_out_channels": (8, 16, 16, 16), "norm_num_groups": 4, "cross_attention_dim": 768}
+
+
+@torch.no_grad()
+def run(options: Options) -> list[Row]:
+    if options.scale != "smoke" and _free_memory() < NEEDED:
+        return [skipped("one step, SD 1.5 size, 256 pixels", "less than 6 GB of memory are free")]
+    rows = _rows(options)
+    settle()
+    return rows
+
+
+def _rows(options: Options) -> list[Row]:
+    config = options.pick(SIZES, SIZES, TINY)
+    peer, ours = networks("UNet2DConditionModel", UNet2DConditionModel, config)
+    torch.manual_seed(0)
+    x, time, text = torch.randn(2, 4, 32, 32), torch.tensor(500), torch.randn(2, 77, 768)
+    kept = ours.project_text(text)
+    sides = {
+        "ours": lambda: ours(x, time, text, return_dict=False)[0],
+        "kept": lambda: ours(x, time, kept, return_dict=False)[0],
+        "peer": lambda: peer(x, time, text, return_dict=False)[0],
+    }
+    torch.testing.assert_close(sides["ours"](), sides["peer"](), atol=1e-4, rtol=1e-4)
+    rounds = options.rounds_of(full=11, quick=6)
+    rows = []
+    for clock, timed in (("wall", wall_timed), ("CPU", cpu_timed)):
+        times = interleaved({side: timed(work) for side, work in sides.items()}, rounds)
+        for side, what in (("ours", ""), ("kept", ", the text's keys and values kept")):
+            chosen = {"ours": times[side], "peer": times["peer"]}
+            bar = at_most(0.95) if side == "ours" else None
+            rows.append(ratio_row(f"one step, SD 1.5 size, 256 pixels{what}: {clock}", chosen, bar, sides="s"))
+    return rows
+
+
+def networks(peer_name: str, cls: Any, config: dict[str, Any]) -> tuple[Any, Any]:
+    """The peer's network and ours with the same random weights, which are in memory once."""
+    with torch.device("meta"):
+        peer = getattr(diffusers(), peer_name)(**config).eval()
+    peer.to_empty(device="cpu")
+    torch.manual_seed(0)
+    for name, parameter in peer.named_parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(0, parameter[0].numel() ** -0.5)
+        else:
+            parameter.fill_(float("norm" in name and name.endswith("weight")))
+    ours = cls(**config).eval()
+    ours.load_state_dict(peer.state_dict(), assign=True)
+    settle()
+    return peer, ours
+
+
+def _free_memory() -> float:
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    found = dict(line.split(":", 1) for line in lines)
+    return int(found["MemAvailable"].split()[0]) * 1024.0
