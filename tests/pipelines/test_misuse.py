@@ -62,7 +62,7 @@ def test_inserted_units_are_part_of_the_recipe(pipe: TextToImagePipeline, tmp_pa
     with pytest.raises(RepositoryError, match=r"with the units .*inverted, this TextToImagePipeline has"):
         replay(path, pipe=pipe)
     assert replay(path, pipe=other).identical
-    with pytest.raises(ComponentError, match="has inserted units, and a folder holds no code"):
+    with pytest.raises(ComponentError, match="has inserted units, which a folder does not hold"):
         other.save_pretrained(tmp_path / "other")
 
 
