@@ -396,11 +396,13 @@ class Run:
         return {wire: self.results(wire)[0] for wire in self.plan.outputs}
 
     def _needed_later(self) -> list[int]:
-        """The positions after the present node that the outputs depend on, without loops."""
+        """The positions after the present node that the outputs depend on, without loops and what prepares for them."""
         wanted, found = set(self.plan.outputs), []
         for position in range(len(self.plan.nodes) - 1, self.position, -1):
             planned = self.plan.nodes[position]
-            if not planned.node.is_loop and not wanted.isdisjoint(planned.node.writes):
+            if planned.node.is_loop:
+                wanted -= set(planned.node.writes)  # what this loop would go on from stays as it is
+            elif not wanted.isdisjoint(planned.node.writes):
                 found.append(position)
                 wanted |= planned.active.reads
         return found[::-1]

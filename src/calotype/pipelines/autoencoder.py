@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, NewType, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from calotype.errors import InputError
 from calotype.graph.unit import unit
@@ -56,7 +57,7 @@ def pixels(latents: Latents, vae_tile: int | None, *, vae: Autoencoder) -> Pixel
 def pasted(pixels: Pixels, image: Picture, mask_pixels: Float[Tensor, "1 1 h w"]) -> Pixels:
     """What a mask keeps, from the input picture itself."""
     known = to_array(fitted(image, *pixels.shape[-2:])).to(pixels.device)
-    return Pixels(torch.lerp(known, pixels, mask_pixels))
+    return Pixels(torch.lerp(known, pixels, interpolate(mask_pixels, pixels.shape[-2:], mode="bilinear")))
 
 
 @unit

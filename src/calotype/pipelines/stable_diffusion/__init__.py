@@ -1,6 +1,7 @@
 """Stable Diffusion 1, 2 and XL: text to image, from a picture, within a mask, by instruction, and refined."""
 
 from calotype.pipelines.stable_diffusion.ensemble import StableDiffusionXLEnsemblePipeline
+from calotype.pipelines.stable_diffusion.high_resolution import HIGH_RESOLUTION, HIGH_RESOLUTION_XL, high_resolution
 from calotype.pipelines.stable_diffusion.pipeline import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
@@ -14,6 +15,8 @@ from calotype.pipelines.stable_diffusion.sdxl import (
 )
 
 __all__ = [
+    "HIGH_RESOLUTION",
+    "HIGH_RESOLUTION_XL",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "StableDiffusionInstructPix2PixPipeline",
@@ -22,4 +25,5 @@ __all__ = [
     "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline",
     "StableDiffusionXLPipeline",
+    "high_resolution",
 ]
