@@ -67,3 +67,13 @@ def test_a_seed_in_the_configuration_fixes_the_path(oracle):
     scheduler = DPMSolverSDEScheduler(noise_sampler_seed=8, **LATENT)
     scheduler.set_timesteps(4)
     assert not torch.allclose(oracle.trajectory(scheduler, oracle.noise())[-1], ends[0])
+
+
+def test_other_numbers_of_steps_follow_the_same_path(oracle):
+    def end(steps, seed):
+        scheduler = DPMSolverSDEScheduler(use_karras_sigmas=True, **LATENT)
+        scheduler.set_timesteps(steps)
+        return oracle.trajectory(scheduler, oracle.noise(torch.float64), seed=seed)[-1]
+
+    near, far = end(40, 3) - end(80, 3), end(40, 3) - end(40, 4)
+    assert float(near.abs().mean()) < 0.3 * float(far.abs().mean())
