@@ -445,6 +445,52 @@ class DiffusionPipeline:
             cache_dir=cache_dir, local_files_only=local_files_only, device=device, memory=memory, memo=memo,
         )  # fmt: skip
 
+    @classmethod
+    def from_single_file(
+        cls,
+        source: str | PathLike[str],
+        *,
+        filename: str | None = None,
+        config: str | PathLike[str] | None = None,
+        prediction_type: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        revision: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+        device: torch.device | str | None = None,
+        memory: int | str | None = None,
+        memo: int | str = MEMO,
+        **components: Any,
+    ) -> Self:
+        """Load a pipeline from one safetensors file of all its networks, as the code of Stable Diffusion wrote them.
+
+        Such a file has no tokenizer: give it, or a `config=` that has one. `pipe.load_report` says what was left out.
+
+        Args:
+            source: the file; a folder or an id on the hub, whose `filename` it is; or the hub's link to it.
+            config: the folder or the id of a repository of the same family, whose configurations, tokenizers and
+                scheduler are taken, and no weights. By default the published ones are, where the file tells its family.
+            prediction_type: what the denoiser predicts, `"epsilon"` or `"v_prediction"`. Files of 2.x do not show it.
+            dtype, revision, cache_dir, local_files_only, device, memory, memo: as for `from_pretrained`.
+            components: components to use instead of the file's, or that it does not have; `name=None` leaves one out.
+
+        Raises:
+            RepositoryError: there is no such file.
+            WeightsError: the file is damaged, a pickle or an adapter, or holds no network that is known.
+            ComponentError: the file is not one of this pipeline, or a component is in neither place.
+            ConfigError: nothing tells how to build a network or the scheduler, or two things tell otherwise.
+            UnknownInput: a name that is neither a component nor an option.
+        """
+        from calotype.pipelines.single_file import load_single_file  # only who loads needs it
+        from calotype.weights.component import one_dtype
+
+        return load_single_file(
+            cls, source, components, filename=filename, config=config, prediction_type=prediction_type,
+            dtype=one_dtype(dtype, torch_dtype), revision=revision, cache_dir=cache_dir,
+            local_files_only=local_files_only, device=device, memory=memory, memo=memo,
+        )  # fmt: skip
+
     @property
     def load_report(self) -> "LoadReport | None":
         """What loading found; None for a pipeline that was put together by hand."""

@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from functools import reduce
+from operator import or_
 from typing import Any, ClassVar, TypeVar, cast, get_origin, get_type_hints
 
 from calotype.errors import ComponentError, GraphError
@@ -86,10 +88,14 @@ def _admits(kind: Any, value: Any) -> bool:
 
 
 def loaded_type(hint: Any) -> Any:
-    """The type that loading checks a component against: a class, a `"library:Class"`, or None for any."""
+    """The type that loading checks a component against: a class, a union of classes, a `"library:Class"`, or None for
+    any."""
     wanted = unannotated(bare(hint))
     if isinstance(wanted, ComponentRef):
         return wanted.path
+    several = members(wanted)
+    if len(several) > 1 and all(isinstance(m, type) and not getattr(m, "_is_protocol", False) for m in several):
+        return reduce(or_, several)
     return wanted if isinstance(wanted, type) and wanted is not Any else None
 
 

@@ -209,7 +209,7 @@ def _class_of(
                 f"not run because an index says so; make the component yourself and give it as {name}="
             ) from None
         raise RepositoryError(f"{path}: {name!r}: {error}") from None
-    if not _fits(cls, expected):
+    if not fits(cls, expected):
         raise ComponentError(
             f"{path}: {name!r} is {ref}, but the pipeline takes a {_type_name(expected)}; "
             f"give {name}= yourself, or use the pipeline that the folder was made for, {index.class_name!r}"
@@ -328,11 +328,12 @@ def _check_names(what: str, names: Collection[str], known: Collection[str]) -> N
 
 
 def _check_type(name: str, component: Any, expected: Expected) -> None:
-    if component is not None and not _fits(type(component), expected):
+    if component is not None and not fits(type(component), expected):
         raise ComponentError(f"{name}= must be a {_type_name(expected)}, got a {type(component).__qualname__}")
 
 
-def _fits(cls: type[Any], expected: Expected) -> bool:
+def fits(cls: type[Any], expected: Expected) -> bool:
+    """Whether a component of a class is of its expected type."""
     if isinstance(expected, str):
         module, _, name = expected.partition(":")
         names = {base.__name__ for base in cls.__mro__ if base.__module__.partition(".")[0] == module}

@@ -31,6 +31,8 @@ class Family:
     """The scheduler that was published with it, as its configuration file says it, but for the prediction type."""
     pipelines: Mapping[int, str]
     """The pipeline for a denoiser that sees this many channels."""
+    encoders: tuple[str, ...] = ("text_encoder",)
+    """The text encoders that its files have."""
     scaling_factor: float = 0.18215
     latent_channels: int = 4
     prediction_type: str | None = "epsilon"
@@ -57,12 +59,13 @@ FAMILIES = (
         prediction_type=None,
     ),
     Family(
-        "Stable Diffusion XL", "stable-diffusion-xl-v1-base", 2048, _EULER, _PIPELINES_XL, scaling_factor=0.13025,
+        "Stable Diffusion XL", "stable-diffusion-xl-v1-base", 2048, _EULER, _PIPELINES_XL,
+        encoders=("text_encoder", "text_encoder_2"), scaling_factor=0.13025,
     ),
     Family(
         "Stable Diffusion XL's refiner", "stable-diffusion-xl-v1-refiner", 1280, _EULER,
         {4: "StableDiffusionXLImg2ImgPipeline"},
-        scaling_factor=0.13025, settings={"force_zeros_for_empty_prompt": False},
+        encoders=("text_encoder_2",), scaling_factor=0.13025, settings={"force_zeros_for_empty_prompt": False},
     ),
 )  # fmt: skip
 """The families whose files are known."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from types import UnionType
 from typing import Any, overload
 
 import torch
@@ -291,19 +292,21 @@ def _ambiguous(name: str, slots: Sequence[_Slot]) -> str:
 
 def _is_class(kind: Any) -> bool:
     """Whether a component's type tells which network it is: a class of networks, or the name of a class."""
+    if isinstance(kind, UnionType):
+        return all(map(_is_class, kind.__args__))
     return isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, nn.Module))
 
 
-def _is_a(slot: _Slot, kind: type | str) -> bool:
+def _is_a(slot: _Slot, kind: type | UnionType | str) -> bool:
     cls = slot.match.model.cls
-    if isinstance(kind, type):
+    if not isinstance(kind, str):
         return issubclass(cls, kind)
     library, _, name = kind.partition(":")
     return any(base.__name__ == name and base.__module__.partition(".")[0] == library for base in cls.__mro__)
 
 
-def _spelled(kind: type | str) -> str:
-    return kind if isinstance(kind, str) else kind.__name__
+def _spelled(kind: type | UnionType | str) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def _metadata(files: Iterable[SafetensorsFile]) -> dict[str, str]:

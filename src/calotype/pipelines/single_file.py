@@ -1,0 +1,337 @@
+"""What `from_single_file` does: a pipeline out of one file of all its networks, as the original code wrote them."""
+
+import logging
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from calotype.errors import ComponentError, ConfigError, InputError, RepositoryError, WeightsError, did_you_mean
+from calotype.pipelines.declared import declared_settings, wanted_components
+from calotype.pipelines.loading import assemble, refuse_unknown
+from calotype.pipelines.report import LoadReport
+from calotype.weights.components import fetch_index, fits, load_components
+from calotype.weights.files import SafetensorsFile
+from calotype.weights.model_index import ModelIndex, read_json_object
+from calotype.weights.needed import has_weights
+from calotype.weights.original.family import Family, family_of, is_trained_to_pure_noise, prediction_type
+from calotype.weights.original.unused import UNKNOWN, by_kind
+from calotype.weights.pool.catalogue import CATALOGUE
+from calotype.weights.pool.config import ModelConfig
+from calotype.weights.pool.layout import Whole
+from calotype.weights.pool.pool import ModelPool
+from calotype.weights.registry import resolve
+from calotype.weights.repository import Repository, open_repository
+
+if TYPE_CHECKING:
+    from calotype.pipelines.base import DiffusionPipeline
+
+P = TypeVar("P", bound="DiffusionPipeline")
+
+logger = logging.getLogger(__name__)
+
+OPTIONS = (
+    "filename", "config", "prediction_type", "dtype", "torch_dtype", "revision", "cache_dir", "local_files_only",
+)  # fmt: skip
+"""What `from_single_file` takes besides components and the options of the class."""
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+_LINK = re.compile(r"https?://[^/]+/(?P<id>[^/]+/[^/]+)/(?:blob|resolve)/(?P<revision>[^/]+)/(?P<file>[^?#]+)([?#].*)?")
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+_ADAPTER = re.compile(r".*\.(lora_(down|up|A|B)(\.default)?\.weight|lora_(down|up)|hada_w[12]_[ab]|lokr_w[12](_[ab])?)")
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """The file: where it is, what its header says, and of which family that makes it."""
+
+    path: Path
+    source: str
+    revision: str | None
+    whole: Whole
+    family: Family | None
+
+    @property
+    def pipeline(self) -> str | None:
+        """The name of the pipeline that the file is for, where its family tells."""
+        shape = next((s for key, s in self.whole.shapes.items() if key.endswith("input_blocks.0.0.weight")), None)
+        return None if self.family is None or shape is None else self.family.pipelines.get(shape[1])
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The text encoders that the denoiser needs, where its family tells."""
+        return () if self.family is None else self.family.encoders
+
+    def instead_of(self, cls: type) -> str:
+        """What the file looks like and how to load it, for messages; nothing where that is `cls`."""
+        if self.family is None or self.pipeline in (None, cls.__name__):
+            return ""
+        return f"; it looks like one of {self.family.name}: load it with {self.pipeline}.from_single_file"
+
+
+def load_single_file(
+    cls: type[P],
+    source: str | PathLike[str],
+    components: Mapping[str, Any],
+    *,
+    filename: str | None,
+    config: str | PathLike[str] | None,
+    prediction_type: str | None,
+    dtype: Any,
+    revision: str | None,
+    cache_dir: str | PathLike[str] | None,
+    local_files_only: bool,
+    **options: Any,
+) -> P:
+    """The pipeline of `cls`, or of the class that the file's family has where `cls` is the base. See
+    `DiffusionPipeline.from_single_file`."""
+    if prediction_type is not None and prediction_type not in PREDICTIONS:
+        near = did_you_mean(str(prediction_type), PREDICTIONS)
+        raise InputError(f"prediction_type must be one of {', '.join(PREDICTIONS)}, got {prediction_type!r}{near}")
+    if isinstance(dtype, Mapping):
+        raise InputError("from_single_file takes one dtype for all networks; pipe.unet.to(...) changes one of them")
+    where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
+    file = _open(source, filename, revision, where)
+    beside = None if config is None else open_repository(config, **where)
+    index = ModelIndex(cls.__name__, {}) if beside is None else fetch_index(beside)
+    target = _target(cls, file, index)
+    wanted, optional = wanted_components(target, target._declared if target.units else None, index.extras)
+    refuse_unknown(target, components, wanted, method="from_single_file", options=OPTIONS)
+    settings = declared_settings(target._declared) if target.units else frozenset()
+    sought = {n: kind for n, kind in wanted.items() if n not in components and n not in settings}
+
+    pool = ModelPool(ModelConfig(path=file.path, config=_configs(beside, index, sought)), dtype=dtype)
+    networks = {n: kind for n, kind in sought.items() if _is_network(kind)}
+    needed = {n for n in networks if n not in optional or n in file.encoders or index.components.get(n) is not None}
+    _check_fits(target, file, pool, {n: networks[n] for n in networks if n in needed}, wanted)
+    others = _others(beside, index, {n: kind for n, kind in sought.items() if n not in networks}, optional)
+    given = {name: component for name, component in components.items() if component is not None}
+    held = {**others, **given}
+    if "scheduler" in wanted and components.get("scheduler", file) is not None:
+        held["scheduler"] = _scheduler(file, held.get("scheduler"), prediction_type, "scheduler" in given)
+    held |= pool.components_for(networks)
+    read = {f"tokenizer{name.removeprefix('text_encoder')}" for name in held if name.startswith("text_encoder")}
+    _check_there(
+        target, [n for n in sought if n not in held and n not in networks and (n not in optional or n in read)]
+    )
+    extras = {**(file.family.settings if file.family else {}), **index.extras}
+    absent = {name for name in wanted if name not in held and name not in settings}
+    pipe = assemble(target, held, absent, replace(index, extras=extras), **options)
+    pipe._source = file.source if file.revision is None else f"{file.source}@{file.revision}"
+    pipe._report = _reported(file, pool)
+    return pipe
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+
+def _open(
+    source: str | PathLike[str], filename: str | None, revision: str | None, where: Mapping[str, Any]
+) -> _Checkpoint:
+    """The file that `source` means, with its header read and what is no checkpoint refused."""
+    if isinstance(source, str) and source.startswith(("https://", "http://")):
+        if filename is not None or revision is not None:
+            raise InputError(f"{source} names a file and its revision; leave out filename= and revision=")
+        source, revision, filename = _linked(source)
+    path, commit = _path(source, filename, revision, where)
+    if path.suffix.lower() in _PICKLES:
+        raise WeightsError(
+            f"{path} is a pickle, which can run code of whoever made it, and is not loaded; look for the same model as "
+            "a .safetensors file, or convert it where nothing is at stake: "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True)['state_dict'], 'model.safetensors')"
+        )
+    header = SafetensorsFile(path)
+    whole = Whole({key: entry.shape for key, entry in header.entries.items()}, header.metadata)
+    if adapters := [key for key in whole.shapes if _ADAPTER.fullmatch(key)]:
+        raise WeightsError(
+            f"{path} holds the weights of an adapter (LoRA), {adapters[0]!r} and {len(adapters) - 1} more, and no "
+            "networks: it changes a pipeline that is loaded from another file"
+        )
+    name = str(source) if filename is None else f"{source}/{filename}"
+    return _Checkpoint(path, name, commit, whole, family_of(whole))
+
+
+def _linked(link: str) -> tuple[str, str, str]:
+    """The repository, the revision and the file that a link to the hub's page of a file means."""
+    from huggingface_hub import constants
+
+    found = _LINK.fullmatch(link)
+    if found is None or not link.startswith(f"{constants.ENDPOINT}/"):
+        raise RepositoryError(
+            f"{link} is not a link to a file on the hub ({constants.ENDPOINT}); download the file and give its path"
+        )
+    return found["id"], found["revision"], found["file"]
+
+
+def _path(
+    source: str | PathLike[str], filename: str | None, revision: str | None, where: Mapping[str, Any]
+) -> tuple[Path, str | None]:
+    """Where the file is, and the commit that it came from."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        if filename is not None or revision is not None:
+            raise InputError(f"{path} is the file itself; leave out filename= and revision=")
+        return path, None
+    if filename is None and not path.is_dir() and (path.suffix or path.is_absolute()):
+        names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise RepositoryError(f"there is no file {path}{did_you_mean(path.name, names)}")
+    repository = open_repository(source, revision=revision, **where)
+    files = repository.files()
+    if filename is None or filename not in files:
+        there = [file for file in files if file.endswith(".safetensors")]
+        near = did_you_mean(filename, files) if filename else ""
+        raise RepositoryError(
+            f"{repository.name} {f'has no file {filename}{near}' if filename else 'holds several files'}; give "
+            f"filename= of one: {', '.join(there[:_SHOWN]) or 'there is none'}{', ...' if len(there) > _SHOWN else ''}"
+        )
+    return repository.fetch([filename]) / filename, repository.revision
+
+
+# -- the pipeline ------------------------------------------------------------------------------------------------------
+
+
+def _target(cls: type[P], file: _Checkpoint, index: ModelIndex) -> type[P]:
+    """The class to make: `cls`, or where it is the base, the one that the file's family has."""
+    from calotype.pipelines.base import DiffusionPipeline  # it imports this module
+
+    if cls is not DiffusionPipeline:
+        return cls
+    if file.pipeline is None:
+        raise InputError(
+            f"{file.path} does not say which pipeline it is for; call from_single_file on its class: "
+            "StableDiffusionPipeline.from_single_file(...)"
+        )
+    found: Any = resolve("calotype", file.pipeline)
+    target: type[P] = found
+    return target
+
+
+def _is_network(kind: Any) -> bool:
+    """Whether a component of this type comes out of the file: a network of the catalogue."""
+    return kind is not None and any(model.source == kind or _is_a(model.source, kind) for model in CATALOGUE)
+
+
+def _is_a(source: type | str, kind: Any) -> bool:
+    return isinstance(source, type) and not isinstance(kind, str) and issubclass(source, kind)
+
+
+def _configs(beside: Repository | None, index: ModelIndex, sought: Collection[str]) -> dict[str, Any] | None:
+    """The `config.json` of every network, by the catalogue's name of it, where a repository is given that has them."""
+    if beside is None:
+        return None
+    by_class = {_name_of(model.source): model.model_name for model in CATALOGUE}
+    refs = {name: ref for name, ref in index.components.items() if ref is not None and name in sought}
+    paths = {
+        by_class[ref.class_name]: f"{name}/config.json" for name, ref in refs.items() if ref.class_name in by_class
+    }
+    folder = beside.fetch(paths.values())
+    return {model: read_json_object(folder / path, missing="") for model, path in paths.items()}
+
+
+def _name_of(source: type | str) -> str:
+    return source.partition(":")[2] if isinstance(source, str) else source.__name__
+
+
+def _others(
+    beside: Repository | None, index: ModelIndex, sought: Mapping[str, Any], optional: Collection[str]
+) -> dict[str, Any]:
+    """What no file of weights holds: tokenizers and the scheduler, out of a repository."""
+    if beside is None:
+        return {}
+    refs = {name: index.components.get(name) for name in sought}
+    small = {
+        n: sought[n] for n, r in refs.items() if r is not None and not has_weights(resolve(r.library, r.class_name))
+    }
+    found = load_components(beside, small, optional=optional, index=index)
+    return {name: component for name, component in found.items() if component is not None}
+
+
+def _check_fits(
+    cls: type[Any],
+    file: _Checkpoint,
+    pool: ModelPool,
+    networks: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+) -> None:
+    """Raise unless the file has the networks that the pipeline needs, and the pipeline takes those that it has."""
+    there = {model.model_name: CATALOGUE[model.model_name].cls for report in pool.report for model in report.models}
+    alien = [n for n, found in there.items() if not any(k is not None and fits(found, k) for k in wanted.values())]
+    lost = [n for n, kind in networks.items() if not any(fits(found, kind) for found in there.values())]
+    looks = file.instead_of(cls)
+    if alien:
+        raise ComponentError(f"{file.path} holds {', '.join(alien)}, which {cls.__name__} does not take{looks}")
+    if lost:
+        raise ComponentError(
+            f"{file.path} holds {', '.join(there)}, but {cls.__name__} needs {', '.join(lost)} too{looks}; give "
+            f"{lost[0]}= yourself"
+        )
+
+
+def _check_there(cls: type[Any], lost: list[str]) -> None:
+    """Raise when components are missing that no single file holds."""
+    if lost:
+        raise ComponentError(
+            f"{cls.__name__} needs {', '.join(lost)}, which no single file holds: give "
+            f"{', '.join(f'{name}=' for name in lost)}, or config=, the folder or id of a repository of the same "
+            "family that has them"
+        )
+
+
+# -- the scheduler -----------------------------------------------------------------------------------------------------
+
+
+def _scheduler(file: _Checkpoint, found: Any, asked: str | None, is_given: bool) -> Any:
+    """The scheduler that was given or that the repository has, checked against what the file says of itself; or the one
+    that was published with its family.
+
+    Raises:
+        ConfigError: nothing says what the denoiser predicts, or two things say otherwise.
+    """
+    said = prediction_type(file.whole)
+    if found is None:
+        return _published_scheduler(file, asked or said)
+    has = getattr(found.config, "prediction_type", None)
+    if asked is None and said is not None and has is not None and has != said:
+        raise ConfigError(
+            f"{file.path} says that its denoiser predicts {said!r}, but the scheduler is for {has!r}; give "
+            f"prediction_type={said!r} to believe the file, {has!r} to believe the scheduler"
+        )
+    if asked is None or asked == has:
+        return found
+    if is_given:
+        raise InputError(f"scheduler= is for {has!r} and prediction_type={asked!r} is given; give one of them")
+    return type(found)(**{**found.config.model_dump(), "prediction_type": asked})
+
+
+def _published_scheduler(file: _Checkpoint, prediction: str | None) -> Any:
+    family = file.family
+    if family is None:
+        raise ConfigError(
+            f"{file.path} is of no known family, so its scheduler is not known; give scheduler= or config="
+        )
+    prediction = prediction or family.prediction_type
+    if prediction is None:
+        raise ConfigError(
+            f"{file.path} is of {family.name}, whose files look the same whether the denoiser predicts noise (those of "
+            "512 pixels) or velocity (of 768), and it does not say; give prediction_type='epsilon' or 'v_prediction', "
+            "scheduler= or config="
+        )
+    fields = {name: value for name, value in family.scheduler.items() if name != "_class_name"}
+    if is_trained_to_pure_noise(file.whole):
+        fields |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    cls = resolve("diffusers", family.scheduler["_class_name"])
+    return cls(**fields, prediction_type=prediction)
+
+
+def _reported(file: _Checkpoint, pool: ModelPool) -> LoadReport:
+    """What is worth knowing afterwards; also logged."""
+    models = [model for report in pool.report for model in report.models]
+    unclaimed = [key for report in pool.report for key in report.unclaimed]
+    left = by_kind([*unclaimed, *(key for model in models for key in (*model.left_out, *model.extra))])
+    report = LoadReport(file.source, file.revision, left_out=left)
+    if left:
+        logger.log(logging.WARNING if UNKNOWN in left else logging.INFO, "%s", report)
+    return report
