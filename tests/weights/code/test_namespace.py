@@ -123,6 +123,16 @@ def test_what_fails_says_so_and_leaves_nothing_behind(files: dict[str, str], kin
     assert namespaces() == before and len(sys.meta_path) <= finders + 1
 
 
+def test_what_fails_leaves_what_ran_before_alone() -> None:
+    files = {"good.py": b"from .helper import x", "bad.py": b"from .other import y\n1 / 0",
+             "helper.py": b"x = 1", "other.py": b"y = 2"}  # fmt: skip
+    good = run_code(Code("./here", "good.py", files, own=True))
+    before = namespaces()
+    with pytest.raises(RepositoryError, match="ZeroDivisionError"):
+        run_code(Code("./here", "bad.py", files, own=True))
+    assert namespaces() == before and sys.modules[good.__name__] is good
+
+
 def test_an_interruption_passes_through_and_leaves_nothing_behind() -> None:
     before = namespaces()
     with pytest.raises(KeyboardInterrupt):

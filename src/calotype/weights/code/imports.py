@@ -77,8 +77,9 @@ def defines_pipeline(tree: ast.Module) -> bool:
 
 def defines_pack(tree: ast.Module) -> bool:
     """Whether a file seems to define a pack of units: a variable that is a `UnitPack(...)`."""
-    calls = (node.value.func for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call))
-    return any(getattr(call, "id", getattr(call, "attr", "")) == "UnitPack" for call in calls)
+    values = [node.value for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    made = [value.func for value in values if isinstance(value, ast.Call)]
+    return any(getattr(call, "id", getattr(call, "attr", "")) == "UnitPack" for call in made)
 
 
 def declared_requirements(where: str, source: bytes) -> tuple[str, ...]:

@@ -82,6 +82,8 @@ def hub_code(name: str, revision: str | None, file: str | None = None, **options
             gate then refuses.
     """
     repository = open_repository(name, revision=revision or Consent().revision_of(name), **options)
+    if isinstance(repository, Folder):
+        raise RepositoryError(f"{name} is a folder here, not a repository on a hub; write './{name}' for the folder")
     tree = RepositoryTree(repository)
     where = f"{name} at {repository.revision}"
     if file is not None:

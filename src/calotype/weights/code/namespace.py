@@ -86,11 +86,14 @@ def _ships(code: Code) -> bool:
 
 
 def _run(name: str, code: Code) -> ModuleType:
+    before = _modules_in(name)
     try:
         return import_module(f"{name}.{code.module}")
     except BaseException as error:
-        for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+        for module in _modules_in(name) - before:
             del sys.modules[module]
+        if not before:
+            del sys.modules[name]
         if isinstance(error, CalotypeError):
             error.add_note(f"while {code.where} was run")
             raise
@@ -99,6 +102,10 @@ def _run(name: str, code: Code) -> ModuleType:
         if isinstance(error, Exception | SystemExit):
             raise RepositoryError(f"{code.where} failed when it was run: {type(error).__name__}: {error}") from error
         raise
+
+
+def _modules_in(package: str) -> set[str]:
+    return {module for module in list(sys.modules) if module.startswith(f"{package}.")}
 
 
 def _lacks(name: str, code: Code, error: ImportError) -> str:
