@@ -41,7 +41,7 @@ def _rows(options: Options) -> list[Row]:
     rows = []
     for clock, timed in (("wall", wall_timed), ("CPU", cpu_timed)):
         times = interleaved({side: timed(work) for side, work in sides.items()}, rounds)
-        for side, what in (("ours", ""), ("kept", ", the text's keys and values kept")):
+        for side, what in (("ours", ""), ("kept", ", text projected once")):
             chosen = {"ours": times[side], "peer": times["peer"]}
             bar = at_most(0.95) if side == "ours" else None
             rows.append(ratio_row(f"one step, SD 1.5 size, 256 pixels{what}: {clock}", chosen, bar, sides="s"))

@@ -50,7 +50,7 @@ def _rows(name: str, config: dict[str, Any], options: Options) -> list[Row]:
     rows = []
     for what, given, bar in (
         ("", text, at_most(BARS[name])),
-        (", the text's keys and values kept", ours.project_text(text), None),
+        (", text projected once", ours.project_text(text), None),
     ):
         sides = {"ours": _forward(ours, x, time, given, more), "peer": _forward(peer, x, time, text, more)}
         torch.testing.assert_close(sides["ours"](), sides["peer"](), atol=1e-4, rtol=1e-4)
@@ -62,9 +62,9 @@ def _rows(name: str, config: dict[str, Any], options: Options) -> list[Row]:
         times = {side: [1e3 * t for t in values] for side, values in times.items()}
         counts = {f"ops_{side}": count for side, count in ops.items()}
         rows += [
-            ratio_row(f"{title}: host time{what}", times, bar, sides="ms CPU", counts=counts),
+            ratio_row(f"{title}{what}: host time", times, bar, sides="ms CPU", counts=counts),
             count_row(
-                f"{title}: operations{what}", round(ops["ours"] / ops["peer"], 3), at_most(1.0), unit="x",
+                f"{title}{what}: operations", round(ops["ours"] / ops["peer"], 3), at_most(1.0), unit="x",
                 ours=ops["ours"], peer=ops["peer"], sides="ops",
             ),
         ]  # fmt: skip

@@ -77,7 +77,7 @@ class UNet2DConditionConfig(NetworkConfig):
     projection_class_embeddings_input_dim: PositiveInt | None = None
     attention_type: Literal["default"] = "default"
     class_embeddings_concat: Literal[False] = False
-    mid_block_only_cross_attention: bool | None = None
+    mid_block_only_cross_attention: Literal[False] | None = None
     cross_attention_norm: None = None
     addition_embed_type_num_heads: int = 64
 
