@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 
-from calotype import DiffusionPipeline
+from calotype import DiffusionPipeline, ModelConfig
 from calotype.errors import InputError, RepositoryError, UntrustedCode
 from calotype.pipelines.custom import is_guest
 from calotype.weights.code.consent import Consent
@@ -90,6 +90,12 @@ def test_options_of_a_guest(weights: Path, file: Path) -> None:
         InputError, match=r"variant must be one word for .*, a pipeline of diffusers, got {'unet': 'fp16'}"
     ):
         DiffusionPipeline.from_pretrained(weights, custom_pipeline=file, variant={"unet": "fp16"})
+
+
+def test_a_guest_takes_no_single_files(weights: Path, file: Path) -> None:
+    files = ModelConfig(path=str(weights / "unet" / "diffusion_pytorch_model.safetensors"))
+    with pytest.raises(InputError, match="is a pipeline of diffusers, which loads a folder or an id, not files"):
+        DiffusionPipeline.from_pretrained(files, custom_pipeline=file)
 
 
 def test_a_guest_on_a_hub_needs_consent_and_fetches_no_pickle(

@@ -59,6 +59,8 @@ def load_pipeline(
     if custom is None and custom_revision is not None:
         raise InputError(f"custom_revision={custom_revision!r} is of a custom_pipeline=, which was not given")
     if not isinstance(source, str | PathLike):
+        if custom is not None and is_guest(custom):
+            raise InputError(f"{custom.__name__} is a pipeline of diffusers, which loads a folder or an id, not files")
         pool = open_pool(source, {"variant": variant, "check": check, "revision": revision}, dtype=dtype, **where)
         return _from_pool(custom or cls, pool, components, only=only, device=device, memory=memory, memo=memo)
     repository = open_repository(source, revision=revision, **where)
