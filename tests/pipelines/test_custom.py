@@ -270,6 +270,20 @@ def test_saved_code_travels_and_loads_again_in_a_fresh_process(weights: Path, tm
         DiffusionPipeline.from_pretrained(tmp_path / "moved")
 
 
+def test_a_save_is_kept_where_no_approval_can_be_recorded(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = DiffusionPipeline.from_pretrained(weights, custom_pipeline=write(tmp_path / "source", CODE))
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("CALOTYPE_HOME", str(tmp_path / "a file" / "in it"))
+    pipe.save_pretrained(tmp_path / "saved")
+    assert "is saved, but not approved" in caplog.text
+    assert f"calotype trust {tmp_path / 'saved'}" in caplog.text
+    monkeypatch.setenv("CALOTYPE_HOME", str(tmp_path / "home"))
+    with pytest.raises(UntrustedCode):
+        DiffusionPipeline.from_pretrained(tmp_path / "saved")
+
+
 def test_a_shipped_class_is_saved_with_its_code_and_needs_no_consent(weights: Path, tmp_path: Path) -> None:
     pipe = DiffusionPipeline.from_pretrained(weights, custom_pipeline="one_step_unet")
     pipe.save_pretrained(tmp_path / "saved")

@@ -1,5 +1,6 @@
 """Pipelines and packs of units from code of others: the one class or pack in a file, and the code of a class."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from os import PathLike
@@ -19,6 +20,8 @@ from calotype.weights.repository import Repository
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
+
+logger = logging.getLogger(__name__)
 
 COMMUNITY = "calotype.community"
 
@@ -80,9 +83,15 @@ def as_pack(pack: UnitPack | Sequence[Node] | str | PathLike[str], revision: str
 
 
 def saved(code: Code, folder: Path) -> None:
-    """Record that code which this user ran and saved in a folder may run from it: exactly these bytes."""
-    if code.digest not in {shipped_code(name).digest for name in shipped_names()}:
-        Consent().approve(Code(str(folder.resolve()), code.main, code.files), "saved")
+    """Record that code which this user ran and saved in a folder may run from it: exactly these bytes. Where that
+    cannot be recorded, the folder is saved all the same, and this is logged."""
+    if code.digest in {shipped_code(name).digest for name in shipped_names()}:
+        return
+    kept = Code(str(folder.resolve()), code.main, code.files)
+    try:
+        Consent().approve(kept, "saved")
+    except (OSError, RepositoryError) as error:
+        logger.warning("%s is saved, but not approved (%s); to load it: %s", folder, error, kept.approval_command)
 
 
 def run(code: Code) -> ModuleType:
