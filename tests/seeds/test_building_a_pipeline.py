@@ -1,9 +1,7 @@
 """The code of the first document, run after the edits that `docs/seeds.md` lists."""
 
-import difflib
 import re
 import threading
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,8 @@ from calotype import DiffusionPipeline
 from calotype.compat.diffsynth import ModelConfig
 from calotype.errors import ComponentError, ComponentNotLoaded, GraphError
 from seeds.building_a_pipeline import NewDiffSynthPipeline, QwenImageUnit_EntityControl
+from seeds.edits import listed, made, printed
 
-HERE = Path(__file__).parent
 EMOJI = Path(calotype.__file__).parent / "assets" / "emoji-64"
 SMALL = {"height": 64, "width": 64}
 
@@ -24,33 +22,9 @@ SMALL = {"height": 64, "width": 64}
 # -- the edits ---------------------------------------------------------------------------------------------------------
 
 
-def printed():
-    """The lines of the document's blocks."""
-    text = (HERE / "building-a-pipeline.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 7
-    return [line.rstrip() for block in blocks for line in block.splitlines() if line.strip()]
-
-
-def listed(section):
-    """The lines that a section of `docs/seeds.md` says were taken out, and those put in."""
-    page = (HERE.parent.parent / "docs" / "seeds.md").read_text(encoding="utf-8")
-    (body,) = re.findall(rf"^## {section}$(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
-    rows = [row.split("|")[1:-1] for row in body.splitlines() if row.startswith("| ")][1:]
-    assert all(len(cells) == 3 and cells[2].strip() for cells in rows), "a row has three cells, the last a reason"
-    return [Counter(line for cells in rows for line in re.findall(r"`([^`]+)`", cells[column])) for column in (0, 1)]
-
-
 def test_the_program_is_what_the_document_prints_but_for_the_listed_edits():
-    ours = (HERE / "building_a_pipeline.py").read_text(encoding="utf-8").splitlines()
-    before, after = printed(), [line.rstrip() for line in ours if line.strip()]
-    taken_out, put_in = Counter(), Counter()
-    for _, i1, i2, j1, j2 in (
-        c for c in difflib.SequenceMatcher(None, before, after, False).get_opcodes() if c[0] != "equal"
-    ):
-        taken_out.update(line.strip() for line in before[i1:i2])
-        put_in.update(line.strip() for line in after[j1:j2])
-    assert [taken_out, put_in] == listed("The first document")
+    edits = made(printed("building-a-pipeline.md", blocks=7), "building_a_pipeline.py")
+    assert edits == listed("The first document")
 
 
 # -- the program -------------------------------------------------------------------------------------------------------

@@ -1,9 +1,6 @@
 """The code of the second document, run as one program against a hub, after the edits that `docs/seeds.md` lists."""
 
-import difflib
 import json
-import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from calotype.errors import UntrustedCode
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.locate import locate
 from hub import Hub
+from seeds.edits import listed, made, printed
 
 HERE = Path(__file__).parent
 PROGRAM = HERE / "contribute_a_community_pipeline.py"
@@ -34,32 +32,13 @@ SCHEDULER = {
 }  # fmt: skip
 
 
-def printed() -> list[str]:
-    text = (HERE / "contribute-a-community-pipeline.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
-    return [line.rstrip() for block in blocks for line in block.splitlines() if line.strip()]
-
-
-def listed() -> list[Counter[str]]:
-    """The lines that `docs/seeds.md` says were taken out, and those put in."""
-    page = (HERE.parent.parent / "docs" / "seeds.md").read_text(encoding="utf-8")
-    (body,) = re.findall(r"^## The second document$(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
-    rows = [row.split("|")[1:-1] for row in body.splitlines() if row.startswith("| ")][1:]
-    assert rows and all(len(cells) == 3 and cells[2].strip() for cells in rows)
-    return [Counter(line for cells in rows for line in re.findall(r"`([^`]+)`", cells[column])) for column in (0, 1)]
+PRINTED = printed("contribute-a-community-pipeline.md", blocks=5)
 
 
 def test_the_program_is_what_the_document_prints_but_for_the_listed_edits() -> None:
-    before, after = printed(), [line for line in PROGRAM.read_text(encoding="utf-8").splitlines() if line.strip()]
-    out, put_in = Counter[str](), Counter[str]()
-    for kind, i1, i2, j1, j2 in difflib.SequenceMatcher(None, before, after, False).get_opcodes():
-        if kind != "equal":
-            out.update(line.strip() for line in before[i1:i2])
-            put_in.update(line.strip() for line in after[j1:j2])
-    assert [set(out), set(put_in)] == [set(lines) for lines in listed()]
-    assert all(line.partition(" import ")[0] in ("from calotype", "unet = UNet2DModel(sample_size=32, "
-               "block_out_channels=(32, 32, 32, 32))") for line in put_in)  # fmt: skip
+    edits = made(PRINTED, PROGRAM.name)
+    assert [set(lines) for lines in edits] == [set(lines) for lines in listed("The second document")]
+    assert edits[1].total() == 5, "four imports and one constructor, and no line besides"
 
 
 def test_what_ships_is_the_printed_class() -> None:
@@ -67,8 +46,8 @@ def test_what_ships_is_the_printed_class() -> None:
         return [line for line in lines if '"""' not in line and "import" not in line]
 
     ours = Path(one_step_unet.__file__).read_text(encoding="utf-8").splitlines()
-    end = printed().index("        return scheduler_output") + 1
-    assert stripped([line for line in ours if line.strip()]) == stripped(printed()[:end])
+    end = PRINTED.index("        return scheduler_output") + 1
+    assert stripped([line for line in ours if line.strip()]) == stripped(PRINTED[:end])
 
 
 @pytest.fixture
