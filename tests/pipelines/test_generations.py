@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import CLIPTextModel
 
 from calotype.pipelines.generations import Generations
+from tiny_sd import text_config, tiny_tokenizer
 
 
 class Layer(nn.Module):
@@ -197,3 +199,15 @@ def test_none_and_inference_tensors():
     with torch.inference_mode():
         network = nn.Linear(2, 2)
     assert generations.of("y", network) == generations.of("y", network)
+
+
+def test_a_text_encoder_is_no_other_after_it_handed_out_hidden_states():
+    tokenizer = tiny_tokenizer()
+    encoder = CLIPTextModel(text_config(tokenizer)).eval()
+    generations = Generations()
+    first = generations.of("text_encoder", encoder)
+    with torch.no_grad():
+        encoder(torch.tensor([[1, 2, 3]]), output_hidden_states=True)
+    assert generations.of("text_encoder", encoder) == first
+    encoder.encoder.layers[0].register_forward_hook(lambda module, inputs, output: output)
+    assert generations.of("text_encoder", encoder) != first
