@@ -11,18 +11,20 @@ from calotype.sampling import LMSDiscreteScheduler
 LMS = "LMSDiscreteScheduler"
 STEPS = (1, 2, 5, 20)
 LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SHORT = {"num_train_timesteps": 100, "beta_schedule": "scaled_linear", "beta_start": 0.0085, "beta_end": 0.12}
+"""A short chain: the reference integrates slowly."""
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 SPACINGS = ("leading", "linspace", "trailing")
 
 
 @pytest.mark.parametrize(("prediction", "spacing"), [*itertools.product(PREDICTIONS, SPACINGS)])
 def test_trajectories_equal_the_reference(oracle, prediction, spacing):
-    oracle.compare(LMS, steps=STEPS, prediction_type=prediction, timestep_spacing=spacing, **LATENT)
+    oracle.compare(LMS, steps=STEPS, prediction_type=prediction, timestep_spacing=spacing, **SHORT)
 
 
 @pytest.mark.parametrize("ramp", ["karras", "exponential", "beta"])
 def test_ramps_equal_the_reference(oracle, ramp):
-    oracle.compare(LMS, steps=STEPS, **{f"use_{ramp}_sigmas": True}, **LATENT)
+    oracle.compare(LMS, steps=STEPS, **{f"use_{ramp}_sigmas": True}, **SHORT)
 
 
 def test_a_start_part_of_the_way_begins_with_order_1(oracle):

@@ -15,6 +15,9 @@ from calotype.sampling.solver import Ddpm, VarianceType
 from calotype.sampling.spacing import Spacing
 from calotype.sampling.stateful import Device, Generators, answer, source, steps_asked, steps_or_custom
 
+FOREIGN = {"variance_type": frozenset({None})}
+"""What other schedulers have for these fields."""
+
 
 class DDPMConfig(Training, Clipped, Thresholded, Spaced):
     """The ecosystem's configuration of DDPM."""
@@ -33,7 +36,7 @@ class DDPMScheduler(WholeTimesteps):
     config: DDPMConfig
     noise_schedule: VariancePreserving
     solver: Ddpm
-    foreign = {"variance_type": frozenset({None})}  # noqa: RUF012
+    foreign = FOREIGN
 
     def _compose(self) -> None:
         super()._compose()

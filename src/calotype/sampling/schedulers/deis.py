@@ -10,6 +10,12 @@ from calotype.sampling.schedulers.training import PreservingRatios
 from calotype.sampling.solvers.deis import Deis
 from calotype.sampling.stateful import Device, steps_asked, steps_or_custom
 
+FOREIGN = {
+    "algorithm_type": frozenset({"dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"}),
+    "solver_type": frozenset({"midpoint", "heun", "bh1", "bh2"}),
+}
+"""What other schedulers have for these fields."""
+
 
 class DEISConfig(Training, Ramped, FlowShifted, Thresholded, Spaced):
     """The ecosystem's configuration of DEIS."""
@@ -32,10 +38,7 @@ class DEISMultistepScheduler(PreservingRatios):
 
     Config = DEISConfig
     config: DEISConfig
-    foreign = {  # noqa: RUF012
-        "algorithm_type": frozenset({"dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"}),
-        "solver_type": frozenset({"midpoint", "heun", "bh1", "bh2"}),
-    }
+    foreign = FOREIGN
 
     def _compose_levels(self, table: tuple[float, ...]) -> None:
         config = self.config

@@ -16,6 +16,9 @@ from calotype.sampling.solver import Euler
 from calotype.sampling.solvers.dpm_multistep import DpmMultistep, SolverType
 from calotype.sampling.stateful import ByIndex, Generators, source
 
+FOREIGN = {"algorithm_type": frozenset({"deis"}), "solver_type": frozenset({"logrho", "bh1", "bh2"})}
+"""What other schedulers have for these fields."""
+
 
 class EDMConfig(SchedulerConfig):
     """What the ecosystem's configurations for EDM have in common."""
@@ -127,7 +130,7 @@ class EDMDPMSolverMultistepScheduler(_Preconditioned):
     Config = EDMDPMSolverMultistepConfig
     config: EDMDPMSolverMultistepConfig
     alone = True
-    foreign = {"algorithm_type": frozenset({"deis"}), "solver_type": frozenset({"logrho", "bh1", "bh2"})}  # noqa: RUF012
+    foreign = FOREIGN
 
     def _compose(self) -> None:
         super()._compose()

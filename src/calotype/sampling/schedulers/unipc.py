@@ -11,6 +11,9 @@ from calotype.sampling.schedulers.training import PreservingRatios
 from calotype.sampling.solvers.unipc import UniPc
 from calotype.sampling.stateful import Device, steps_asked
 
+FOREIGN = {"solver_type": frozenset({"midpoint", "heun", "logrho"})}
+"""What other schedulers have for these fields."""
+
 
 class UniPCConfig(Training, Ramped, FlowShifted, Thresholded, Spaced):
     """The ecosystem's configuration of UniPC. `solver_p`, a scheduler object there, is not supported."""
@@ -44,7 +47,7 @@ class UniPCMultistepScheduler(PreservingRatios):
 
     Config = UniPCConfig
     config: UniPCConfig
-    foreign = {"solver_type": frozenset({"midpoint", "heun", "logrho"})}  # noqa: RUF012
+    foreign = FOREIGN
 
     def _compose_levels(self, table: tuple[float, ...]) -> None:
         config = self.config
