@@ -19,6 +19,7 @@ CASES = {
     "EulerDiscreteScheduler": {"use_karras_sigmas": True, "sigma_max": 12.5, "prediction_type": "v_prediction"},
     "EulerAncestralDiscreteScheduler": {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
     "FlowMatchEulerDiscreteScheduler": {"shift": 3.0, "shift_terminal": 0.02, "use_dynamic_shifting": True},
+    "FlowMatchHeunDiscreteScheduler": {"shift": 3.0},
     "PNDMScheduler": {"skip_prk_steps": True, "steps_offset": 1},
     "LMSDiscreteScheduler": {"use_karras_sigmas": True},
     "HeunDiscreteScheduler": {"beta_schedule": "exp", "clip_sample": True},

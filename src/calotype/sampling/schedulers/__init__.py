@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from calotype.sampling.schedulers.edm import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
     from calotype.sampling.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
     from calotype.sampling.schedulers.flow_match_euler import FlowMatchEuler, FlowMatchEulerDiscreteScheduler
+    from calotype.sampling.schedulers.flow_match_heun import FlowMatchHeunDiscreteScheduler
     from calotype.sampling.schedulers.heun import HeunDiscreteScheduler
     from calotype.sampling.schedulers.kdpm2 import KDPM2AncestralDiscreteScheduler, KDPM2DiscreteScheduler
     from calotype.sampling.schedulers.lcm import LCMScheduler, TCDScheduler
@@ -39,6 +40,7 @@ _WHERE = {
     "EulerAncestralDiscreteScheduler": "euler",
     "EulerDiscreteScheduler": "euler",
     "FlowMatchEuler": "flow_match_euler",
+    "FlowMatchHeunDiscreteScheduler": "flow_match_heun",
     "FlowMatchEulerDiscreteScheduler": "flow_match_euler",
     "HeunDiscreteScheduler": "heun",
     "KDPM2AncestralDiscreteScheduler": "kdpm2",
@@ -65,6 +67,7 @@ __all__ = [
     "EulerDiscreteScheduler",
     "FlowMatchEuler",
     "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
     "HeunDiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",

@@ -39,7 +39,33 @@ class FlowMatchEulerConfig(Ramped):
         return self
 
 
-class FlowMatchEulerDiscreteScheduler(ByIndex):
+class FlowMatchScheduler(ByIndex):
+    """What the schedulers of flow matching share."""
+
+    family = "flow"
+    alone = True
+    noise_schedule: FlowMatching
+
+    @property
+    def shift(self) -> float:
+        """The static shift."""
+        return float(self.config.shift)
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The sample as it is: flow-matching networks are shown it unscaled."""
+        return sample
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """Noised samples [B, ...] at timesteps [B] of the schedule: `sigma * noise + (1 - sigma) * sample`."""
+        sigma = self._levels_at(timestep, sample)
+        return (sigma * noise + (1.0 - sigma) * sample).to(sample.dtype)
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """`scale_noise` under the name, and with the order, that other schedulers have."""
+        return self.scale_noise(original_samples, timesteps, noise)
+
+
+class FlowMatchEulerDiscreteScheduler(FlowMatchScheduler):
     """Euler's method on the straight flow from noise to data, with the ecosystem's keywords and defaults.
 
     Source: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis".
@@ -47,9 +73,6 @@ class FlowMatchEulerDiscreteScheduler(ByIndex):
 
     Config = FlowMatchEulerConfig
     config: FlowMatchEulerConfig
-    family = "flow"
-    alone = True
-    noise_schedule: FlowMatching
     solver: Euler | Renoise
 
     def _compose(self) -> None:
@@ -66,11 +89,6 @@ class FlowMatchEulerDiscreteScheduler(ByIndex):
             ramp=one_ramp(config),
             inverted=config.invert_sigmas,
         )
-
-    @property
-    def shift(self) -> float:
-        """The static shift."""
-        return self.config.shift
 
     def set_timesteps(
         self,
@@ -97,19 +115,6 @@ class FlowMatchEulerDiscreteScheduler(ByIndex):
             raise MissingInput("give one of num_inference_steps, sigmas, timesteps")
         mu = mu if self.config.use_dynamic_shifting else None  # pipelines of the ecosystem always pass it
         self._set(self.schedule(steps, sigmas=sigmas, mu=mu, timesteps=timesteps), device)
-
-    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """The sample as it is: flow-matching networks are shown it unscaled."""
-        return sample
-
-    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """Noised samples [B, ...] at timesteps [B] of the schedule: `sigma * noise + (1 - sigma) * sample`."""
-        sigma = self._levels_at(timestep, sample)
-        return (sigma * noise + (1.0 - sigma) * sample).to(sample.dtype)
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """`scale_noise` under the name, and with the order, that other schedulers have."""
-        return self.scale_noise(original_samples, timesteps, noise)
 
     def step(
         self,
