@@ -3,13 +3,12 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from calotype.sampling.levels import Levels, Path
 from calotype.sampling.solver import Prediction, SolverWithState, State, follow
 from calotype.sampling.solvers.dpm_multistep import orders
-from calotype.sampling.solvers.lagrange import integrated, remembered
+from calotype.sampling.solvers.lagrange import Polynomial, integrated, remembered, value
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,10 @@ class Deis(SolverWithState):
         return integrated(now, history[: now.note], math.log, _integral), history
 
 
-def _integral(polynomial: np.poly1d, start: float, end: float) -> float:
+def _integral(polynomial: Polynomial, start: float, end: float) -> float:
     """Of `p(log rho)` over rho. By parts, an antiderivative is `rho (p - p' + p'' - ...)(log rho)`."""
-    alternating, derivative = polynomial, polynomial.deriv()
-    for k in range(1, polynomial.order + 1):
-        alternating, derivative = alternating + (-1.0) ** k * derivative, derivative.deriv()
-    return float(end * alternating(math.log(end)) - start * alternating(math.log(start)))
+    alternating = list(polynomial)
+    for power in range(len(polynomial) - 2, -1, -1):  # q = p - q' from the highest power down
+        alternating[power] -= (power + 1) * alternating[power + 1]
+    whole = tuple(alternating)
+    return end * value(whole, math.log(end)) - start * value(whole, math.log(start))

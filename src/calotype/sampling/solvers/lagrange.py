@@ -6,7 +6,6 @@ some coordinate of rho through the noises at the last levels, `y' = y + sum_j c_
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,10 @@ from calotype.sampling.solver import Prediction
 History = tuple[tuple[Level, Tensor], ...]
 """Predictions and the levels that they are of, the latest first."""
 
-Integrate = Callable[[np.poly1d, float, float], float]
+Polynomial = tuple[float, ...]
+"""Coefficients of the powers 0, 1, 2, ..."""
+
+Integrate = Callable[[Polynomial, float, float], float]
 """The integral of a polynomial in the coordinate, over rho from one value to another."""
 
 
@@ -37,11 +39,21 @@ def integrated(now: Prediction, history: History, coordinate: Callable[[float], 
     return moved
 
 
-def basis(nodes: Sequence[float], j: int) -> np.poly1d:
+def basis(nodes: Sequence[float], j: int) -> Polynomial:
     """The Lagrange polynomial that is 1 at node j and 0 at the others."""
-    others = [node for k, node in enumerate(nodes) if k != j]
-    numerator = np.poly1d(others, r=True) if others else np.poly1d([1.0])
-    return numerator / float(np.prod([nodes[j] - node for node in others]))
+    made = [1.0]
+    for node in (*nodes[:j], *nodes[j + 1 :]):
+        length = nodes[j] - node  # times (t - node) / length
+        made = [(low - node * high) / length for low, high in zip([0.0, *made], [*made, 0.0], strict=True)]
+    return tuple(made)
+
+
+def value(polynomial: Polynomial, t: float) -> float:
+    """The polynomial at t, by Horner's rule."""
+    found = 0.0
+    for coefficient in reversed(polynomial):
+        found = found * t + coefficient
+    return found
 
 
 def ratio(level: Level) -> float:

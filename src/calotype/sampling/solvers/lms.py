@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from calotype.sampling.solver import Prediction, SolverWithState, State
-from calotype.sampling.solvers.lagrange import integrated, remembered
+from calotype.sampling.solvers.lagrange import Polynomial, integrated, remembered, value
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,6 @@ class Lms(SolverWithState):
         return integrated(now, history, lambda rho: rho, _integral), history
 
 
-def _integral(polynomial: np.poly1d, start: float, end: float) -> float:
-    whole = polynomial.integ()
-    return float(whole(end) - whole(start))
+def _integral(polynomial: Polynomial, start: float, end: float) -> float:
+    whole = (0.0, *(coefficient / (power + 1) for power, coefficient in enumerate(polynomial)))
+    return value(whole, end) - value(whole, start)
