@@ -10,7 +10,7 @@ from calotype._names import PUBLIC
 
 if TYPE_CHECKING:
     from calotype.graph.branches import Branch, Branches, NegativeOf
-    from calotype.graph.hints import Component, Each, Pad
+    from calotype.graph.hints import Component, Each, Pad, Settings
     from calotype.graph.inputs import Inputs
     from calotype.graph.unit import State, takes_over, unit
     from calotype.models.autoencoder_kl import AutoencoderKL
@@ -119,6 +119,7 @@ __all__ = [
     "Pad",
     "Picture",
     "Scheduler",
+    "Settings",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "StableDiffusionInstructPix2PixPipeline",

@@ -10,6 +10,7 @@ PUBLIC: dict[str, str] = {
     "Component": "calotype.graph.hints",
     "Each": "calotype.graph.hints",
     "Pad": "calotype.graph.hints",
+    "Settings": "calotype.graph.hints",
     "Inputs": "calotype.graph.inputs",
     "State": "calotype.graph.unit",
     "takes_over": "calotype.graph.unit",
