@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 
-from calotype.sampling import PNDMScheduler
+from calotype.sampling import EulerDiscreteScheduler, PNDMScheduler
+from calotype.sampling.parameterization import VPrediction
+from calotype.sampling.solvers.pndm import Pndm
 
 PNDM = "PNDMScheduler"
 LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -59,3 +61,16 @@ def test_a_loop_that_starts_part_of_the_way_visits_each_level(oracle):
     for i in range(len(levels)):
         pure, state = scheduler.advance(pure, pure * 0.3, levels, i, state)
     torch.testing.assert_close(x, pure)
+
+
+def test_the_solver_reads_networks_that_are_shown_scaled_latents(oracle):
+    """On levels of variance-exploding noise it moves as on the same levels that preserve the variance."""
+    euler = EulerDiscreteScheduler(prediction_type="v_prediction", timestep_spacing="trailing", **LATENT)
+    solver, clean = Pndm(VPrediction()), oracle.noise(torch.float64)
+    levels, state = euler.schedule(8, solver=solver), None
+    x = euler.initial(clean.flip(0), levels)
+    for i in range(len(levels)):
+        here, shown = levels.here[i], euler.model_input(x, levels, i)
+        alpha, sigma = here.alpha * here.scale, here.sigma * here.scale
+        x, state = euler.advance(x, (alpha * shown - clean) / sigma, levels, i, state)  # v of that clean sample
+    torch.testing.assert_close(x, clean, rtol=0.05, atol=0.05)

@@ -60,7 +60,6 @@ class Pndm(SolverWithState):
             turns.append((path.here[i], path.there[i], Turn("multistep", path.here[i])))
             if i == 0 and len(path) > 1:
                 turns.append(_again(path, levels))
-                continue
         here, there, notes = zip(*turns, strict=True)
         return Path(here, there, path.init_sigma, notes)
 
@@ -81,7 +80,8 @@ class Pndm(SolverWithState):
         return self._along(_mixed(RUNGE_KUTTA, outputs), memory.x, start, now.there), Memory(memory.outputs)
 
     def _along(self, output: Tensor, x: Tensor, start: Level, there: Level) -> Tensor:
-        noise = self.parameterization.noise(start.alpha, start.sigma).of(x, output)
+        alpha, sigma = start.alpha * start.scale, start.sigma * start.scale
+        noise = self.parameterization.noise(alpha, sigma).of(x if start.scale == 1.0 else x * start.scale, output)
         return follow(x, noise, start, there)
 
 
