@@ -324,3 +324,18 @@ def test_a_pipeline_without_a_call_or_a_count_of_steps_is_not_planned():
 
     with pytest.raises(GraphError, match=r"NoSteps.__call__ takes no num_inference_steps"):
         NoSteps(loop=model_fn).draw()
+
+
+def test_the_engine_refuses_a_unit_that_sets_the_steps():
+    class Sets(Latents):
+        def process(self, pipe, noise):
+            pipe.scheduler.set_timesteps(2)
+            return {"latents": noise}
+
+    with pytest.raises(GraphError, match="a unit sets the scheduler's steps, which the engine has set already"):
+        small(units=[Noise(), Prompt(), Sets()]).engine(prompt="a", seed=0)
+
+
+def test_the_engine_takes_a_scale_that_is_a_number():
+    with pytest.raises(InputError, match="cfg_scale must be a finite number, got 'four'"):
+        small().engine(prompt="a", seed=0, cfg_scale="four")

@@ -11,7 +11,7 @@ from PIL import Image
 from calotype import FlowMatchEuler
 from calotype.compat.diffsynth import BasePipeline, FlowMatchScheduler, PipelineUnit
 from calotype.compat.diffsynth.calls import uses_any_keyword
-from calotype.errors import ComponentNotLoaded, GraphError, InputError, MissingInput, UnknownInput
+from calotype.errors import ComponentError, ComponentNotLoaded, GraphError, InputError, MissingInput, UnknownInput
 from compat.small import Latents, Net, Noise, Prompt, Small, Text, Vae, model_fn, small, unit
 
 # -- declarations ------------------------------------------------------------------------------------------------------
@@ -388,3 +388,53 @@ def test_a_gpu_that_is_not_there_is_refused():
         pytest.skip("there is one")
     with pytest.raises(InputError, match="device 'cuda' is not there"):
         BasePipeline(device="cuda")
+
+
+# -- what users get wrong ----------------------------------------------------------------------------------------------
+
+
+def test_a_misspelled_keyword_of_a_call_is_refused_with_the_nearest():
+    with pytest.raises(UnknownInput, match=r"Small takes no 'promt'; did you mean 'prompt'\?"):
+        small()(promt="a")
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_a_step_that_there_is_none_of_is_refused(index):
+    scheduler, latents = FlowMatchEuler(), torch.ones(1, 3, 2, 2)
+    scheduler.set_timesteps(4)
+    with pytest.raises(InputError, match=f"step: progress_id must be 0 to 3, got {index}"):
+        small().step(scheduler, latents=latents, progress_id=index, noise_pred=latents)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"seed": "a"}, "seed must be a whole number, got 'a'"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"device": "cuda:9"}, "device 'cuda:9' is not there"),
+        ({"torch_dtype": "bf16"}, "did you mean 'bfloat16'"),
+        ({"rand_torch_dtype": torch.int8}, "must be a floating-point torch.dtype"),
+    ],
+)
+def test_noise_that_cannot_be_drawn_is_refused(options, says):
+    with pytest.raises(InputError) as raised:
+        small().generate_noise((1, 2), **options)
+    assert says in str(raised.value)
+
+
+def test_types_are_taken_by_name():
+    assert small().generate_noise((1, 2), seed=0, torch_dtype="bfloat16").dtype is torch.bfloat16
+
+
+def test_a_size_is_a_whole_number():
+    with pytest.raises(InputError, match=r"height must be a whole number, got 64\.0"):
+        small().check_resize_height_width(64.0, 64)
+
+
+def test_models_that_are_no_networks_are_left_as_they_are():
+    pipe = small()
+    pipe.text_encoder = len
+    pipe.to(torch.bfloat16).freeze_except("dit")
+    assert pipe.text_encoder is len and pipe.dit.weight.dtype is torch.bfloat16 and not pipe.vae.weight.requires_grad
+    with pytest.raises(ComponentError, match="freeze_except: 'text_encoder' is a builtin_function_or_m"):
+        pipe.freeze_except(["text_encoder"])

@@ -131,14 +131,25 @@ def test_a_resolution_is_as_many_tokens():
         ("Wan", {"num_inference_steps": -1}, InputError, "got -1"),
         ("Wan", {"denoising_strength": 0.0}, InputError, "denoising_strength must be above 0 and at most 1, got 0.0"),
         ("Wan", {"denoising_strength": 1.5}, InputError, "got 1.5"),
+        ("Wan", {"denoising_strength": None}, InputError, "denoising_strength must be a finite number, got None"),
+        ("Wan", {"denoising_strength": "0.5"}, InputError, "denoising_strength must be a finite number, got '0.5'"),
+        ("Wan", {"denoising_strength": math.nan}, InputError, "denoising_strength must be a finite number, got nan"),
         ("Wan", {"shift": -1.0}, InputError, "shift must be a number above 0, got -1.0"),
+        ("Wan", {"shift": "3"}, InputError, "shift must be a finite number, got '3'"),
+        ("Wan", {"shift": 3.0, "sigmas": [1.0]}, UnusedInput, "shift and sigmas each say what the levels are; give"),
+        ("Wan", {"sigmas": "abc"}, InputError, "sigmas must be a finite number, got 'a'"),
         ("Wan", {"dynamic_shift_len": 9}, UnusedInput, "dynamic_shift_len was given, but the shift of Wan is fixed"),
         ("Wan", {"exponential_shift_mu": 0.1}, UnusedInput, "exponential_shift_mu was given, but the shift of Wan"),
         ("Qwen-Image", {"shift": 3.0}, UnusedInput, "the shift of Qwen-Image depends on the picture"),
         ("Qwen-Image", {"dynamic_shift_len": 0}, InputError, "dynamic_shift_len must be a whole number of at least 1"),
+        ("Qwen-Image", {"exponential_shift_mu": "1"}, InputError, "exponential_shift_mu must be a finite number, got"),
+        ("Qwen-Image", {"exponential_shift_mu": 0.5, "dynamic_shift_len": 9}, UnusedInput,
+         "exponential_shift_mu and dynamic_shift_len each say"),
+        ("Qwen-Image", {"image_resolution": (1024,)}, InputError, "image_resolution is (height, width) in pixels"),
+        ("Qwen-Image", {"image_resolution": (0, 512)}, InputError, "height must be a whole number of at least 1"),
         ("Qwen-Image", {"image_resolution": (1000, 512)}, InputError, "height must be a multiple of 16, got 1000"),
-        ("Qwen-Image", {"image_resolution": (512, 512), "dynamic_shift_len": 9}, InputError, "give one"),
-        ("Qwen-Image", {"sigmas": [1.0, 0.5], "dynamic_shift_len": 9}, UnusedInput, "sigmas are given"),
+        ("Qwen-Image", {"image_resolution": (512, 512), "dynamic_shift_len": 9}, UnusedInput, "give one"),
+        ("Qwen-Image", {"sigmas": [1.0, 0.5], "dynamic_shift_len": 9}, UnusedInput, "dynamic_shift_len and sigmas"),
         ("Qwen-Image", {"sigmas": [0.5, 1.0]}, InputError, "descending"),
     ],
 )  # fmt: skip
@@ -171,6 +182,13 @@ def test_a_step_finds_its_level_by_a_rounded_timestep_but_not_by_an_ambiguous_on
         few.index_of(3)
     with pytest.raises(InputError, match="give one timestep, got 2"):
         few.index_of(few.timesteps[:2])
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_a_step_that_there_is_none_of_is_refused(index):
+    scheduler, sample = set_to("Wan", 5), torch.zeros(1, 1, 2, 2)
+    with pytest.raises(InputError, match=f"the steps of this schedule are 0 to 4, got {index}"):
+        scheduler.step_at(index, sample, sample)
 
 
 def test_to_final_goes_to_the_end_at_once():

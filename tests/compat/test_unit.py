@@ -5,7 +5,7 @@ import torch
 
 from calotype.compat.diffsynth import PipelineUnit
 from calotype.errors import ComponentNotLoaded, GraphError, MissingInput
-from compat.small import Net, Prompt, Text, small, unit
+from compat.small import Net, Prompt, Small, Text, small, unit
 
 
 def run(made, shared=(), posi=(), nega=(), pipe=None):
@@ -108,6 +108,12 @@ def process_a(pipe, a):
           "input_params_nega": {"a": "n"}}, "a is both shared and of one side"),
         ({"input_params": ("a", "height")}, "declares the input 'height', which process does not take; add"),
         ({"input_params": ()}, "process takes 'a', which no declaration names; add it to input_params"),
+        ({"input_params": {"a": "prompt"}}, "input_params is a tuple of names, got {'a': 'prompt'}"),
+        ({"input_params": 3}, "input_params is a tuple of names, got 3"),
+        ({"input_params": ("a",), "separate_cfg": True},
+         "a PipelineUnit declares nothing called 'separate_cfg'; did you mean 'seperate_cfg'?"),
+        ({"take_over": True},
+         "process of a take-over unit takes inputs_shared, inputs_posi, inputs_nega, got a"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused_when_the_unit_is_made(declared, says):
@@ -121,6 +127,18 @@ def test_a_misspelled_input_is_refused_with_the_nearest_parameter():
         GraphError, match="declares the input 'heigth', which process does not take; did you mean 'height'"
     ):
         unit(lambda pipe, height: {}, input_params=("heigth",))
+
+
+def test_a_parameter_that_no_declaration_names_would_always_be_its_default():
+    with pytest.raises(GraphError, match="process takes 'edit_imag', which no declaration names; did you mean 'edit_i"):
+        unit(lambda pipe, edit_image=None, edit_imag=None: {}, input_params=("edit_image",))
+
+
+@pytest.mark.parametrize("process", [lambda self: {}, lambda self, height: {}])
+def test_a_process_takes_the_pipeline_first(process):
+    made = type("Made", (PipelineUnit,), {"process": process})
+    with pytest.raises(GraphError, match=r"Made: what process takes first is the pipeline; write process\(self, pipe"):
+        made(input_params=("height",))
 
 
 def test_a_unit_needs_a_process():
@@ -185,6 +203,21 @@ def test_a_model_is_not_used_through_a_method_of_the_pipeline_either():
         del type(pipe).decoded
 
 
+def test_a_model_is_not_used_through_a_property_or_the_loop_either():
+    class Wide(Small):
+        @property
+        def width(self):
+            return self.vae.weight.shape[0]
+
+    pipe = small(cls=Wide)
+    assert run(uses(lambda p: p.width, onload_model_names=("vae",)), pipe=pipe)[0]["b"] == 1
+    with pytest.raises(GraphError, match="Unit uses the model 'vae'"):
+        run(uses(lambda p: p.width), pipe=pipe)
+    for whole in ("engine", "model_fn"):
+        with pytest.raises(GraphError, match=rf"Unit uses pipe\.{whole}, which runs the units and the loop"):
+            run(uses(lambda p, name=whole: getattr(p, name)), pipe=pipe)
+
+
 def test_a_unit_loads_only_models_that_there_are():
     with pytest.raises(GraphError, match=r"Unit uses pipe\.text_encodr, which Small does not have; did you mean"):
         run(uses(lambda pipe: pipe.load_models_to_device(["text_encodr"]), onload_model_names=("vae",)))
@@ -193,7 +226,9 @@ def test_a_unit_loads_only_models_that_there_are():
 def test_a_unit_gets_its_own_models_by_name():
     pipe = small()
     seen = run(uses(lambda p: p.models, onload_model_names=("vae",)), pipe=pipe)[0]["b"]
-    assert seen == {"vae": pipe.vae}
+    assert dict(seen) == {"vae": pipe.vae} and len(seen) == 1
+    with pytest.raises(GraphError, match="Unit uses the model 'dit', which is not in its onload_model_names"):
+        seen["dit"]
 
 
 def test_a_unit_names_only_models_that_there_are():
@@ -242,8 +277,9 @@ def test_a_unit_sees_the_rest_of_the_pipeline():
     pipe.tokenizer = "words"
     seen = uses(lambda p: (p.tokenizer, p.device.type, isinstance(p, type(pipe)), p.scheduler is pipe.scheduler))
     assert run(seen, pipe=pipe)[0]["b"] == ("words", "cpu", True, True)
-    with pytest.raises(AttributeError, match="nothing"):
-        run(uses(lambda p: p.nothing))
+    with pytest.raises(AttributeError, match=r"Unit uses pipe\.text_encodr, which Small does not have; did you mean"):
+        run(uses(lambda p: p.text_encodr))
+    assert run(uses(lambda p: hasattr(p, "nothing")))[0]["b"] is False
 
 
 def touch(part, action):

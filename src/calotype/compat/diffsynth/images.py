@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from PIL import Image
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from calotype.errors import InputError
@@ -17,10 +18,13 @@ def picture_to_array(
     """A picture as float32 values between `min_value` and `max_value`, laid out as `pattern` says.
 
     Raises:
-        InputError: the pattern is no layout of one picture, or the range is empty.
+        InputError: it is no picture, the pattern is no layout of one, or the range is empty.
     """
     _check(pattern, min_value, max_value, wanted="CHW", may="B")
-    values = to_array(read_picture(image))
+    try:
+        values = to_array(read_picture(image))
+    except PydanticCustomError as error:
+        raise InputError(f"image: {error.message()}") from None
     scaled = values if (min_value, max_value) == (-1.0, 1.0) else _scaled(values, -1.0, 1.0, min_value, max_value)
     target = pattern.replace("B", "1")
     return rearrange(scaled[0], f"C H W -> {target}")
@@ -33,12 +37,12 @@ def video_to_array(
     _check(pattern, min_value, max_value, wanted="CTHW", may="B")
     if not video:
         raise InputError("a video needs at least one frame, got none")
-    sizes = {frame.size for frame in video}
+    frames = [picture_to_array(frame, "C H W", min_value, max_value) for frame in video]
+    sizes = {(frame.shape[2], frame.shape[1]) for frame in frames}
     if len(sizes) > 1:
         found = " and ".join(f"{width}x{height}" for width, height in sorted(sizes))
         raise InputError(f"the frames of a video must be of one size, got {found}")
-    frames = torch.stack([picture_to_array(frame, "C H W", min_value, max_value) for frame in video])
-    return rearrange(frames, f"T C H W -> {pattern.replace('B', '1')}")
+    return rearrange(torch.stack(frames), f"T C H W -> {pattern.replace('B', '1')}")
 
 
 def array_to_picture(
@@ -65,6 +69,8 @@ def array_to_video(
 
 def _laid_out(values: Tensor, pattern: str, target: str) -> Tensor:
     letters = pattern.split()
+    if not isinstance(values, Tensor):
+        raise InputError(f"an array of a picture is a tensor, got {type(values).__name__}")
     if values.ndim != len(letters):
         raise InputError(f"pattern {pattern!r} has {len(letters)} dimensions, got an array of {list(values.shape)}")
     if "B" in letters:

@@ -10,6 +10,7 @@ import torch
 
 from calotype.compat.diffsynth.scope import current_scope
 from calotype.compat.diffsynth.unit import PipelineUnit
+from calotype.compat.diffsynth.values import value_type
 from calotype.errors import (
     ComponentError,
     ComponentNotLoaded,
@@ -20,7 +21,6 @@ from calotype.errors import (
 )
 from calotype.graph.plan import in_bytes
 from calotype.memory.residency import Residency, parse_device
-from calotype.weights.component import parse_dtype
 from calotype.weights.pool.catalogue import CATALOGUE, Catalogue
 from calotype.weights.pool.config import ModelConfig
 from calotype.weights.pool.pool import ModelPool
@@ -92,8 +92,7 @@ class HoldsModels:
             ComponentNotLoaded: none of them was loaded.
             ComponentError: together they are larger than `vram_limit`.
         """
-        names = (model_names,) if isinstance(model_names, str) else tuple(model_names)
-        models = self.models
+        names, models = _listed(model_names), self.models
         for name in names:
             if name not in models:
                 raise UnknownInput(
@@ -163,7 +162,7 @@ class HoldsModels:
         kind = None if dtype is None else value_type(dtype)
         target = None if device is None else parse_device(device)
         for model in self.models.values():
-            if model is not None:
+            if isinstance(model, torch.nn.Module):
                 model.to(device=None if self._residency.budget else target, dtype=kind)
         if kind is not None:
             self.torch_dtype = kind
@@ -178,8 +177,9 @@ class HoldsModels:
         Raises:
             UnknownInput: a name that is no model.
             ComponentNotLoaded: a model that was not loaded.
+            ComponentError: a model that is no network.
         """
-        names, models = tuple(model_names), self.models
+        names, models = _listed(model_names), self.models
         for name in names:
             if name not in models:
                 raise UnknownInput(
@@ -187,9 +187,15 @@ class HoldsModels:
                 )
             if models[name] is None:
                 raise ComponentNotLoaded(f"freeze_except: {name!r} is to be trained, but was not loaded")
+            if not isinstance(models[name], torch.nn.Module):
+                raise ComponentError(f"freeze_except: {name!r} is a {type(models[name]).__name__}, not a network")
         for name, model in models.items():
-            if model is not None:
+            if isinstance(model, torch.nn.Module):
                 model.train(name in names).requires_grad_(name in names)
+
+
+def _listed(names: Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def models_of(pipe: HoldsModels) -> Callable[[], Mapping[str, Any]]:
@@ -201,11 +207,3 @@ def models_of(pipe: HoldsModels) -> Callable[[], Mapping[str, Any]]:
         return {} if found is None else found.models
 
     return models
-
-
-def value_type(dtype: torch.dtype | str) -> torch.dtype:
-    """The type of values between units. Raises `InputError` for what is no floating-point type."""
-    found = parse_dtype(dtype)
-    if found is None:
-        raise InputError("torch_dtype must be a type, got 'auto': values between units have one; write torch.bfloat16")
-    return found

@@ -10,6 +10,7 @@ from calotype.compat.diffsynth.calls import named_parameters, uses_any_keyword
 from calotype.compat.diffsynth.checks import INJECTED
 from calotype.compat.diffsynth.runner import returned, trigger_of
 from calotype.compat.diffsynth.unit import SIDES, PipelineUnit
+from calotype.compat.diffsynth.values import finite
 from calotype.compat.diffsynth.view import Part, PipelineView, declared_reads, taken_back
 from calotype.graph.branches import Branches
 from calotype.graph.unit import State, TakeOver, Unit
@@ -155,7 +156,7 @@ def levels_unit(wires: Mapping[str, str]) -> Unit[..., Any]:
 
 def cfg_guidance(cfg_scale: Any) -> Guidance:
     """Classifier-free guidance by the dialect's `cfg_scale`."""
-    return ClassifierFree(float(cfg_scale))
+    return ClassifierFree(finite("cfg_scale", cfg_scale))
 
 
 def loop_node(pipe: Any, available: Iterable[str], guided: bool) -> Denoise:

@@ -1,6 +1,7 @@
 """`BasePipeline`: what a pipeline of the dialect derives from."""
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,24 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calotype.compat.diffsynth.calls import call_parameters
+from calotype.compat.diffsynth.calls import call_parameters, takes_any_keyword
 from calotype.compat.diffsynth.checks import check_pipeline, check_units, refuse_no_plain_call
 from calotype.compat.diffsynth.graph import engine_class
 from calotype.compat.diffsynth.loop import ModelFn, refuse_ignored
-from calotype.compat.diffsynth.models import HoldsModels, models_of, value_type
+from calotype.compat.diffsynth.models import HoldsModels, models_of
 from calotype.compat.diffsynth.nodes import DialectTakeOver, DialectUnit
 from calotype.compat.diffsynth.runner import PipelineUnitRunner
 from calotype.compat.diffsynth.scheduler import FlowMatchScheduler
 from calotype.compat.diffsynth.scope import call_scope, current_scope
 from calotype.compat.diffsynth.unit import PipelineUnit
-from calotype.compat.diffsynth.values import Values
+from calotype.compat.diffsynth.values import Values, value_type
 from calotype.compat.diffsynth.view import refuse_not_loaded
-from calotype.errors import (
-    GraphError,
-    MissingInput,
-    UnknownInput,
-    did_you_mean,
-)
+from calotype.errors import GraphError, InputError, MissingInput, UnknownInput, did_you_mean
 from calotype.graph.node import Active
 from calotype.graph.plan import Plan
 from calotype.graph.split import Split
@@ -217,6 +213,7 @@ class BasePipeline(HoldsModels, Values, metaclass=_Checked):
 
         Raises:
             MissingInput: there are no latents, no prediction, or no `input_latents` for a mask.
+            InputError: there is no such step.
         """
         given = {"latents": latents, "progress_id": progress_id, "noise_pred": noise_pred}
         for name, value in given.items():
@@ -224,6 +221,8 @@ class BasePipeline(HoldsModels, Values, metaclass=_Checked):
                 made = "; no unit made it" if name == "latents" else ""
                 raise MissingInput(f"step needs {name!r}, which is None{made}")
         assert latents is not None and progress_id is not None and noise_pred is not None
+        if not 0 <= progress_id < len(scheduler.timesteps):
+            raise InputError(f"step: progress_id must be 0 to {len(scheduler.timesteps) - 1}, got {progress_id!r}")
         timestep = scheduler.timesteps[progress_id]
         if inpaint_mask is not None:
             if input_latents is None:
@@ -263,11 +262,21 @@ def _as_call(fn: Callable[..., Any]) -> Callable[..., Any]:
         scope = current_scope()
         if type(self).__call__ is not call and scope is not None and scope.pipe is self:
             return fn(self, *args, **kwargs)
+        _refuse_unknown(type(self), kwargs)
         self.check()
         with call_scope(self):
             return fn(self, *args, **kwargs)
 
     return call
+
+
+def _refuse_unknown(cls: type, given: Iterable[str]) -> None:
+    """Raise `UnknownInput` for a keyword that the `__call__` of a pipeline does not take."""
+    call = inspect.unwrap(cls.__call__)
+    known = call_parameters(cls)
+    for name in () if takes_any_keyword(call) else given:
+        if name not in known:
+            raise UnknownInput(f"{cls.__name__} takes no {name!r}{did_you_mean(name, known)}")
 
 
 def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:

@@ -1,7 +1,6 @@
 """`FlowMatchScheduler`: the dialect's scheduler, a thin face over calotype's own noise levels."""
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from calotype.compat.diffsynth.scope import current_scope
 from calotype.compat.diffsynth.templates import TEMPLATES, TRAINING_STEPS, TemplateSchedule
-from calotype.errors import InputError, MissingInput, UnknownInput, UnusedInput, did_you_mean, sentences
+from calotype.compat.diffsynth.values import finite
+from calotype.errors import GraphError, InputError, MissingInput, UnknownInput, UnusedInput, did_you_mean, sentences
 from calotype.sampling.parameterization import Flow
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
 from calotype.sampling.solver import Euler
@@ -47,7 +47,7 @@ class FlowMatchScheduler(Scheduler):
     noise_schedule: TemplateSchedule
 
     def __init__(self, template: str = "FLUX.1") -> None:
-        if template not in TEMPLATES:
+        if not isinstance(template, str) or template not in TEMPLATES:
             raise UnknownInput(
                 sentences(
                     f"FlowMatchScheduler has no template {template!r}{did_you_mean(str(template), TEMPLATES)}",
@@ -87,33 +87,32 @@ class FlowMatchScheduler(Scheduler):
             exponential_shift_mu: the logarithm of the shift, where it depends on the picture.
             dynamic_shift_len: how many tokens the picture that is generated has, where the shift depends on it.
             image_resolution: height and width of the picture that is generated, in place of `dynamic_shift_len`.
-            sigmas: the noise levels themselves, descending, in place of the template's.
+            sigmas: the noise levels themselves, descending, in place of the template's; `num_inference_steps` is then
+                not read.
 
         Raises:
             InputError: a value is out of range, or belongs to another kind of template.
         """
         steps = counted(num_inference_steps, "num_inference_steps")
-        if not 0.0 < denoising_strength <= 1.0:
+        strength = finite("denoising_strength", denoising_strength)
+        if not 0.0 < strength <= 1.0:
             raise InputError(
                 f"denoising_strength must be above 0 and at most 1, got {denoising_strength!r}; 1 starts from noise"
             )
-        by_picture = {
+        shifts = {
+            "shift": shift,
             "exponential_shift_mu": exponential_shift_mu,
             "dynamic_shift_len": dynamic_shift_len,
             "image_resolution": image_resolution,
+            "sigmas": sigmas,
         }
-        for name, value in by_picture.items():
-            if value is not None and self.noise_schedule.mu is None:
-                raise UnusedInput(
-                    f"{name} was given, but the shift of {self.template} is fixed; give shift= to change it"
-                )
-        scheduler = self if shift is None else self._with_shift(shift)
-        custom = None if sigmas is None else [float(s) for s in sigmas]
+        self._refuse_unread([name for name, value in shifts.items() if value is not None])
+        scheduler = self if shift is None else self._with_shift(finite("shift", shift))
         levels = scheduler.schedule(
-            None if custom is not None else steps,
-            start=denoising_strength,
-            sigmas=custom,
-            mu=exponential_shift_mu,
+            steps if sigmas is None else None,
+            start=strength,
+            sigmas=None if sigmas is None else [finite("sigmas", sigma) for sigma in sigmas],
+            mu=None if exponential_shift_mu is None else finite("exponential_shift_mu", exponential_shift_mu),
             image_tokens=_tokens(dynamic_shift_len, image_resolution),
         )
         made = _shown(levels, training)
@@ -129,16 +128,27 @@ class FlowMatchScheduler(Scheduler):
         other.fixed = _shown(levels, training=False)
         return other
 
+    def _refuse_unread(self, given: Sequence[str]) -> None:
+        """Raise `UnusedInput` for what would not be read: a shift of the other kind, or one of several."""
+        if len(given) > 1:
+            raise UnusedInput(f"{' and '.join(given)} each say what the levels are; give one of them")
+        fixed = self.noise_schedule.mu is None
+        for name in given:
+            if name == "shift" and not fixed:
+                raise UnusedInput(
+                    f"shift was given, but the shift of {self.template} depends on the picture; give "
+                    "exponential_shift_mu, its logarithm, or dynamic_shift_len"
+                )
+            if name not in ("shift", "sigmas") and fixed:
+                raise UnusedInput(
+                    f"{name} was given, but the shift of {self.template} is fixed; give shift= to change it"
+                )
+
     def _with_shift(self, shift: float) -> "FlowMatchScheduler":
-        if self.noise_schedule.mu is not None:
-            raise UnusedInput(
-                f"shift was given, but the shift of {self.template} depends on the picture; give "
-                "exponential_shift_mu, its logarithm, or dynamic_shift_len"
-            )
-        if not (math.isfinite(shift) and shift > 0):
+        if shift <= 0:
             raise InputError(f"shift must be a number above 0, got {shift!r}")
         other = FlowMatchScheduler(self.template)
-        other.noise_schedule = replace(self.noise_schedule, shift=float(shift))
+        other.noise_schedule = replace(self.noise_schedule, shift=shift)
         return other
 
     def _now(self) -> _Set:
@@ -182,8 +192,10 @@ class FlowMatchScheduler(Scheduler):
         return self.step_at(self.index_of(timestep), model_output, sample, to_final)
 
     def step_at(self, index: int, model_output: Tensor, sample: Tensor, to_final: bool = False) -> Tensor:
-        """`step` by the number of the step."""
+        """`step` by the number of the step. Raises `InputError` where there is no such step."""
         levels = self._now().levels
+        if not 0 <= index < len(levels):
+            raise InputError(f"the steps of this schedule are 0 to {len(levels) - 1}, got {index}")
         if to_final:
             return self.denoised(sample, model_output, levels, index)
         return self.advance(sample, model_output, levels, index)[0]
@@ -245,6 +257,10 @@ class _Fixed(FlowMatchScheduler):
 
     fixed: _Set
 
+    def set_timesteps(self, *args: Any, **options: Any) -> None:
+        """Raises `GraphError`: a unit that sets the steps would set them for a loop that has begun."""
+        raise GraphError("a unit sets the scheduler's steps, which the engine has set already; set them in __call__")
+
     def _now(self) -> _Set:
         return self.fixed
 
@@ -266,10 +282,11 @@ def _tokens(length: int | None, resolution: tuple[int, int] | None) -> int | Non
     """The tokens of the picture that is generated; a token is 16 x 16 pixels. Raises `InputError`."""
     if resolution is None:
         return None if length is None else counted(length, "dynamic_shift_len")
-    if length is not None:
-        raise InputError("dynamic_shift_len and image_resolution both say how large the picture is; give one")
-    for name, side in zip(("height", "width"), resolution, strict=True):
-        if side % 16 or side <= 0:
+    if not (isinstance(resolution, list | tuple) and len(resolution) == 2):
+        raise InputError(f"image_resolution is (height, width) in pixels, got {resolution!r}")
+    for name, value in zip(("height", "width"), resolution, strict=True):
+        side = counted(value, f"image_resolution: {name}")
+        if side % 16:
             near = max(16, round(side / 16) * 16)
             raise InputError(f"image_resolution: {name} must be a multiple of 16, got {side}; nearest is {near}")
     height, width = resolution

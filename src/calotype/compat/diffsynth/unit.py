@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
-from typing import Any
+from typing import Any, Never
 
 from calotype.compat.diffsynth.scope import current_scope
 from calotype.errors import GraphError, did_you_mean
@@ -38,7 +38,11 @@ class PipelineUnit:
         input_params_posi: Mapping[str, str] | None = None,
         input_params_nega: Mapping[str, str] | None = None,
         onload_model_names: Sequence[str] | None = None,
+        **unknown: Never,
     ) -> None:
+        for name in unknown:
+            near = did_you_mean(name, inspect.signature(PipelineUnit).parameters)
+            raise GraphError(f"{self.name}: a PipelineUnit declares nothing called {name!r}{near}")
         if type(self).process is PipelineUnit.process:
             raise GraphError(f"{self.name} does not define process, which does a unit's work")
         self.seperate_cfg, self.take_over = seperate_cfg, take_over
@@ -48,8 +52,7 @@ class PipelineUnit:
         self.input_params_nega = self._pairs("input_params_nega", input_params_nega)
         self.onload_model_names = self._names("onload_model_names", onload_model_names)
         self._refuse_mixed_modes()
-        if not take_over:
-            self._refuse_unlike_process()
+        self._refuse_unlike_process()
 
     def __setattr__(self, name: str, value: Any) -> None:
         scope = current_scope()
@@ -67,11 +70,6 @@ class PipelineUnit:
     def process(self, pipe: Any, **inputs: Any) -> Any:
         """The unit's work. A subclass names the inputs that it takes."""
         raise AssertionError("a unit without a process is refused when it is made")
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """What `process` is given by name: all of it but `pipe`; empty for a take-over unit."""
-        return () if self.take_over else tuple(dict.fromkeys((*self.input_params_posi, *self.input_params)))
 
     def sources(self, negative: bool = False) -> dict[str, tuple[str, str]]:
         """Where each parameter of `process` is read: the part, and the name in it."""
@@ -92,6 +90,8 @@ class PipelineUnit:
             return ()
         if isinstance(names, str):
             raise GraphError(f"{self.name}: {what} is a tuple of names, got the text {names!r}; write ({names!r},)")
+        if not isinstance(names, list | tuple):
+            raise GraphError(f"{self.name}: {what} is a tuple of names, got {names!r}")
         listed = tuple(names)
         for name in listed:
             self._refuse_no_name(what, name)
@@ -142,19 +142,23 @@ class PipelineUnit:
             )
 
     def _refuse_unlike_process(self) -> None:
-        found = inspect.signature(self.process).parameters
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in found.values())
-        named = [p for p in list(found.values())[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        names = {p.name for p in named}
-        for name in self.parameters:
-            if name not in names and not takes_any:
-                raise GraphError(
-                    f"{self.name} declares the input {name!r}, which process does not take{did_you_mean(name, names)}; "
-                    f"add the parameter {name!r} to process, or leave it out of the declaration"
-                )
-        for parameter in named:
-            if parameter.name not in self.parameters and parameter.default is parameter.empty:
-                raise GraphError(
-                    f"{self.name}: process takes {parameter.name!r}, which no declaration names"
-                    f"{did_you_mean(parameter.name, self.parameters)}; add it to input_params"
-                )
+        found = list(inspect.signature(self.process).parameters.values())
+        given = SIDES if self.take_over else tuple(dict.fromkeys((*self.input_params_posi, *self.input_params)))
+        if not found or found[0].name in given:
+            raise GraphError(f"{self.name}: what process takes first is the pipeline; write process(self, pipe, ...)")
+        named = [p.name for p in found[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        lacking = [] if any(p.kind is p.VAR_KEYWORD for p in found) else [name for name in given if name not in named]
+        others = [name for name in named if name not in given]
+        if self.take_over and (lacking or others):
+            got = ", ".join(named) or "nothing"
+            raise GraphError(f"{self.name}: process of a take-over unit takes {', '.join(SIDES)}, got {got}")
+        for name in lacking:
+            raise GraphError(
+                f"{self.name} declares the input {name!r}, which process does not take{did_you_mean(name, named)}; "
+                f"add the parameter {name!r} to process, or leave it out of the declaration"
+            )
+        for name in others:
+            raise GraphError(
+                f"{self.name}: process takes {name!r}, which no declaration names{did_you_mean(name, given)}; add it "
+                "to input_params"
+            )

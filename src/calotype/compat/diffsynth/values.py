@@ -1,6 +1,8 @@
 """The values of a dialect pipeline: noise, pictures and videos as arrays and back, sizes."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -9,6 +11,7 @@ from torch import Tensor
 from calotype.compat.diffsynth.images import array_to_picture, array_to_video, picture_to_array, video_to_array
 from calotype.errors import InputError
 from calotype.memory.residency import parse_device
+from calotype.weights.component import parse_dtype
 
 
 class Values:
@@ -45,11 +48,15 @@ class Values:
         torch_dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Standard normal noise, drawn on `rand_device` in `rand_torch_dtype`, so that a seed is the same noise
-        everywhere. Without a seed it comes from torch's own generator."""
+        everywhere. Without a seed it comes from torch's own generator.
+
+        Raises:
+            InputError: the seed is no whole number, or there is no such device or type.
+        """
         place = parse_device(rand_device)
-        generator = None if seed is None else torch.Generator(place).manual_seed(seed)
-        noise = torch.randn(tuple(shape), generator=generator, device=place, dtype=rand_torch_dtype)
-        return noise.to(device=device or self.device, dtype=torch_dtype or self.torch_dtype)
+        generator = None if seed is None else torch.Generator(place).manual_seed(whole("seed", seed))
+        noise = torch.randn(tuple(shape), generator=generator, device=place, dtype=value_type(rand_torch_dtype))
+        return self._put(noise, device, torch_dtype)
 
     def preprocess_image(
         self,
@@ -61,8 +68,7 @@ class Values:
         max_value: float = 1,
     ) -> Tensor:
         """A picture as an array, [1, 3, height, width] by default. See `vae_output_to_image`, its inverse."""
-        values = picture_to_array(image, pattern, min_value, max_value)
-        return values.to(device=device or self.device, dtype=torch_dtype or self.torch_dtype)
+        return self._put(picture_to_array(image, pattern, min_value, max_value), device, torch_dtype)
 
     def preprocess_video(
         self,
@@ -74,8 +80,12 @@ class Values:
         max_value: float = 1,
     ) -> Tensor:
         """Frames as an array, [1, 3, frames, height, width] by default."""
-        values = video_to_array(video, pattern, min_value, max_value)
-        return values.to(device=device or self.device, dtype=torch_dtype or self.torch_dtype)
+        return self._put(video_to_array(video, pattern, min_value, max_value), device, torch_dtype)
+
+    def _put(self, values: Tensor, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:
+        """Values on a device and in a type, by default the pipeline's."""
+        place = self.device if device is None else parse_device(device)
+        return values.to(device=place, dtype=self.torch_dtype if dtype is None else value_type(dtype))
 
     def vae_output_to_image(
         self, vae_output: Tensor, pattern: str = "B C H W", min_value: float = -1, max_value: float = 1
@@ -95,8 +105,34 @@ class Values:
         return torch.lerp(base, addition, mask.to(base.dtype))
 
 
+def whole(name: str, value: Any) -> int:
+    """A whole number. Raises `InputError` for anything else."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InputError(f"{name} must be a whole number, got {value!r}")
+    return int(value)
+
+
+def finite(name: str, value: Any) -> float:
+    """A finite number. Raises `InputError` for anything else."""
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{name} must be a finite number, got {value!r}")
+    return number
+
+
+def value_type(dtype: torch.dtype | str) -> torch.dtype:
+    """The type of values between units. Raises `InputError` for what is no floating-point type."""
+    found = parse_dtype(dtype)
+    if found is None:
+        raise InputError("torch_dtype must be a type, got 'auto': values between units have one; write torch.bfloat16")
+    return found
+
+
 def _refuse_side(name: str, value: int, factor: int, remainder: int) -> None:
-    if value > 0 and value % factor == remainder:
+    if whole(name, value) > 0 and value % factor == remainder:
         return
     low = (value - remainder) // factor * factor + remainder
     near = sorted({v for v in (low, low + factor) if v > 0}, key=lambda v: abs(v - value))

@@ -1,11 +1,15 @@
 """What a unit sees: the pipeline without the models that it does not declare, and the values that it does."""
 
+import inspect
 import types
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from calotype.compat.diffsynth.unit import SIDES, PipelineUnit
 from calotype.errors import ComponentNotLoaded, GraphError, did_you_mean
+
+_LOOP = frozenset({"engine", "model_fn"})
+"""What a unit has no part in."""
 
 
 class PipelineView:
@@ -29,7 +33,17 @@ class PipelineView:
         if name in pipe.models:
             return self._model(name)
         if name == "models":
-            return {n: self._model(n) for n in self._unit.onload_model_names}
+            return _Models(self)
+        if name in _LOOP:
+            raise GraphError(f"{self._unit.name} uses pipe.{name}, which runs the units and the loop around them")
+        own = inspect.getattr_static(type(pipe), name, None)
+        if isinstance(own, property) and own.fget is not None:
+            return own.fget(self)
+        if not hasattr(pipe, name):
+            raise AttributeError(
+                f"{self._unit.name} uses pipe.{name}, which {type(pipe).__name__} does not have"
+                f"{did_you_mean(name, pipe.models)}"
+            )
         value = getattr(pipe, name)
         method = isinstance(value, types.MethodType) and value.__self__ is pipe
         return types.MethodType(value.__func__, self) if method else value
@@ -63,6 +77,22 @@ class PipelineView:
         if value is None:
             refuse_not_loaded(pipe, unit, name, self._trigger)
         return value
+
+
+class _Models(Mapping[str, Any]):
+    """`pipe.models` as a unit sees it: those that it declares."""
+
+    def __init__(self, view: PipelineView) -> None:
+        self._view = view
+
+    def __getitem__(self, name: str) -> Any:
+        return self._view._model(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._view._unit.onload_model_names)
+
+    def __len__(self) -> int:
+        return len(self._view._unit.onload_model_names)
 
 
 def refuse_not_loaded(pipe: Any, unit: PipelineUnit, name: str, trigger: str) -> None:
