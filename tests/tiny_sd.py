@@ -141,12 +141,12 @@ def with_weights_of(cls: type[Any], reference: Any, folder: Path) -> Any:
 
 
 def theirs(reference: Any, **inputs: Any) -> tuple[Tensor, Tensor]:
-    """The latents and the pixels in [0, 1] that the reference makes."""
-    made = [
-        reference(**inputs, output_type=kind, generator=torch.Generator().manual_seed(SEED), return_dict=False)[0]
-        for kind in ("latent", "pt")
-    ]
-    return made[0], made[1]
+    """The latents, and the pixels in [0, 1] that the reference decodes from them."""
+    generator = torch.Generator().manual_seed(SEED)
+    latents = reference(**inputs, output_type="latent", generator=generator, return_dict=False)[0]
+    with torch.no_grad():
+        pixels = reference.vae.decode(latents / reference.vae.config.scaling_factor, return_dict=False)[0]
+    return latents, reference.image_processor.postprocess(pixels, output_type="pt")
 
 
 def ours(pipe: Any, **inputs: Any) -> tuple[Tensor, Tensor]:

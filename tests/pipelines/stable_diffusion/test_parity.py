@@ -35,6 +35,13 @@ SEED = 3
 WORDS = {"prompt": "a red cat", "negative_prompt": "blue, very dark"}
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """The reference's pipeline from a prompt, and ours with its weights."""
+    reference = reference_pipeline(diffusers.StableDiffusionPipeline)
+    return reference, with_weights_of(StableDiffusionPipeline, reference, tmp_path_factory.mktemp("sd"))
+
+
 def euler(**fields: Any) -> Any:
     return diffusers.EulerDiscreteScheduler(**SCHEDULER, **fields)
 
@@ -49,9 +56,8 @@ def euler(**fields: Any) -> Any:
     ],
     ids=["guided", "unguided", "rescaled", "another size"],
 )
-def test_text_to_image(inputs: dict[str, Any], tmp_path: Path) -> None:
-    reference = reference_pipeline(diffusers.StableDiffusionPipeline)
-    pipe = with_weights_of(StableDiffusionPipeline, reference, tmp_path)
+def test_text_to_image(inputs: dict[str, Any], pair: tuple[Any, Any]) -> None:
+    reference, pipe = pair
     inputs = {**inputs, "num_inference_steps": 4}
     assert_equal(ours(pipe, **inputs, seed=SEED), theirs(reference, **inputs))
 
@@ -65,17 +71,15 @@ def test_a_prediction_of_velocity_and_another_scheduler(tmp_path: Path) -> None:
     )
 
 
-def test_the_callers_generator_draws_the_noise(tmp_path: Path) -> None:
-    reference = reference_pipeline(diffusers.StableDiffusionPipeline)
-    pipe = with_weights_of(StableDiffusionPipeline, reference, tmp_path)
+def test_the_callers_generator_draws_the_noise(pair: tuple[Any, Any]) -> None:
+    reference, pipe = pair
     found = ours(pipe, **WORDS, num_inference_steps=2, generator=torch.Generator().manual_seed(SEED))
     assert_equal(found, theirs(reference, **WORDS, num_inference_steps=2))
 
 
-def test_layers_of_the_text_encoder_left_out(tmp_path: Path) -> None:
+def test_layers_of_the_text_encoder_left_out(pair: tuple[Any, Any]) -> None:
     """The reference leaves them out of the prompt's encoding alone, and not of the negative prompt's."""
-    reference = reference_pipeline(diffusers.StableDiffusionPipeline)
-    pipe = with_weights_of(StableDiffusionPipeline, reference, tmp_path)
+    reference, pipe = pair
     last = pipe(prompt=WORDS["negative_prompt"], outputs=("prompt_embeds",), guidance_scale=1.0).prompt_embeds
     skipped = pipe(prompt=WORDS["prompt"], clip_skip=1, outputs=("prompt_embeds",), guidance_scale=1.0).prompt_embeds
     given = {"prompt_embeds": Branches(positive=skipped, negative=last)}

@@ -26,6 +26,20 @@ TOLD = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """The reference's pipeline from a prompt, and ours with its weights."""
+    reference = reference_xl(diffusers.StableDiffusionXLPipeline)
+    return reference, with_weights_of(StableDiffusionXLPipeline, reference, tmp_path_factory.mktemp("sdxl"))
+
+
+@pytest.fixture(scope="module")
+def refiner(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """The reference's refiner, and ours with its weights."""
+    reference = reference_xl(diffusers.StableDiffusionXLImg2ImgPipeline, refiner=True)
+    return reference, with_weights_of(StableDiffusionXLImg2ImgPipeline, reference, tmp_path_factory.mktemp("refiner"))
+
+
 @pytest.mark.parametrize(
     "inputs",
     [
@@ -39,39 +53,37 @@ TOLD = {
     ],
     ids=["guided", "no negative", "unguided", "two texts", "sizes told", "another size", "left to a refiner"],
 )
-def test_text_to_image(inputs: dict[str, Any], tmp_path: Path) -> None:
-    reference = reference_xl(diffusers.StableDiffusionXLPipeline)
-    pipe = with_weights_of(StableDiffusionXLPipeline, reference, tmp_path)
-    inputs = {**inputs, "num_inference_steps": 5}
+def test_text_to_image(inputs: dict[str, Any], pair: tuple[Any, Any]) -> None:
+    reference, pipe = pair
+    inputs = {**inputs, "num_inference_steps": 4}
     assert_equal(ours(pipe, **inputs, seed=SEED), theirs(reference, **inputs))
 
 
-def test_layers_of_the_text_encoders_left_out(tmp_path: Path) -> None:
-    reference = reference_xl(diffusers.StableDiffusionXLPipeline)
-    pipe = with_weights_of(StableDiffusionXLPipeline, reference, tmp_path)
+def test_layers_of_the_text_encoders_left_out(pair: tuple[Any, Any]) -> None:
+    reference, pipe = pair
     inputs = {"prompt": "a red cat", "num_inference_steps": 3, "clip_skip": 1}  # the negative is zeros
     assert_equal(ours(pipe, **inputs, seed=SEED), theirs(reference, **inputs))
 
 
-@pytest.mark.parametrize("refiner", [False, True], ids=["base", "refiner"])
-def test_from_a_picture(refiner: bool, tmp_path: Path) -> None:
-    reference = reference_xl(diffusers.StableDiffusionXLImg2ImgPipeline, refiner=refiner)
+def test_from_a_picture(tmp_path: Path) -> None:
+    reference = reference_xl(diffusers.StableDiffusionXLImg2ImgPipeline)
     pipe = with_weights_of(StableDiffusionXLImg2ImgPipeline, reference, tmp_path)
-    assert pipe.force_zeros_for_empty_prompt is not refiner
-    scores = {"aesthetic_score": 7.0, "negative_aesthetic_score": 1.5} if refiner else {}
-    inputs = {**WORDS, "image": picture(), "original_size": (20, 24), **scores}
-    given = {"sigmas": pipe.scheduler.schedule(5)[2:], "noise": draws(2)[1]}
-    wanted = theirs(reference, **inputs, num_inference_steps=5, strength=0.6)
-    assert_equal(ours(pipe, **inputs, given=given), wanted)
+    assert pipe.force_zeros_for_empty_prompt
+    assert_refined(reference, pipe, **WORDS, original_size=(20, 24))
 
 
-def test_a_refiners_own_scores(tmp_path: Path) -> None:
-    reference = reference_xl(diffusers.StableDiffusionXLImg2ImgPipeline, refiner=True)
-    pipe = with_weights_of(StableDiffusionXLImg2ImgPipeline, reference, tmp_path)
+@pytest.mark.parametrize("scores", [{}, {"aesthetic_score": 7.0, "negative_aesthetic_score": 1.5}])
+def test_a_refiner_is_told_scores(scores: dict[str, float], refiner: tuple[Any, Any]) -> None:
+    reference, pipe = refiner
+    assert not pipe.force_zeros_for_empty_prompt
+    assert_refined(reference, pipe, prompt="a red cat", original_size=(20, 24), **scores)
+
+
+def assert_refined(reference: Any, pipe: Any, **inputs: Any) -> None:
+    """Equal results from a picture, on the reference's levels."""
     given = {"sigmas": pipe.scheduler.schedule(5)[2:], "noise": draws(2)[1]}
-    inputs = {"prompt": "a red cat", "image": picture()}
-    wanted = theirs(reference, **inputs, num_inference_steps=5, strength=0.6)
-    assert_equal(ours(pipe, **inputs, given=given), wanted)
+    wanted = theirs(reference, **inputs, image=picture(), num_inference_steps=5, strength=0.6)
+    assert_equal(ours(pipe, **inputs, image=picture(), given=given), wanted)
 
 
 @pytest.mark.parametrize("channels", [4, 9])
@@ -93,7 +105,7 @@ def test_a_refiner_after_the_base_in_one_pipeline(scheduler: str, tmp_path: Path
     base = reference_xl(diffusers.StableDiffusionXLPipeline, steps)
     refiner = reference_xl(diffusers.StableDiffusionXLImg2ImgPipeline, steps, refiner=True)
     refiner.text_encoder_2, refiner.vae = base.text_encoder_2, base.vae
-    inputs = {**WORDS, "num_inference_steps": 10}
+    inputs = {**WORDS, "num_inference_steps": 6}
     handed = theirs(base, **inputs, denoising_end=0.7)[0]
     wanted = theirs(refiner, **inputs, image=handed, denoising_start=0.7)
 
@@ -102,13 +114,13 @@ def test_a_refiner_after_the_base_in_one_pipeline(scheduler: str, tmp_path: Path
     unet = calotype_unet(tmp_path / "refiner")
     pipe = StableDiffusionXLEnsemblePipeline.from_pretrained(tmp_path / "base", refiner=unet, device="cpu")
     assert_equal(ours(pipe, **inputs, denoising_end=0.7, seed=SEED), wanted)
-    assert [event.node for event in pipe.stream(**inputs, denoising_end=0.7)] == ["denoise"] * 7 + ["refine"] * 3
+    assert [event.node for event in pipe.stream(**inputs, denoising_end=0.7)] == ["denoise"] * 4 + ["refine"] * 2
 
 
 def test_a_refiner_after_the_base_in_two_pipelines(tmp_path: Path) -> None:
     base = reference_xl(diffusers.StableDiffusionXLPipeline)
     refiner = reference_xl(diffusers.StableDiffusionXLImg2ImgPipeline, refiner=True)
-    inputs = {**WORDS, "num_inference_steps": 10}
+    inputs = {**WORDS, "num_inference_steps": 6}
     first: Tensor = theirs(base, **inputs, denoising_end=0.7)[0]
     wanted = theirs(refiner, **inputs, image=first, denoising_start=0.7)
     pipe = with_weights_of(StableDiffusionXLPipeline, refiner, tmp_path)
