@@ -120,6 +120,14 @@ def test_a_config_that_its_shapes_do_not_tell_is_asked_for(tmp_path, dit) -> Non
         (lambda c: c.with_model("a", Dit, keys="("), r"'a': '\(' is not a regular expression"),
         (lambda c: c.with_model("a", Dit, keys=()), "'a': keys must name at least one key"),
         (lambda c: c.with_model("a", Dit, renames=[("[", "")]), r"'a': '\[' is not a regular expression"),
+        (
+            lambda c: c.with_model("a", Dit, renames=["ab"]),
+            r"'a': renames are \(pattern, replacement\) pairs, got 'ab'",
+        ),
+        (
+            lambda c: c.with_model("a", Dit, renames=[("^a$", r"\1")]),
+            r"'a': '\^a\$' with the replacement '.*\\1' is not",
+        ),
         (lambda c: c.with_model("a", Dit, config=dit_config), "'a': give keys=, patterns that tell its files"),
         (lambda c: c.with_model("a", Dit, config={"widht": 3}), "Dit cannot be made: TypeError.*widht"),
     ],
@@ -127,6 +135,15 @@ def test_a_config_that_its_shapes_do_not_tell_is_asked_for(tmp_path, dit) -> Non
 def test_a_wrong_registration_is_refused_at_once(own, call, message) -> None:
     with pytest.raises(ConfigError, match=message):
         call(own)
+
+
+def test_a_function_that_tells_nothing_is_named(tmp_path, dit) -> None:
+    path = save(tmp_path / "dit.safetensors", state(dit))
+    known = Catalogue().with_model("xxx_dit", Dit, keys="embed.weight", config=lambda shapes: None)
+    with pytest.raises(
+        WeightsError, match="its shapes are not understood: TypeError: 'NoneType' object is not iterable"
+    ):
+        ModelPool([ModelConfig(path=path)], catalogue=known)
 
 
 def test_an_unknown_name_names_the_nearest(own) -> None:

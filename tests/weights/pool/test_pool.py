@@ -34,8 +34,9 @@ def test_two_files_of_one_model_must_be_chosen(two, dit, high, own) -> None:
     assert same(pool.fetch_model("xxx_dit", index=1), high)
     later, sooner = pool.fetch_model("xxx_dit", index=[1, 0])
     assert (later, sooner) == (pool.fetch_model("xxx_dit", index=1), pool.fetch_model("xxx_dit", index=0))
-    for wrong in (2, -1):
-        with pytest.raises(InputError, match=rf"index must be 0 to 1 for 'xxx_dit', got {wrong}; there are 0: .*; 1: "):
+    for wrong in (2, -1, "0", 1.0, True):
+        says = rf"index must be 0 to 1 for 'xxx_dit', got {wrong!r}; there are 0: .*; 1: "
+        with pytest.raises(InputError, match=says):
             pool.fetch_model("xxx_dit", index=wrong)
 
 
@@ -50,6 +51,25 @@ def test_roles_name_them(two, dit, high, own) -> None:
     assert "dit" not in pool
     with pytest.raises(ComponentError, match="holds a 'high_noise'; did you mean 'high_noise_dit'"):
         pool.fetch_model("high_noise")
+
+
+def test_no_name_is_not_the_role_of_files_without_one(two, own) -> None:
+    pool = ModelPool([ModelConfig(path=two[0])], catalogue=own)
+    with pytest.raises(ComponentError, match="no file of this pool holds a None; it has xxx_dit"):
+        pool.fetch_model(None)
+
+
+def test_a_model_that_may_be_absent_is_asked_for(two, own) -> None:
+    pool = ModelPool([ModelConfig(path=two[0])], catalogue=own)
+    with pytest.raises(ComponentError, match="it has xxx_dit; of a model that may be absent, ask first: 'xxx_vae' in "):
+        pool.fetch_model("xxx_vae")
+    assert "xxx_vae" not in pool
+
+
+def test_a_role_is_not_the_name_of_another_network(two, own) -> None:
+    with pytest.raises(ConfigError, match=r"low.safetensors holds xxx_dit, and 'xxx_vae' is the model_name of another"):
+        ModelPool([ModelConfig(path=two[0], name="xxx_vae")], catalogue=own)
+    assert ModelPool([ModelConfig(path=two[0], name="xxx_dit")], catalogue=own).names == ("xxx_dit",)
 
 
 def test_one_role_for_two_configs_is_refused(two, own) -> None:
@@ -180,7 +200,7 @@ def test_components_by_type(tmp_path, two, vae, own) -> None:
 
 def test_components_of_one_type_must_be_named_by_role(tmp_path, two, own) -> None:
     pool = ModelPool([ModelConfig(path=path) for path in two], catalogue=own)
-    with pytest.raises(ComponentError, match=r"'dit' could be .*low.safetensors or .*high.safetensors"):
+    with pytest.raises(ComponentError, match=r"'dit' could be .*low.safetensors or .*high.safetensors; give each a ro"):
         pool.components_for({"dit": Dit})
     with pytest.raises(ComponentError, match=r"'low' and 'high' are both a Dit; say which file is which: .*name='low'"):
         pool.components_for({"low": Dit, "high": Dit})

@@ -74,7 +74,7 @@ def known_model(
         raise ConfigError(f"model_name must be a text, got {model_name!r}")
     if not (isinstance(cls, str) and ":" in cls) and not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise ConfigError(f"{model_name!r}: cls must be a torch.nn.Module class, got {cls!r}")
-    pairs = _pairs(renames)
+    pairs = _pairs(model_name, renames)
     older = cls.renames if isinstance(cls, type) and issubclass(cls, Network) else ()
     fields: Fields = {} if config is None else config if callable(config) else dict(config)
     layouts = tuple(layouts)
@@ -88,15 +88,21 @@ def known_model(
         model_name, cls, (*own, *layouts), (*pairs, *older), fields, tuple(asks), tuple(ignores), dict(defaults)
     )
     patterns = [key.pattern for layout in model.layouts for key in layout.telling]
-    for pattern in (*patterns, *[p for p, _ in pairs], *model.ignores, *model.defaults):
+    for pattern in (*patterns, *model.ignores, *model.defaults):
         _check_pattern(model_name, pattern)
+    for pattern, replacement in pairs:
+        _check_pattern(model_name, pattern, replacement)
     return model
 
 
-def _pairs(renames: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def _pairs(model_name: str, renames: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     if isinstance(renames, Mapping):
         return tuple((f"^{re.escape(old)}$", new.replace("\\", r"\\")) for old, new in renames.items())
-    return tuple((pattern, replacement) for pattern, replacement in renames)
+    pairs = tuple(renames)
+    for pair in pairs:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise ConfigError(f"{model_name!r}: renames are (pattern, replacement) pairs, got {pair!r}")
+    return tuple((pattern, replacement) for pattern, replacement in pairs)
 
 
 def _own_keys(model_name: str, cls: type[nn.Module] | str, fields: Fields) -> list[str]:
@@ -110,8 +116,9 @@ def _own_keys(model_name: str, cls: type[nn.Module] | str, fields: Fields) -> li
     return [re.escape(name) for name in names[:: max(1, len(names) // _ENOUGH)]]
 
 
-def _check_pattern(model_name: str, pattern: str) -> None:
+def _check_pattern(model_name: str, pattern: str, replacement: str = "") -> None:
     try:
-        re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise ConfigError(f"{model_name!r}: {pattern!r} is not a regular expression: {error}") from None
+        re.sub(pattern, replacement, "")  # reads both, whether or not there is a match
+    except (re.error, IndexError, TypeError) as error:
+        pair = f"{pattern!r} with the replacement {replacement!r}" if replacement else repr(pattern)
+        raise ConfigError(f"{model_name!r}: {pair} is not a regular expression: {error}") from None

@@ -70,7 +70,8 @@ class ModelPool:
     Raises:
         RepositoryError: a config names no file, or not all shards of one.
         WeightsError: a file is damaged, or holds no known model; the message says which come nearest.
-        ConfigError: a config asks for a use of memory that there is none of yet, or two have one name.
+        ConfigError: a config asks for a use of memory that there is none of yet, two have one name, or one has that of
+            another network.
     """
 
     def __init__(
@@ -133,18 +134,18 @@ class ModelPool:
 
         Raises:
             ComponentError: there is none, or there are several and no index says which.
-            InputError: the index is out of range.
+            InputError: the index is out of range, or none.
             WeightsError: tensors are missing or misshapen.
             ConfigError: a field of its config is told by nothing.
         """
         slots = self._named(name)
         if index is None:
             if len(slots) > 1:
-                raise ComponentError(_ambiguous(name, slots))
+                raise ComponentError(_ambiguous(name, slots, f"choose with index=0 to {len(slots) - 1}, or "))
             return self._make(slots[0])
-        if isinstance(index, int):
-            return self._make(_chosen(name, slots, index))
-        return [self._make(_chosen(name, slots, i)) for i in index]
+        if isinstance(index, list | tuple):
+            return [self._make(_chosen(name, slots, i)) for i in index]
+        return self._make(_chosen(name, slots, index))
 
     def components_for(self, wanted: Mapping[str, Any]) -> dict[str, nn.Module]:
         """The networks for the components of a pipeline: for each name the network of that role, or else the only one
@@ -180,6 +181,13 @@ class ModelPool:
         if not found.matches and _must_be_known(source.config):
             raise WeightsError(not_recognised(source.place, found.nearest, list(shapes), self.catalogue.names))
         role = source.config.name
+        held = [match.model.model_name for match in found.matches]
+        if role in self.catalogue and role not in held:
+            there = " and ".join(held) or "nothing that is known"
+            raise ConfigError(
+                f"ModelConfig(name={role!r}): {source.place} holds {there}, and {role!r} is the model_name of another "
+                "network; give it the name of its role"
+            )
         models = tuple(model_report(match, role) for match in found.matches)
         self._report.append(FileReport(source.files, models, found.unclaimed))
         for match in found.matches:
@@ -203,14 +211,15 @@ class ModelPool:
         return found
 
     def _named(self, name: str) -> list[_Slot]:
-        slots = [slot for slot in self._slots.values() if slot.role == name]
+        slots = [slot for slot in self._slots.values() if slot.role is not None and slot.role == name]
         if slots:
             return _last_readings(slots)
         slots = list({s.identity: s for s in self._slots.values() if s.match.model.model_name == name}.values())
         if not slots:
             known = self.names
             raise ComponentError(
-                f"no file of this pool holds a {name!r}{did_you_mean(name, known)}; it has {', '.join(known) or 'none'}"
+                f"no file of this pool holds a {name!r}{did_you_mean(str(name), known)}; it has "
+                f"{', '.join(known) or 'none'}; of a model that may be absent, ask first: {name!r} in pool"
             )
         return slots
 
@@ -263,10 +272,10 @@ def _must_be_known(config: ModelConfig) -> bool:
     return config.path is not None or bool(config.origin_file_pattern)
 
 
-def _chosen(name: str, slots: Sequence[_Slot], index: int) -> _Slot:
-    if not 0 <= index < len(slots):
+def _chosen(name: str, slots: Sequence[_Slot], index: Any) -> _Slot:
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(slots):
         there = "; ".join(f"{i}: {slot.place}" for i, slot in enumerate(slots))
-        raise InputError(f"index must be 0 to {len(slots) - 1} for {name!r}, got {index}; there are {there}")
+        raise InputError(f"index must be 0 to {len(slots) - 1} for {name!r}, got {index!r}; there are {there}")
     return slots[index]
 
 
@@ -282,12 +291,9 @@ def _last_readings(slots: Iterable[_Slot]) -> list[_Slot]:
     return list({(slot.source.files, slot.match.prefix): slot for slot in slots}.values())
 
 
-def _ambiguous(name: str, slots: Sequence[_Slot]) -> str:
+def _ambiguous(name: str, slots: Sequence[_Slot], choose: str = "") -> str:
     there = " or ".join(slot.place for slot in slots)
-    return (
-        f"{name!r} could be {there}; choose with index=0 to {len(slots) - 1}, or give each a role: "
-        f"ModelConfig(..., name=...)"
-    )
+    return f"{name!r} could be {there}; {choose}give each a role: ModelConfig(..., name=...)"
 
 
 def _is_class(kind: Any) -> bool:

@@ -262,7 +262,7 @@ def _fields_of(published: Mapping[str, Any]) -> dict[str, Any]:
 def _told(model: KnownModel, tell: Callable[[Shapes], Mapping[str, Any]], named: Shapes) -> Mapping[str, Any]:
     """What a function reads off shapes, which may be those of quite another network. Raises `ConfigError`."""
     try:
-        return tell(named)
+        return dict(tell(named))
     except ConfigError:
         raise
     except KeyError as error:
