@@ -7,8 +7,17 @@ import torch
 from torch import Tensor
 
 import calotype
-from calotype import CATALOGUE, DiffusionPipeline, FlowMatchEuler, ModelConfig, ModelPool, TextToImagePipeline, unit
-from calotype.errors import ComponentError, InputError, UnknownInput
+from calotype import (
+    CATALOGUE,
+    DiffusionPipeline,
+    FlowMatchEuler,
+    ModelConfig,
+    ModelPool,
+    TextToImagePipeline,
+    UNet2DModel,
+    unit,
+)
+from calotype.errors import ComponentError, InputError, UnknownInput, WeightsError
 from pool_files import save, state
 from stubs import Net
 
@@ -19,6 +28,11 @@ FILES = ModelConfig(path=EMBEDDED / "*" / "*.safetensors")
 @unit
 def total(seed: int, *, high: Net, low: Net) -> Tensor:
     return high.weight + low.weight
+
+
+@unit
+def of_net(seed: int, *, net: UNet2DModel) -> Tensor:
+    return net.conv_in.weight
 
 
 class Two(DiffusionPipeline):
@@ -75,6 +89,22 @@ def test_only_some_components(whole) -> None:
     assert pipe.text_encoder is not None
 
 
+def test_weights_that_are_not_finite_are_refused_on_request(tmp_path) -> None:
+    class One(DiffusionPipeline):
+        net: UNet2DModel
+
+        units = (of_net,)
+
+    net = UNet2DModel(sample_size=8, block_out_channels=(32, 32, 32, 32))
+    with torch.no_grad():
+        net.conv_in.bias[0] = torch.nan
+    net.save_pretrained(tmp_path)
+    file = ModelConfig(path=tmp_path / "diffusion_pytorch_model.safetensors")
+    assert One.from_pretrained(file).net.conv_in.bias[0].isnan()
+    with pytest.raises(WeightsError, match=r"has NaN or infinity: .*'conv_in.bias' \(1 of 32 values\)"):
+        One.from_pretrained(file, check="finite")
+
+
 def test_roles_part_two_of_one_type(nets) -> None:
     pipe = Two.from_pretrained(nets)
     assert (pipe.high.weight.item(), pipe.low.weight.item()) == (0.5, 7.0)
@@ -102,7 +132,8 @@ MISSPELLED = ModelConfig(path=FILES.path, name="transfomer")
         (lambda: load(["a.safetensors"]), InputError, r"write ModelConfig\(path='a.safetensors'\)"),
         (lambda: load([FILES], revision="v1"), InputError, "revision='v1' is for a repository"),
         (lambda: load([FILES], variant="fp16"), InputError, "variant='fp16' is for a repository"),
-        (lambda: load([FILES], check="finite"), InputError, "check='finite' is for a repository"),
+        (lambda: load([FILES], check="finit"), InputError, "check must be 'finite' or None, got 'finit'; did you mean"),
+        (lambda: load(ModelPool(FILES), check="finite"), InputError, r"check=, .* are for ModelPool"),
         (lambda: load([FILES], dtype={"vae": "float16"}), InputError, "dtype= by name is for repositories"),
         (lambda: load(ModelPool(FILES), dtype="float16"), InputError, r"are for ModelPool\(...\); give them there"),
     ],

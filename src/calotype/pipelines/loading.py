@@ -61,7 +61,7 @@ def load_pipeline(
     if not isinstance(source, str | PathLike):
         if custom is not None and is_guest(custom):
             raise InputError(f"{custom.__name__} is a pipeline of diffusers, which loads a folder or an id, not files")
-        pool = open_pool(source, {"variant": variant, "check": check, "revision": revision}, dtype=dtype, **where)
+        pool = open_pool(source, {"variant": variant, "revision": revision}, dtype=dtype, check=check, **where)
         return _from_pool(custom or cls, pool, components, only=only, device=device, memory=memory, memo=memo)
     repository = open_repository(source, revision=revision, **where)
     index = fetch_index(repository)

@@ -13,7 +13,7 @@ Files: TypeAlias = "ModelConfig | Sequence[ModelConfig] | ModelPool"
 
 
 def open_pool(
-    source: Files, refused: Mapping[str, Any], *, dtype: Any, cache_dir: Any, local_files_only: bool
+    source: Files, refused: Mapping[str, Any], *, dtype: Any, check: str | None, cache_dir: Any, local_files_only: bool
 ) -> "ModelPool":
     """The pool of some files, or the pool that is given.
 
@@ -29,12 +29,12 @@ def open_pool(
         if value is not None:
             raise InputError(f"{name}={value!r} is for a repository; of a file, its ModelConfig says such things")
     if isinstance(source, ModelPool):
-        if dtype is not None or cache_dir is not None or local_files_only:
-            raise InputError("dtype=, cache_dir= and local_files_only= are for ModelPool(...); give them there")
+        if dtype is not None or check is not None or cache_dir is not None or local_files_only:
+            raise InputError("dtype=, check=, cache_dir= and local_files_only= are for ModelPool(...); give them there")
         return source
     if isinstance(dtype, Mapping):
         raise InputError("dtype= by name is for repositories; give each ModelConfig its computation_dtype=")
-    return ModelPool(source, dtype=dtype, cache_dir=cache_dir, local_files_only=local_files_only)
+    return ModelPool(source, dtype=dtype, check=check, cache_dir=cache_dir, local_files_only=local_files_only)
 
 
 def pooled_components(

@@ -152,6 +152,18 @@ def test_wrong_options_are_refused(own, options, message) -> None:
         ModelPool([], catalogue=own, **options)
 
 
+def test_values_that_are_not_finite_are_refused_on_request(tmp_path, dit, own) -> None:
+    tensors = state(dit)
+    tensors["scale"][0] = torch.nan
+    path = save(tmp_path / "dit.safetensors", tensors)
+    assert ModelPool(ModelConfig(path=path), catalogue=own).fetch_model("xxx_dit").scale[0].isnan()
+    pool = ModelPool(ModelConfig(path=path), catalogue=own, check="finite")
+    with pytest.raises(WeightsError, match=r"dit.safetensors has NaN or infinity: .*'scale' \(1 of 6 values\)"):
+        pool.fetch_model("xxx_dit")
+    with pytest.raises(InputError, match="check must be 'finite' or None, got 'finit'; did you mean 'finite'"):
+        ModelPool([], check="finit")
+
+
 def test_what_is_no_config_is_refused(own) -> None:
     with pytest.raises(InputError, match=r"made of ModelConfigs, got 'a.safetensors'; write ModelConfig\(path="):
         ModelPool(["a.safetensors"], catalogue=own)

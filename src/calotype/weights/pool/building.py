@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from calotype.errors import ConfigError, WeightsError
+from calotype.weights.component import refuse_infinite
 from calotype.weights.files import SafetensorsFile
 from calotype.weights.pool.blank import blank
 from calotype.weights.pool.recognition import Match
@@ -17,20 +18,29 @@ logger = logging.getLogger(__name__)
 _SHOWN = 8
 
 
-def build(match: Match, tensors: Mapping[str, SafetensorsFile], place: str, dtype: torch.dtype | None) -> nn.Module:
+def build(
+    match: Match,
+    tensors: Mapping[str, SafetensorsFile],
+    place: str,
+    dtype: torch.dtype | None,
+    check_values: str | None = None,
+) -> nn.Module:
     """The network of `match`, in evaluation mode.
 
     Args:
         tensors: the file of every key.
         place: the files, in words.
         dtype: the type of its floating-point tensors; None keeps the files'.
+        check_values: `"finite"` refuses tensors that have NaN or infinity.
 
     Raises:
-        WeightsError: a tensor is missing and has no default, has another shape, or is of a layer that the network does
-            not have.
+        WeightsError: a tensor is missing and has no default, has another shape, is of a layer that the network does
+            not have, or has values that it must not have.
         ConfigError: a keyword of the constructor is told by nothing.
     """
     check(match, place)
+    if check_values == "finite":
+        refuse_infinite(place, ((key, tensors[key].tensor(key)) for key in dict.fromkeys(match.keys.values())))
     network = blank(match.model.cls, match.fields)
     own = network.state_dict()
     state = {name: _cast(match.cuts[name].of(tensors[key].tensor(key)), dtype) for name, key in match.keys.items()}

@@ -14,7 +14,7 @@ from torch import nn
 
 from calotype.errors import ComponentError, ConfigError, InputError, WeightsError, did_you_mean
 from calotype.memory.residency import parse_device
-from calotype.weights.component import parse_dtype
+from calotype.weights.component import parse_dtype, refuse_unknown_check
 from calotype.weights.files import SafetensorsFile
 from calotype.weights.model_index import read_json_object
 from calotype.weights.pool.building import build
@@ -66,6 +66,7 @@ class ModelPool:
         catalogue: the models to recognise.
         cache_dir: where files of a hub are kept, by default the hub client's own cache.
         local_files_only: fetch nothing; take what the cache has.
+        check: `"finite"` refuses networks whose weights have NaN or infinity, when they are fetched.
 
     Raises:
         RepositoryError: a config names no file, or not all shards of one.
@@ -83,7 +84,10 @@ class ModelPool:
         catalogue: Catalogue = CATALOGUE,
         cache_dir: str | PathLike[str] | None = None,
         local_files_only: bool = False,
+        check: str | None = None,
     ) -> None:
+        refuse_unknown_check(check)
+        self._check = check
         self.catalogue = catalogue
         self._dtype = parse_dtype(torch.float32 if dtype is None else dtype)
         self._device = None if device is None else parse_device(device)
@@ -135,7 +139,7 @@ class ModelPool:
         Raises:
             ComponentError: there is none, or there are several and no index says which.
             InputError: the index is out of range, or none.
-            WeightsError: tensors are missing or misshapen.
+            WeightsError: tensors are missing, misshapen, or not what `check` asks for.
             ConfigError: a field of its config is told by nothing.
         """
         slots = self._named(name)
@@ -249,7 +253,8 @@ class ModelPool:
     def _make(self, slot: _Slot) -> nn.Module:
         with self._lock:
             if slot.identity not in self._made:
-                network = build(slot.match, self._tensors(slot.source), slot.place, slot.usage.dtype)
+                tensors = self._tensors(slot.source)
+                network = build(slot.match, tensors, slot.place, slot.usage.dtype, self._check)
                 self._made[slot.identity] = network.to(slot.usage.device)
             return self._made[slot.identity]
 
