@@ -2,15 +2,17 @@
 
 import hashlib
 import logging
+import re
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from calotype.errors import RepositoryError
+from calotype.errors import InputError, RepositoryError
 from calotype.weights.repository import Folder, Repository, open_repository
 from hub import TOKEN, Hub
 
@@ -294,3 +296,95 @@ def test_uploads(hub: Hub, tmp_path: Path) -> None:
     info = api.upload_folder(repo_id="someone/new", folder_path=tmp_path / "made")
     assert hub.files("someone/new")["unet/model.safetensors"] == WEIGHTS
     assert open_repository("someone/new").revision == info.oid
+
+
+def test_a_branch_is_known_offline_even_if_its_commit_was_there(hub: Hub) -> None:
+    for content in ("old", "new"):
+        commit = hub.add("someone/tiny", {"a": content})
+        open_repository("someone/tiny", revision=commit).fetch(["a"])
+        hub.forget()
+        open_repository("someone/tiny").fetch(["a"])
+        assert hub.downloads() == []
+        assert open_repository("someone/tiny", local_files_only=True).revision == commit
+
+
+def test_what_the_cache_remembers_may_be_wrong(hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hub.add("someone/tiny", FILES, branch="a/b")
+    commit = hub.add("someone/tiny", FILES, branch="a")
+    open_repository("someone/tiny", revision="a/b").fetch(["model_index.json"])
+    assert open_repository("someone/tiny", revision="a").fetch(["model_index.json"]).name == commit  # `a` is a folder
+    assert "someone/tiny: 'a' will not be known offline" in caplog.text
+    refs = tmp_path / "hub-cache/models--someone--tiny/refs"
+    for content in (b"\xff\xfe", b"../../../../etc", b""):
+        (refs / "main").write_bytes(content)
+        with pytest.raises(RepositoryError, match=f"the cache .* has commits .*{commit}.* only"):
+            open_repository("someone/tiny", local_files_only=True)
+
+
+def test_a_hub_that_goes_away_in_between(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils import _http
+
+    hub.add("someone/tiny", FILES)
+    found = open_repository("someone/tiny")
+    found.fetch(["model_index.json"])
+    hub.stop()
+    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
+    for path in ("unet/config.json", "unet/model.safetensors"):
+        with pytest.raises(RepositoryError, match=r"the download failed.*; load again to go on where it stopped"):
+            found.fetch([path])
+
+
+def test_a_disk_that_is_full_keeps_what_came(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants, file_download
+
+    resource = pytest.importorskip("resource")
+    hub.add("someone/tiny", FILES)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)  # as each is written, the limit on files is met
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    get = file_download.http_get
+
+    def on_a_full_disk(*args: Any, **options: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+        try:
+            get(*args, **options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(file_download, "http_get", on_a_full_disk)
+    with pytest.raises(RepositoryError, match=r"the download failed: OSError: .*File too large; load again to go on"):
+        open_repository("someone/tiny").fetch(["unet/model.safetensors"])
+    monkeypatch.setattr(file_download, "http_get", get)
+    hub.forget()
+    folder = open_repository("someone/tiny").fetch(["unet/model.safetensors"])
+    assert (folder / "unet/model.safetensors").read_bytes() == WEIGHTS
+    (start,) = (int(request.range[6:-1]) for request in hub.requests if request.range)
+    assert 400_000 < start < 600_000  # what a transfer writes at once is its own choice
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", "''"),
+        ("x" * 300, "'xxx"),
+        ("a b/c", ", and an id on a hub is 'owner/name'"),
+        ("/someone/tiny", "write 'someone/tiny' if you mean the repository of that id on a hub"),
+        ("someone\\tiny", "write 'someone/tiny' if you mean the repository of that id on a hub"),
+        ("https://huggingface.co/someone/tiny/tree/main", "; write 'someone/tiny' if you mean the repository"),
+    ],
+)
+def test_what_is_no_repository_says_what_may_be_meant(hub: Hub, source: str, message: str) -> None:
+    with pytest.raises(RepositoryError, match=f"^there is no folder .*{re.escape(message)}"):
+        open_repository(source)
+    assert hub.requests == []
+
+
+def test_no_cache_folder_is_the_current_one_by_mistake(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="cache_dir must be the path of a folder, got ''; leave it out"):
+        open_repository("someone/tiny", cache_dir="")
+
+
+def test_a_name_that_is_too_long_for_this_machine(hub: Hub) -> None:
+    long = "x" * 300 + ".json"
+    hub.add("someone/tiny", {long: "{}"})
+    with pytest.raises(RepositoryError, match=r"someone/tiny.*File name too long"):
+        open_repository("someone/tiny").fetch([long])

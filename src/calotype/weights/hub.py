@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from calotype.atomic import atomic_file
-from calotype.errors import RepositoryError, did_you_mean
+from calotype.errors import InputError, RepositoryError, did_you_mean
 from calotype.weights.transfer import LargeFile, fetch_large
 
 if TYPE_CHECKING:
@@ -88,10 +88,14 @@ class HubRepository:
         known = set(self.files())
         if lost := [path for path in wanted if path not in known]:
             raise RepositoryError(self._without(lost, known))
-        missing = [path for path in wanted if not (self._snapshot / check_inside(self.name, path)).is_file()]
+        try:
+            missing = [path for path in wanted if not (self._snapshot / check_inside(self.name, path)).is_file()]
+        except OSError as error:  # a name that this machine cannot have
+            raise RepositoryError(f"{self.name} at {self.revision}: {error}") from None
         if missing:
             self._download(missing)
         self._check_sizes(wanted)
+        self._remember()
         return self._snapshot
 
     @property
@@ -139,21 +143,30 @@ class HubRepository:
                 endpoint=endpoint(),
                 library_name="calotype",
             )
-        self._remember()
 
     def _remember(self) -> None:
-        """Keep which commit the branch or tag is, where the client looks for it offline."""
-        if self._asked != self.revision:
-            ref = self._home / "refs" / self._asked
+        """Keep which commit the branch or tag is, where the client looks for it offline. Also where no file was
+        missing, because the commit may have been loaded by its own name, or as another branch."""
+        if self._why_offline or self._asked == self.revision or self._remembered() == self.revision:
+            return
+        ref = self._home / "refs" / self._asked
+        try:
             ref.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(ref) as aside:
                 aside.write_text(self.revision, encoding="utf-8")
+        except OSError as error:  # a cache that is only read, or a branch `a` where `a/b` was one
+            logger.warning("%s: %r will not be known offline: %s", self.name, self._asked, error)
+
+    def _remembered(self) -> str | None:
+        """The commit that the cache has for the branch or tag."""
+        try:
+            return (self._home / "refs" / self._asked).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):  # none, or one that no client wrote
+            return None
 
     def _cached_commit(self) -> str:
-        asked, commit = self._asked, self._asked
-        ref = self._home / "refs" / asked
-        if ref.is_file():
-            commit = ref.read_text(encoding="utf-8").strip()
+        asked = self._asked
+        commit = self._remembered() or asked
         if _COMMIT.fullmatch(commit) and (self._home / "snapshots" / commit).is_dir():
             return commit
         snapshots = self._home / "snapshots"
@@ -203,6 +216,11 @@ class HubRepository:
                 f"there is no folder {self.name!r}, and no repository of that id on {_api().endpoint}; check the "
                 "spelling, and if it is private log in with `hf auth login` or set HF_TOKEN"
             ) from None
+        except errors.LocalEntryNotFoundError as error:  # what the client says when it gave up asking
+            raise RepositoryError(
+                f"{self.name}: the download failed, because {_api().endpoint} cannot be reached any more; load again "
+                "to go on where it stopped"
+            ) from error
         except errors.EntryNotFoundError as error:
             raise RepositoryError(f"{self.name} at {self.revision}: {_first_line(error)}") from error
         except errors.HFValidationError as error:
@@ -243,9 +261,10 @@ def _api() -> "HfApi":
 
 
 def _cache_folder(cache_dir: str | PathLike[str] | None) -> Path:
-    if cache_dir is None:
-        cache_dir = os.environ.get("HF_HUB_CACHE")
-    if cache_dir is None:
+    if cache_dir is not None and not str(cache_dir):
+        raise InputError("cache_dir must be the path of a folder, got ''; leave it out for the hub client's own cache")
+    cache_dir = cache_dir or os.environ.get("HF_HUB_CACHE")
+    if not cache_dir:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         cache_dir = HF_HUB_CACHE

@@ -12,6 +12,7 @@ from calotype.weights.modelscope import PREFIX, ModelScopeRepository
 
 SHIPPED = "calotype/"
 """What the names of models that ship with the package begin with."""
+_SHOWN = 120
 
 
 class Repository(Protocol):
@@ -95,17 +96,37 @@ def open_repository(
     """
     shipped = _shipped(source)
     path = shipped or Path(source).expanduser()
+    if not str(source) or _no_path(path):
+        raise RepositoryError(f"there is no folder {str(source)!r}"[:_SHOWN])
     if path.exists():
         if revision is not None:
             raise RepositoryError(f"{source} is on this machine and has no revisions; leave out revision={revision!r}")
         return Folder(shipped or source)
     name, revision = _split(source, revision)
     if not is_id(name):
-        spelled = isinstance(source, str) and source.count("/") == 1
-        hint = ", and an id on a hub is 'owner/name', of letters, digits and -_." if spelled else ""
-        raise RepositoryError(f"there is no folder {source}{hint}")
+        raise RepositoryError(f"there is no folder {source}{_hint(source)}")
     kind = ModelScopeRepository if str(name).startswith(PREFIX) else HubRepository
     return kind(str(name), revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+
+
+def _no_path(path: Path) -> bool:
+    """Whether nothing can be there: the name is too long for this machine."""
+    try:
+        path.exists()
+    except OSError:
+        return True
+    return False
+
+
+def _hint(source: str | PathLike[str]) -> str:
+    """What may be meant by a source that is neither a folder nor an id."""
+    text = str(source).replace("\\", "/")
+    meant = "/".join(text.partition("://")[2].split("/")[1:3] if "://" in text else text.strip("/").split("/"))
+    if isinstance(source, str) and meant != source and is_id(meant):
+        return f"; write {meant!r} if you mean the repository of that id on a hub"
+    if isinstance(source, str) and text.count("/") == 1:
+        return ", and an id on a hub is 'owner/name', of letters, digits and -_."
+    return ""
 
 
 def _shipped(source: str | PathLike[str]) -> Path | None:
