@@ -8,7 +8,8 @@
     needed        which files of a repository a component is made from
     component     one network: `load_network`, `save_network`
     registry      the classes that an index file may name, and nothing else; aliases: their older names, as data
-    model_index   `model_index.json` as a value
+    model_index   `model_index.json` as a value; strict_json: reading JSON
+    foreign       a component of another library, whose files are checked as ours are
     components    a pipeline's components: `load_components`, `save_components`
     pool          networks recognised by their keys in files that say nothing about themselves
     code          pipelines and units that others wrote, and consent to run them

@@ -181,7 +181,7 @@ def refuse_infinite(where: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> 
             if count:
                 bad.append(f"{name!r} ({count} of {flat.numel()} values)")
     if bad:
-        raise WeightsError(f"{where} has NaN or infinity: {'; '.join(_listed('tensors', bad))}")
+        raise WeightsError(f"{where} has NaN or infinity: {'; '.join(listed('tensors', bad))}")
 
 
 def parse_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
@@ -262,15 +262,15 @@ def _match(network: Network, file: WeightFile) -> dict[str, str]:
     keys = {_renamed(key, network.renames, expected): key for key in file.entries}
     shapes = {name: file.entries[key].shape for name, key in keys.items()}
     problems = [
-        *_listed("missing", [repr(name) for name in expected if name not in keys]),
-        *_listed("unexpected", [repr(key) for name, key in keys.items() if name not in expected]),
-        *_listed("misshapen", list(_misshapen(expected, shapes))),
+        *listed("missing", [repr(name) for name in expected if name not in keys]),
+        *listed("unexpected", [repr(key) for name, key in keys.items() if name not in expected]),
+        *listed("misshapen", list(_misshapen(expected, shapes))),
     ]
     if len(keys) < len(file.entries):
         lost = sorted(set(file.entries) - set(keys.values()))
-        problems += _listed("repeated under an older name", [repr(key) for key in lost])
+        problems += listed("repeated under an older name", [repr(key) for key in lost])
     if problems:
-        hint = _prefix_hint(expected, file.entries)
+        hint = prefix_hint(expected, file.entries)
         raise WeightsError(f"{file.path} does not fit {type(network).__name__}: {'; '.join(problems)}{hint}")
     return {name: keys[name] for name in expected}
 
@@ -289,14 +289,15 @@ def _misshapen(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tupl
             yield f"{name!r} is {list(found[name])}, expected {list(shape)}"
 
 
-def _listed(what: str, items: list[str]) -> list[str]:
+def listed(what: str, items: list[str]) -> list[str]:
+    """A problem and what has it, the first few of them, as a list of one sentence or of none."""
     if not items:
         return []
     more = f", and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
     return [f"{len(items)} {what}: {', '.join(items[:_SHOWN])}{more}"]
 
 
-def _prefix_hint(expected: Iterable[str], found: Iterable[str]) -> str:
+def prefix_hint(expected: Iterable[str], found: Iterable[str]) -> str:
     """What to do when the keys of the file differ from the expected ones by one prefix only."""
     names, keys = set(expected), set(found)
     if not names or not keys:

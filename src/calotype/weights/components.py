@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from calotype.atomic import atomic_folder
-from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, WeightsError, did_you_mean
+from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, did_you_mean
 from calotype.weights.model_index import (
     INDEX_NAME,
     ComponentRef,
@@ -244,50 +244,13 @@ def _fetch(repository: _Listed, classes: Mapping[str, type[Any]], variants: Mapp
 def _load(cls: type[Any], folder: Path, *, dtype: "Dtype | None", variant: str | None, check: str | None) -> Any:
     from calotype.nn.network import Network
     from calotype.weights.component import load_network
+    from calotype.weights.foreign import load_foreign
 
     if issubclass(cls, Network):
         return load_network(cls, folder, dtype=dtype, variant=variant, check=check)
     if cls.__module__.partition(".")[0] == "calotype":
         return cls.from_pretrained(folder)
-    return _load_foreign(cls, folder, dtype=dtype, variant=variant, check=check)
-
-
-def _load_foreign(
-    cls: type[Any], folder: Path, *, dtype: "Dtype | None", variant: str | None, check: str | None
-) -> Any:
-    """A component of another library, by that library, which may neither ask a hub nor read a pickle."""
-    import torch
-
-    from calotype.weights.component import parse_dtype, refuse_infinite
-
-    library = cls.__module__.partition(".")[0]
-    options: dict[str, Any] = {"local_files_only": True}
-    if issubclass(cls, torch.nn.Module):
-        parsed = parse_dtype(torch.float32 if dtype is None else dtype)
-        keyword = "dtype" if library == "transformers" else "torch_dtype"
-        options |= {"use_safetensors": True, "output_loading_info": True, keyword: parsed or "auto"}
-        if variant is not None:
-            options["variant"] = variant
-    if cls.__name__.startswith("Auto"):
-        options["trust_remote_code"] = False
-    try:
-        loaded = cls.from_pretrained(folder, **options)
-    except Exception as error:
-        raise RepositoryError(f"{folder}: {library}'s {cls.__name__} cannot be loaded: {error}") from error
-    network = _complete(folder, *loaded) if "output_loading_info" in options else loaded
-    if check == "finite" and isinstance(network, torch.nn.Module):
-        refuse_infinite(str(folder), network.state_dict().items())
-    return network
-
-
-def _complete(folder: Path, network: Any, info: Mapping[str, Any]) -> Any:
-    """`network`, unless its library left some of its parameters unset, which it only warns about."""
-    if missing := sorted(info["missing_keys"]):
-        raise WeightsError(
-            f"{folder} does not fit {type(network).__name__}: {len(missing)} missing: "
-            f"{', '.join(map(repr, missing[:8]))}{', ...' if len(missing) > 8 else ''}"
-        )
-    return network
+    return load_foreign(cls, folder, dtype=dtype, variant=variant, check=check)
 
 
 V = TypeVar("V")

@@ -12,6 +12,7 @@ import torch
 
 from calotype.atomic import atomic_file
 from calotype.errors import WeightsError
+from calotype.weights.strict_json import LFS_POINTER, parse_json
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -106,8 +107,10 @@ class SafetensorsFile:
             file.seek(_LENGTH_BYTES)
             text = file.read(length)
         try:
-            header = json.loads(text)
+            header = parse_json(text)
             metadata = header.pop("__metadata__", None) or {}
+            if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+                raise ValueError("'__metadata__' must hold texts")
         except (ValueError, AttributeError, TypeError) as error:
             raise WeightsError(f"{self.path} has a damaged header: {error}; {_AGAIN}") from None
         entries = {name: self._entry(name, value, _LENGTH_BYTES + length) for name, value in header.items()}
@@ -115,7 +118,7 @@ class SafetensorsFile:
         return entries, metadata
 
     def _header_length(self, start: bytes) -> int:
-        if start.startswith(b"version https://git-lfs"):
+        if start.startswith(LFS_POINTER.encode()):
             words = start.decode("ascii", "replace").split()
             size = words[words.index("size") + 1] if "size" in words[:-1] else "unknown"
             raise WeightsError(
@@ -135,7 +138,7 @@ class SafetensorsFile:
     def _entry(self, name: str, value: Any, base: int) -> TensorEntry:
         try:
             code, shape, (start, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
-            if not all(isinstance(number, int) and number >= 0 for number in (*shape, start, end)):
+            if not isinstance(code, str) or not all(_is_size(number) for number in (*shape, start, end)):
                 raise ValueError
         except (TypeError, KeyError, ValueError):
             raise WeightsError(f"{self.path} has a damaged header: {name!r} is {value!r}; {_AGAIN}") from None
@@ -164,6 +167,10 @@ class SafetensorsFile:
 
     def _cut(self, expected: str) -> WeightsError:
         return WeightsError(f"{self.path} is cut short: expected {expected} bytes, found {self._size}; {_AGAIN}")
+
+
+def _is_size(number: object) -> bool:
+    return type(number) is int and 0 <= number < 2**63
 
 
 def write_safetensors(

@@ -8,6 +8,7 @@ from typing import Any
 
 from calotype.atomic import atomic_file
 from calotype.errors import RepositoryError
+from calotype.weights.strict_json import read_json
 
 INDEX_NAME = "model_index.json"
 
@@ -107,7 +108,7 @@ def read_json_object(path: Path, *, missing: str) -> dict[str, Any]:
     """The JSON object in the file at `path`. Raises `RepositoryError`: with the text `missing` where there is no file,
     and otherwise with what the file is instead."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise RepositoryError(missing) from None
     except (ValueError, OSError) as error:

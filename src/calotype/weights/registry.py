@@ -82,7 +82,7 @@ def _foreign(library: str, name: str, home: str | None = None) -> type[Any]:
     if not public or not hasattr(found, "from_pretrained"):
         raise RepositoryError(
             f"{library} {getattr(module, '__version__', '')} has no component class {name!r}"
-            f"{did_you_mean(name, dir(module))}"
+            f"{did_you_mean(name, [known for known in dir(module) if known[0].isupper()])}"
         )
     assert isinstance(found, type)
     return found

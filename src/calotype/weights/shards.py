@@ -5,7 +5,6 @@ index `STEM.safetensors.index.json`, with a variant `STEM.safetensors.index.fp16
 `STEM.fp16.safetensors.index.json`.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from calotype.errors import InputError, RepositoryError, WeightsError, did_you_mean
 from calotype.weights.files import SafetensorsFile, TensorEntry
 from calotype.weights.hub import check_inside
+from calotype.weights.strict_json import read_json
 
 SUFFIX = ".safetensors"
 _SHOWN = 8
@@ -114,15 +114,15 @@ def read_weight_map(path: Path) -> dict[str, str]:
     """Which shard holds each tensor, from an index. The shards are checked to lie in its folder, and to be of one
     variant. Raises as `ShardedFile` does."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        found = data["weight_map"]
+        data = read_json(path)
+        found = data.get("weight_map") if isinstance(data, dict) else None
         if not isinstance(found, dict) or not found:
             raise TypeError(f"'weight_map' is {found!r}"[:100])
         if not all(isinstance(shard, str) for shard in found.values()):
             raise TypeError("'weight_map' has values that are not names of files")
     except FileNotFoundError:
         raise RepositoryError(f"{path} does not exist") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise RepositoryError(f"{path} is not the index of a sharded file: {error}") from None
     shards = sorted(set(found.values()))
     for shard in shards:
