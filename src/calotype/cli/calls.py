@@ -39,4 +39,4 @@ def count_pictures(model: Model, call: "Call") -> int:
 
 def load(model: Model, options: dict[str, Any]) -> "DiffusionPipeline":
     """The pipeline with its weights."""
-    return model.pipeline.from_pretrained(model.source, **options)
+    return model.pipeline.from_pretrained(model.place, **model.options, **options)

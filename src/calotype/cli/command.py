@@ -1,6 +1,6 @@
 """A command whose flags are the inputs of a model: which model is read from the arguments before the rest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "calotype/emoji-64"
 
+ON_A_HUB: tuple[click.Option, ...] = (
+    click.Option(["--revision"], metavar="NAME", help="A branch, tag or commit of a model on a hub."),
+    click.Option(["--variant"], metavar="WORD", help="Which of several weight files, such as fp16."),
+    click.Option(["--local-files-only"], is_flag=True, help="Ask no hub; take what its cache has."),
+)
+"""Options of the commands that load a model."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -23,6 +30,10 @@ class Model:
 
     source: str
     pipeline: "type[DiffusionPipeline]"
+    place: str
+    """The source with the commit that was looked at, from which everything else is loaded."""
+    options: Mapping[str, Any]
+    """What is loaded from it, and how: `variant` and `local_files_only`."""
 
     @property
     def fields(self) -> "dict[str, InputField]":
@@ -50,9 +61,10 @@ class ModelCommand(click.Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         settings = {**self.context_settings, **extra}
-        source = self.source_of(*self._peek(args))
+        own, rest = self._peek(args)
+        source = self.source_of(own, rest)
         try:
-            model = _find(source)
+            model = _find(source, own)
         except CalotypeError as error:
             if not {"-h", "--help"} & set(args):
                 raise
@@ -104,13 +116,15 @@ class _Parsed(click.Command):
                     formatter.write_text(self.why)
 
 
-def _find(source: str) -> Model:
+def _find(source: str, params: Mapping[str, Any]) -> Model:
     from calotype.pipelines.lookup import find_pipeline
 
-    pipeline = find_pipeline(source)
+    options = {name: params[name] for name in ("variant", "local_files_only") if params.get(name)}
+    local = bool(params.get("local_files_only"))
+    pipeline, place = find_pipeline(source, revision=params.get("revision"), local_files_only=local)
     if not pipeline.units:
         raise RepositoryError(
             f"{source} is for {pipeline.__name__}, a free-form pipeline: it declares no inputs and no units, so "
             "that only Python can call it"
         )
-    return Model(source, pipeline)
+    return Model(source, pipeline, place, options)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from calotype.cli.command import DEFAULT_MODEL, Model, ModelCommand
+from calotype.cli.command import DEFAULT_MODEL, ON_A_HUB, Model, ModelCommand
 from calotype.errors import InputError
 
 HELP = """Make a picture from a PROMPT, and write it as a PNG file that carries its recipe.
@@ -35,7 +35,8 @@ Lines of prompts.jsonl:
 PARAMS: list[click.Parameter] = [
     click.Argument(["words"], nargs=-1, metavar="[PROMPT]"),
     click.Option(["--model", "-m", "repo"], default=DEFAULT_MODEL, metavar="REPO", show_default=True,
-                 help="The model: the name of one that ships with calotype, or a folder."),
+                 help="The model: one that ships with calotype, a folder, or owner/name on a hub."),
+    *ON_A_HUB,
     click.Option(["--output", "-o"], type=click.Path(path_type=Path), metavar="FILE",
                  help="Where to write the picture; the folder with --prompts."),
     click.Option(["--prompts"], type=click.Path(path_type=Path), metavar="FILE",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calotype.cli.command import DEFAULT_MODEL, Model, ModelCommand
+from calotype.cli.command import DEFAULT_MODEL, ON_A_HUB, Model, ModelCommand
 from calotype.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 HELP = """Show what a model is made of, what it takes and what a call would do.
 
-REPO is the name of a model that ships with calotype, or a folder. The plan is that of a call with the inputs that are
-given as flags; without any, of one with a placeholder prompt. Nothing is computed.
+REPO is the name of a model that ships with calotype, a folder, or owner/name on a hub. The plan is that of a call with
+the inputs that are given as flags; without any, of one with a placeholder prompt. Nothing is computed.
 """
 
 EPILOG = """\b
@@ -33,6 +33,7 @@ PLACEHOLDER = "a red apple"
 
 PARAMS: list[click.Parameter] = [
     click.Argument(["repo"], default=DEFAULT_MODEL, metavar="[REPO]"),
+    *ON_A_HUB,
     click.Option(["--dtype"], default="auto", metavar="NAME", show_default=True,
                  help="Show the weights in this type; auto is the files' own."),
     click.Option(["--svg"], type=click.Path(path_type=Path), metavar="FILE", help="Write a drawing of the graph."),
@@ -55,7 +56,7 @@ def run(
         refuse_to_overwrite([path], force)
         refuse_unwritable(path.parent)
     try:
-        pipe = model.pipeline.from_pretrained(model.source, dtype=dtype, device="cpu")
+        pipe = model.pipeline.from_pretrained(model.place, **model.options, dtype=dtype, device="cpu")
         about = describe(model, pipe, given_inputs(model.fields, params))
     except InputError as error:
         raise as_usage(error, list(model.fields)) from None
@@ -78,9 +79,10 @@ def describe(model: Model, pipe: "DiffusionPipeline", given: Mapping[str, Any]) 
     """Everything that is shown, as plain values."""
     from calotype.weights.repository import open_repository
 
+    local = bool(model.options.get("local_files_only"))
     return {
         "repository": model.source,
-        "folder": str(open_repository(model.source).fetch([])),
+        "folder": str(open_repository(model.place, local_files_only=local).fetch([])),
         "pipeline": model.pipeline.__name__,
         "doc": (model.pipeline.__doc__ or "").strip().split("\n")[0],
         "components": [_component(name, component) for name, component in pipe.components.items()],

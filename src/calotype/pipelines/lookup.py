@@ -8,10 +8,15 @@ from calotype.weights.components import fetch_index
 from calotype.weights.repository import open_repository
 
 
-def find_pipeline(source: str | PathLike[str]) -> type[DiffusionPipeline]:
-    """The pipeline class that `DiffusionPipeline.from_pretrained(source)` would make. Reads the index alone.
+def find_pipeline(
+    source: str | PathLike[str], *, revision: str | None = None, local_files_only: bool = False
+) -> tuple[type[DiffusionPipeline], str]:
+    """The pipeline class that `DiffusionPipeline.from_pretrained(source)` would make, and the source that names the
+    commit which was looked at (`"owner/name@commit"`), so that what is loaded afterwards is the same. Reads the index
+    alone.
 
     Raises `RepositoryError` when there is no repository, or it is for a class that calotype does not have.
     """
-    repository = open_repository(source)
-    return target_class(DiffusionPipeline, fetch_index(repository), repository)
+    repository = open_repository(source, revision=revision, local_files_only=local_files_only)
+    cls = target_class(DiffusionPipeline, fetch_index(repository), repository)
+    return cls, str(source) if repository.revision is None else f"{repository.name}@{repository.revision}"

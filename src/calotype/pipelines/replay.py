@@ -122,7 +122,7 @@ def load_for(
             "known; save it with save_pretrained and give that folder as the model"
         )
     try:
-        found = find_pipeline(where)
+        found, place = find_pipeline(where)
     except RepositoryError as error:
         if source is not None:
             raise
@@ -136,7 +136,7 @@ def load_for(
             "call calotype.pipelines.replay.replay(path, pipe=...) from Python"
         )
     dtypes = {name: dtype for name, dtype in recipe.dtypes.items() if name in recipe.components}
-    pipe = found.from_pretrained(where, dtype=dtypes or None, device=device or recipe.device, memory=memory)
+    pipe = found.from_pretrained(place, dtype=dtypes or None, device=device or recipe.device, memory=memory)
     check_pipeline(pipe, recipe, path)
     return pipe
 
