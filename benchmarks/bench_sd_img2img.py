@@ -19,7 +19,7 @@ def run(options: Options) -> list[Row]:
     picture = Image.effect_noise((side, side), 60).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
     ours = StableDiffusionImg2ImgPipeline.from_pretrained(folder, device="cpu")
     peer = peer_pipeline("StableDiffusionImg2ImgPipeline", folder)
-    words = {"prompt": "a red apple on a table", "negative_prompt": "blue", "image": picture}
+    words: dict[str, Any] = {"prompt": "a red apple on a table", "negative_prompt": "blue", "image": picture}
     seeds = iter(range(10**6))
 
     def our_call() -> Any:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from calotype import MiniAutoencoderKL, UNet2DModel
-from calotype.memory.peak import imagined, watched
+from calotype.memory.peak import has_data, imagined, watched
 
 MIB = 2**20
 
@@ -54,3 +54,9 @@ def test_an_imagined_network_takes_what_the_real_one_does() -> None:
             compute()
     assert fact.peak > 0
     assert abs(guess.peak - fact.peak) <= 0.01 * fact.peak
+
+
+def test_what_is_imagined_has_no_data() -> None:
+    assert has_data(torch.ones(2))
+    with imagined([]):
+        assert not has_data(torch.ones(2) > 0)

@@ -218,6 +218,13 @@ def test_a_budget_that_one_network_fits_in_is_enough(folder: Path, pipe: Any) ->
     assert torch.equal(latents(small), latents(pipe))
 
 
+def test_a_plan_predicts_the_peak_of_memory(pipe: Any, xl: Any) -> None:
+    weights = sum(pipe.plan(prompt="cat", **STEPS).sizes.values())
+    small, large = (pipe.plan(prompt="cat", height=side, width=side, **STEPS).predicted_peak for side in (16, 128))
+    assert weights < small < large
+    assert xl.plan(prompt="cat", image=picture(), mask_image=left_half(), **STEPS).predicted_peak > 0
+
+
 def test_training_the_network_caches_both_encoders() -> None:
     split = StableDiffusionPipeline.split(["unet"])
     assert {"size", "prompt_embeds", "image_latents", "masks", "beside_latents"} <= set(split.cached)

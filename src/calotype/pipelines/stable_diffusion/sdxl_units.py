@@ -165,7 +165,7 @@ def _rows(
     rows = {}
     for name, like in pooled.items():
         numbers = [side for values, default in sizes for side in _on(values, name, default)]
-        told = [*numbers, *([] if scores is None else [scores[name]])]
+        told = [*numbers, *([] if scores is None else [scores.get(name, scores["positive"])])]
         rows[name] = torch.tensor([told], dtype=torch.float32, device=like.device)
     return Branches(**rows)
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from calotype.adapters.inversion import SPANS
 from calotype.errors import InputError
 from calotype.graph.hints import Component
 from calotype.pipelines.stable_diffusion.prompts import PromptSyntax, parse_prompt
@@ -89,4 +90,5 @@ def in_one_row(hidden: Float[Tensor, "n l c"]) -> Float[Tensor, "1 nl c"]:
 
 def _tokens(text: str, tokenizer: Any) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    return ids
+    spans = getattr(tokenizer, SPANS, None)  # a learned word may be several vectors
+    return ids if spans is None else [one for number in ids for one in spans.get(number, (number,))]

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 from calotype.errors import InputError
 from calotype.graph.hints import Pad, Settings
 from calotype.graph.unit import unit
+from calotype.memory.peak import has_data
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.pipelines.autoencoder import Autoencoder, Size, encoded, mask_of, scaled
 from calotype.pipelines.latents import CleanLatents, Latents, shrink_mask
@@ -140,7 +141,7 @@ def beside(latents: Float[Tensor, "b c h w"], more: Float[Tensor, "b extra h w"]
 
 def attended(mask: Bool[Tensor, "b l"], device: torch.device) -> Bool[Tensor, "b l"] | None:
     """The mask for the network; None where every token counts. It lies on the CPU, where looking costs nothing."""
-    return None if bool(mask.all()) else mask.to(device)
+    return None if not has_data(mask) or bool(mask.all()) else mask.to(device)
 
 
 def _inpaints(unet: UNet2DConditionModel, vae: Autoencoder) -> bool:
