@@ -72,6 +72,36 @@ def test_nothing_is_held_after_a_call_that_fails():
     assert not pipe._residency._held
 
 
+def test_models_stay_on_the_device_until_the_call_asks_for_others():
+    pipe, *_ = limited(10, {"text_encoder": 6, "dit": 8, "vae": 4})
+    held = []
+
+    def bar(steps):
+        for step in steps:
+            held.append(dict(pipe._residency._held))
+            yield step
+
+    pipe("a", seed=0, num_inference_steps=2, progress_bar_cmd=bar)
+    assert held == [{id(pipe.dit): 1}] * 2 and not pipe._residency._held
+
+
+class Early(Small):
+    """Asks for the models of the loop before its units run."""
+
+    def __call__(self, prompt, **inputs):
+        self.load_models_to_device(self.in_iteration_models)
+        return super().__call__(prompt, **inputs)
+
+
+def test_a_unit_does_not_wait_for_what_its_own_call_holds():
+    pipe, *_ = limited(10, {"text_encoder": 6, "dit": 8, "vae": 4}, cls=Early)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(pipe("a", seed=0, num_inference_steps=2)), daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert len(found) == 1
+
+
 class Forgets(Small):
     """Does not ask for the models of the loop."""
 

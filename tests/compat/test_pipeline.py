@@ -90,6 +90,29 @@ def test_a_model_that_keywords_take_is_used_only_where_they_are():
     assert small(loop=used, in_iteration_models=("dit", "controlnet"))("a", seed=0).size == (8, 8)
 
 
+def test_a_model_is_set_under_a_name_that_was_declared():
+    pipe = small()
+    with pytest.raises(
+        GraphError, match=r"Small has no model 'dti'; did you mean 'dit'\?; declare one with self\.dti = "
+    ):
+        pipe.dti = Net()
+    pipe.tokenizer = str  # what is no network may be added
+
+
+def test_a_model_fn_is_a_function():
+    with pytest.raises(GraphError, match=r"Small\.model_fn must be a function, got 3"):
+        small().model_fn = 3
+
+
+def test_a_pipeline_without_a_call_may_have_units_that_read_anything():
+    class NoCall(BasePipeline):
+        def __init__(self):
+            super().__init__(device="cpu")
+            self.units = [reads("anything")]
+
+    assert NoCall().units
+
+
 def test_keywords_of_a_model_fn_without_code_may_be_used():
     assert uses_any_keyword(partial(model_fn)) and not uses_any_keyword(model_fn)
     assert not uses_any_keyword(model_fn_twice)

@@ -96,6 +96,11 @@ class BasePipeline(HoldsModels, Values, metaclass=_Checked):
                 f"{type(self).__name__} sets pipe.{name} during a call, which other calls would see; pass it on in "
                 "inputs_shared"
             )
+        if isinstance(value, torch.nn.Module) and self.__dict__.get("_checked") and name not in self.models:
+            raise GraphError(
+                f"{type(self).__name__} has no model {name!r}{did_you_mean(name, self.models)}; declare one with "
+                f"self.{name} = None in __init__"
+            )
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
@@ -111,6 +116,8 @@ class BasePipeline(HoldsModels, Values, metaclass=_Checked):
 
     @model_fn.setter
     def model_fn(self, fn: Callable[..., Any] | None) -> None:
+        if fn is not None and not callable(fn):
+            raise GraphError(f"{type(self).__name__}.model_fn must be a function, got {fn!r}")
         self._model_fn = fn
 
     def check(self) -> None:
