@@ -14,8 +14,9 @@ from safetensors.torch import load, save
 
 from calotype import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, MiniAutoencoderKL, UNet2DModel
 from calotype.errors import CalotypeError, ComponentError, InputError, RepositoryError, UnknownInput, WeightsError
+from calotype.models.word_text_encoder import WordTokenizer
 from calotype.pipelines.replay import load_for
-from calotype.weights.components import load_components
+from calotype.weights.components import load_components, save_components
 from calotype.weights.repository import open_repository
 from hub import TOKEN, Hub, read_files
 
@@ -267,8 +268,41 @@ def test_networks_and_schedulers_alone(hub: Hub, files: dict[str, bytes], folder
 
 
 def test_a_shipped_model_is_a_repository_for_networks_too(hub: Hub) -> None:
+    assert WordTokenizer.from_pretrained("calotype/emoji-64", subfolder="tokenizer").max_length > 0
     assert MiniAutoencoderKL.from_pretrained("calotype/emoji-64", subfolder="vae").config.latent_channels > 0
     assert hub.requests == []
+
+
+def test_a_tokenizer_alone(hub: Hub, tmp_path: Path) -> None:
+    WordTokenizer(["a", "red"], max_length=4).save_pretrained(tmp_path / "tokenizer")
+    hub.add("someone/words", {**read_files(tmp_path), "unet/model.safetensors": b"x" * 9}, branch="v1")
+    found = WordTokenizer.from_pretrained("someone/words", subfolder="tokenizer", revision="v1")
+    assert (found.words, found.max_length) == (("a", "red"), 4)
+    assert fetched(hub) == ["tokenizer/tokenizer.json"]
+    with pytest.raises(RepositoryError, match=r"no tokenizer.json, so no tokenizer; there is tokenizer/tokenizer.json"):
+        WordTokenizer.from_pretrained("someone/words@v1")
+
+
+def test_a_pipeline_is_saved_in_shards_of_a_variant(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> None:
+    hub.add("someone/tiny", files)
+    pipe = DDPMPipeline.from_pretrained("someone/tiny")
+    pipe.save_pretrained(tmp_path / "saved", variant="fp16", max_shard_size=20_000)
+    names = {path.name for path in (tmp_path / "saved/unet").iterdir()}
+    assert "diffusion_pytorch_model.safetensors.index.fp16.json" in names and len(names) > 3
+    hub.add("someone/shards", tmp_path / "saved")
+    assert same(DDPMPipeline.from_pretrained("someone/shards", variant="fp16").unet, pipe.unet)
+    with pytest.raises(InputError, match="variant must be a word"):
+        pipe.save_pretrained(tmp_path / "saved", variant="../x")
+    with pytest.raises(InputError, match="max_shard_size"):
+        pipe.save_pretrained(tmp_path / "saved", max_shard_size="much")
+
+
+def test_networks_of_other_libraries_are_saved_alike(tmp_path: Path, encoder: dict[str, bytes]) -> None:
+    made = transformers.CLIPTextModel.from_pretrained(tmp_path / "encoder")
+    save_components("P", {"encoder": made}, tmp_path / "p", variant="fp16", max_shard_size=1000)
+    again = load_components(tmp_path / "p", variant="fp16")["encoder"]
+    assert same(again, made)
+    assert len(list((tmp_path / "p/encoder").glob("model.fp16-*.safetensors"))) > 1
 
 
 def test_progress_is_shown(hub: Hub, files: dict[str, bytes], monkeypatch: Any, capfd: Any) -> None:

@@ -75,7 +75,13 @@ class ComponentRef:
 
     def admits(self, value: object) -> bool:
         """Whether an object is of the named class, or of a class derived from it, without importing anything."""
-        return any(c.__name__ == self.name and c.__module__.split(".")[0] == self.library for c in type(value).__mro__)
+        return self.names(type(value))
+
+    def names(self, cls: type) -> bool:
+        """Whether a class, or one that it is derived from, is the named one. transformers has its image processors
+        twice, and `CLIPImageProcessor` is `CLIPImageProcessorPil` where torchvision is not installed."""
+        found = {c.__name__ for c in cls.__mro__ if c.__module__.partition(".")[0] == self.library}
+        return self.name in found or (self.name.endswith("ImageProcessor") and f"{self.name}Pil" in found)
 
 
 class Component:
@@ -164,9 +170,7 @@ def _fits_one(made: Any, wanted: Any) -> bool:
     if isinstance(wanted, NewType) or isinstance(made, TypeVar | str | ForwardRef):
         return False
     if isinstance(wanted, ComponentRef):
-        return isinstance(made, type) and any(
-            c.__name__ == wanted.name and c.__module__.split(".")[0] == wanted.library for c in made.__mro__
-        )
+        return isinstance(made, type) and wanted.names(made)
     if _is_array(made) or _is_array(wanted):
         return _arrays_fit(made, wanted)
     if Literal in (get_origin(made), get_origin(wanted)):

@@ -496,11 +496,17 @@ class DiffusionPipeline:
         """What loading found; None for a pipeline that was put together by hand."""
         return self._report
 
-    def save_pretrained(self, folder: str | PathLike[str]) -> None:
+    def save_pretrained(
+        self, folder: str | PathLike[str], *, variant: str | None = None, max_shard_size: int | str | None = None
+    ) -> None:
         """Write every component and the index in the ecosystem's layout: all of it or nothing.
 
         The code of a class that came from a file of others is written too, and is loaded with the folder. On this
         machine it is approved already, because you ran these very bytes; others approve it with `calotype trust`.
+
+        Args:
+            variant: a word in the names of the weight files, such as `"fp16"`.
+            max_shard_size: bytes or a text such as `"5GB"`; larger weights are written as several files with an index.
 
         Raises:
             ComponentError: a component cannot be saved, the pipeline has inserted units, which no folder holds, or its
@@ -527,7 +533,9 @@ class DiffusionPipeline:
         settings = {name: components.pop(name) for name in declared_settings(cls._declared) if cls.units}
         extras = {**self._settings, **settings}
         code, place = class_code(cls), Path(folder).expanduser()
-        save_components(cls.__name__, components, place, extras=extras, code=code)
+        save_components(
+            cls.__name__, components, place, extras=extras, code=code, variant=variant, max_shard_size=max_shard_size
+        )
         if code is not None:
             saved(code, place)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from calotype.atomic import atomic_folder
 from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, did_you_mean
+from calotype.graph.hints import ComponentRef as ComponentHint
 from calotype.weights.model_index import (
     INDEX_NAME,
     ComponentRef,
@@ -16,8 +17,8 @@ from calotype.weights.model_index import (
     read_model_index,
     write_model_index,
 )
-from calotype.weights.needed import component_files, fetch_files, inside, where
-from calotype.weights.registry import named, portable, resolve
+from calotype.weights.needed import component_files, fetch_files, has_weights, inside, where
+from calotype.weights.registry import named, resolve
 from calotype.weights.repository import Folder, Repository
 from calotype.weights.shards import check_variant
 
@@ -133,6 +134,8 @@ def save_components(
     *,
     extras: Mapping[str, Any] | None = None,
     code: "Code | None" = None,
+    variant: str | None = None,
+    max_shard_size: int | str | None = None,
 ) -> None:
     """Write a pipeline folder: every component and the index, all of it or nothing.
 
@@ -144,12 +147,14 @@ def save_components(
         folder: the destination. What an older save left there is replaced; files that are no part of it are kept.
         extras: other keys of the index: plain settings of the pipeline.
         code: the files that define the class, where no library has it; they are written too.
+        variant, max_shard_size: how networks are written; see `save_network`.
 
     Raises:
         ComponentError: a component cannot be saved, is of a class that no index may name, or has the name of a file.
         RepositoryError: a name is no identifier, or `folder` is a file or holds the current directory.
         WeightsError: a network has tensors that cannot be written.
     """
+    options = _saving(variant, max_shard_size)
     refs: dict[str, ComponentRef | None] = {}
     for name, component in components.items():
         check_component_name(name, class_name)
@@ -164,12 +169,21 @@ def save_components(
     with atomic_folder(folder, owns=owned.__contains__) as aside:
         for name, component in components.items():
             if component is not None:
-                component.save_pretrained(aside / name)
+                component.save_pretrained(aside / name, **(options if has_weights(type(component)) else {}))
         for path, content in files.items():
             (aside / path).parent.mkdir(parents=True, exist_ok=True)
             (aside / path).write_bytes(content)
         module = None if code is None else code.module
         write_model_index(aside, ModelIndex(class_name, refs, dict(extras or {}), module))
+
+
+def _saving(variant: str | None, max_shard_size: int | str | None) -> dict[str, Any]:
+    """How networks of every library are told to write their weights; what was not asked for is left to them."""
+    from calotype.memory.residency import parse_bytes
+
+    check_variant(variant)
+    most = None if max_shard_size is None else parse_bytes(max_shard_size, "max_shard_size")
+    return {name: value for name, value in (("variant", variant), ("max_shard_size", most)) if value is not None}
 
 
 def _owned(folder: Path) -> set[str]:
@@ -298,9 +312,7 @@ def _check_type(name: str, component: Any, expected: Expected) -> None:
 def fits(cls: type[Any], expected: Expected) -> bool:
     """Whether a component of a class is of its expected type."""
     if isinstance(expected, str):
-        module, _, name = expected.partition(":")
-        names = {base.__name__ for base in cls.__mro__ if base.__module__.partition(".")[0] == module}
-        return name in names or name in map(portable, names)
+        return ComponentHint(expected).names(cls)
     if expected is None or inspect.isabstract(expected) or getattr(expected, "_is_protocol", False):
         return True  # a protocol is structural: the graph's own check is the judge of it
     return issubclass(cls, expected)

@@ -3,8 +3,9 @@
 import json
 import re
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -79,19 +80,35 @@ class WordTokenizer:
             aside.write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read what `save_pretrained` wrote.
+    def from_pretrained(
+        cls,
+        source: str | PathLike[str],
+        subfolder: str | None = None,
+        *,
+        revision: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Read what `save_pretrained` wrote, from a folder, from the file itself, or from a hub.
+
+        Args:
+            source: a folder, the file, or `"owner/name"` on the hub.
+            subfolder: the tokenizer's folder in it.
+            revision, cache_dir, local_files_only: as for a pipeline.
 
         Raises:
             RepositoryError: the file is missing or is not one of ours.
         """
-        path = Path(folder) / FILE
+        from calotype.weights.needed import fetch_file  # the one import that goes up: a convenience, not a dependency
+
+        where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
+        path = fetch_file(source, subfolder, FILE, "tokenizer", revision=revision, **where)
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             return cls(content["words"].split(), content["max_length"])
         except FileNotFoundError:
-            raise RepositoryError(f"there is no {FILE} in {folder}") from None
-        except (KeyError, AttributeError, TypeError, json.JSONDecodeError):
+            raise RepositoryError(f"there is no {FILE} in {path.parent}") from None
+        except (KeyError, AttributeError, TypeError, json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             raise RepositoryError(f"{path} is not the file of a WordTokenizer") from None
 
 
