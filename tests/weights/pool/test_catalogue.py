@@ -137,6 +137,35 @@ def test_a_wrong_registration_is_refused_at_once(own, call, message) -> None:
         call(own)
 
 
+class Tied(nn.Module):
+    """The embedding is the last layer too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.last = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+        self.last.weight = self.words.weight
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["words.weight", "last.weight"])
+def test_a_parameter_of_two_names_may_be_in_the_file_once(tmp_path, name, dtype) -> None:
+    network = Tied()
+    path = save(tmp_path / "tied.safetensors", {name: network.words.weight.detach()})
+    known = Catalogue().with_model("tied", Tied, keys=r"(words|last)\.weight")
+    pool = ModelPool([ModelConfig(path=path)], catalogue=known, dtype=dtype)
+    found = pool.fetch_model("tied")
+    assert found.last.weight is found.words.weight
+    assert torch.equal(found.words.weight, network.words.weight.to(found.words.weight.dtype))
+    assert pool.report[0].models[0].missing == ()
+
+
+def test_a_parameter_of_two_names_may_be_two_tensors_of_the_file(tmp_path) -> None:
+    tensors = {"words.weight": torch.zeros(5, 3), "last.weight": torch.ones(5, 3)}
+    path = save(tmp_path / "tied.safetensors", tensors)
+    found = ModelPool([ModelConfig(path=path)], catalogue=Catalogue().with_model("tied", Tied)).fetch_model("tied")
+    assert torch.equal(found.words.weight, torch.zeros(5, 3)) and torch.equal(found.last.weight, torch.ones(5, 3))
+
+
 def test_a_function_that_tells_nothing_is_named(tmp_path, dit) -> None:
     path = save(tmp_path / "dit.safetensors", state(dit))
     known = Catalogue().with_model("xxx_dit", Dit, keys="embed.weight", config=lambda shapes: None)

@@ -40,6 +40,13 @@ def test_two_files_of_one_model_must_be_chosen(two, dit, high, own) -> None:
             pool.fetch_model("xxx_dit", index=wrong)
 
 
+def test_two_models_of_one_file_are_told_apart_by_their_prefixes(tmp_path, dit, high, own) -> None:
+    path = save(tmp_path / "both.safetensors", {**state(dit, prefix="low."), **state(high, prefix="high.")})
+    pool = ModelPool([ModelConfig(path=path)], catalogue=own)
+    with pytest.raises(ComponentError, match=r"could be .*both.safetensors below '\w+\.' or .* below '\w+\.'; choose"):
+        pool.fetch_model("xxx_dit")
+
+
 def test_roles_name_them(two, dit, high, own) -> None:
     configs = [ModelConfig(path=two[0], name="low_noise_dit"), ModelConfig(path=two[1], name="high_noise_dit")]
     pool = ModelPool(configs, catalogue=own)

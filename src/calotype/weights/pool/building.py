@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from calotype.errors import ConfigError, WeightsError
 from calotype.weights.component import refuse_infinite
 from calotype.weights.files import SafetensorsFile
-from calotype.weights.pool.blank import blank
+from calotype.weights.pool.blank import blank, shared_parameters
 from calotype.weights.pool.recognition import Match
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,9 @@ def build(
     for name in match.filled:
         value = match.model.default(name)
         state[name] = own[name] if value is None else _cast(torch.full(own[name].shape, value), dtype)
+    shared = shared_parameters(network)
     network.load_state_dict(state, strict=True, assign=True)
+    _share(network, shared, match.keys)
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if tensor.is_meta:
             raise WeightsError(
@@ -62,6 +64,15 @@ def build(
             listed(match.extra),
         )
     return network.eval()
+
+
+def _share(network: nn.Module, shared: Iterable[Sequence[str]], keys: Mapping[str, str]) -> None:
+    """Make one again what is one tensor in the file and one parameter in the constructor."""
+    for first, *others in shared:
+        for name in others:
+            if first in keys and keys.get(name) == keys[first]:
+                module, _, leaf = name.rpartition(".")
+                setattr(network.get_submodule(module), leaf, network.get_parameter(first))
 
 
 def check(match: Match, place: str) -> None:

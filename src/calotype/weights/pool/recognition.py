@@ -10,7 +10,7 @@ from typing import Any
 
 from calotype.errors import ConfigError
 from calotype.nn.network import Network
-from calotype.weights.pool.blank import blank
+from calotype.weights.pool.blank import blank, shared_parameters
 from calotype.weights.pool.known import KnownModel
 from calotype.weights.pool.layout import Cut, Layout, Shapes, TellingKey, Whole
 
@@ -141,7 +141,7 @@ class _Comparison:
         self.whole, self.shapes, self.given = whole, whole.shapes, given
         self.class_name = _class_name(published)
         self.published = _fields_of(published)
-        self._built: dict[tuple[type, str], Shapes] = {}
+        self._built: dict[tuple[type, str], tuple[Shapes, list[list[str]]]] = {}
         self._tails: dict[str, list[str]] = {}
         for key in self.shapes:
             for tail in _tails(key):
@@ -177,7 +177,7 @@ class _Comparison:
         named = {model.renamed(name): cut.shape(inner[cut.key]) for name, cut in cuts.items()}
         try:
             fields, asked = self._fields(model, layout, prefix, named)
-            expected = self._expected(model, fields)
+            expected, shared = self._expected(model, fields)
         except ConfigError as error:
             return Match(model, prefix, failure=str(error))
         fitting: dict[str, Cut] = {}
@@ -188,6 +188,10 @@ class _Comparison:
                 fitting.setdefault(name, cut)
             elif name in expected:
                 wrong[name] = cut
+        for names in shared:  # a file may have such a tensor once
+            there = next((fitting[name] for name in names if name in fitting), None)
+            if there is not None:
+                fitting |= {name: there for name in names if name not in fitting and name not in wrong}
         absent = [name for name in expected if name not in fitting and name not in wrong]
         return Match(
             model,
@@ -239,11 +243,13 @@ class _Comparison:
             return bool(self.class_name == cls.__name__)
         return self.class_name is None or any(self.class_name == c.__name__ for c in cls.__mro__)
 
-    def _expected(self, model: KnownModel, fields: Mapping[str, Any]) -> Shapes:
+    def _expected(self, model: KnownModel, fields: Mapping[str, Any]) -> tuple[Shapes, list[list[str]]]:
+        """The shape of every tensor of the network, and the names of those that are one."""
         key = (model.cls, json.dumps(fields, sort_keys=True, default=repr))
         if key not in self._built:
-            state = blank(model.cls, fields).state_dict()
-            self._built[key] = {name: tuple(tensor.shape) for name, tensor in state.items()}
+            network = blank(model.cls, fields)
+            shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+            self._built[key] = shapes, shared_parameters(network)
         return self._built[key]
 
 
