@@ -1,0 +1,289 @@
+"""The file of an adapter: its keys, in one of three spellings, as the changes of layers.
+
+PEFT writes `base_model.model.LAYER.lora_A.weight`, diffusers the same below the component's name (and once
+`LAYER.processor.to_q_lora.down.weight`), kohya and LyCORIS `lora_unet_LAYER.lora_down.weight` with every dot of the
+layer's name an underscore. Which one it is, the keys tell.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from calotype.adapters.change import Change, Hadamard, Kronecker, LowRank
+from calotype.errors import WeightsError
+from calotype.weights.files import SafetensorsFile
+
+Format = Literal["peft", "diffusers", "kohya"]
+FORMATS: tuple[Format, ...] = ("diffusers", "peft", "kohya")
+PEFT_CONFIG = "adapter_config.json"
+PEFT_PREFIX = "base_model.model."
+METADATA = "lora_adapter_metadata"
+"""Where diffusers' files say what PEFT's `adapter_config.json` says."""
+
+_SHOWN = 8
+_KEYS = (
+    (re.compile(r"(.+)\.lora_A(?:\.\w+)?\.weight"), "down"),
+    (re.compile(r"(.+)\.lora_B(?:\.\w+)?\.weight"), "up"),
+    (re.compile(r"(.+)\.lora_(down|up|mid)\.weight"), None),
+    (re.compile(r"(.+)\.lora(?:_linear_layer)?\.(down|up)\.weight"), None),
+    (re.compile(r"(.+)_lora\.(down|up)\.weight"), None),
+    (re.compile(r"(.+)\.(?:hada|lokr)_(w[12](?:_[ab])?|t[12])"), None),
+    (re.compile(r"(.+)\.(alpha)"), None),
+    (re.compile(r"(.+)\.(dora_scale)"), None),
+    (re.compile(r"(.+)\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?"), "rows"),
+)
+"""What a key ends with, and the part that it stands for: the second group where none is named."""
+_NEEDED: dict[type[Change], tuple[tuple[str, ...], ...]] = {
+    LowRank: (("down", "up"),),
+    Hadamard: (("w1_a", "w1_b", "w2_a", "w2_b"),),
+    Kronecker: (("w1", "w2"), ("w1_a", "w1_b", "w2"), ("w1", "w2_a", "w2_b"), ("w1_a", "w1_b", "w2_a", "w2_b")),
+}
+_MAY: dict[type[Change], frozenset[str]] = {
+    LowRank: frozenset({"mid"}),
+    Hadamard: frozenset({"t1", "t2"}),
+    Kronecker: frozenset({"t2"}),
+}
+_BESIDE = frozenset({"alpha", "dora_scale", "rows"})
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter as a file holds it. The tensors are the mapped file.
+
+    Attributes:
+        path: the file.
+        format: whose spelling its keys have.
+        changes: by the layer's name as it is spelled there, with the component's prefix and without the part's name.
+    """
+
+    path: Path
+    format: Format
+    changes: Mapping[str, Change]
+
+    @cached_property
+    def digest(self) -> str:
+        """The file's SHA-256."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def kinds(self) -> list[str]:
+        """`LoRA`, `LoHa` or `LoKr`, and `DoRA` where there are magnitudes."""
+        dora = {"DoRA"} if any(change.magnitude is not None for change in self.changes.values()) else set()
+        return sorted({change.kind for change in self.changes.values()} | dora)
+
+    @property
+    def ranks(self) -> list[int]:
+        """The ranks that its layers have."""
+        return sorted({change.rank for change in self.changes.values()})
+
+
+def read_adapter(path: Path, *, alpha: float | None = None) -> AdapterFile:
+    """The adapter in a safetensors file.
+
+    Args:
+        path: the file. Where its keys are PEFT's, `adapter_config.json` lies beside it.
+        alpha: what the change is multiplied by, times the rank, where neither the file nor a configuration says it.
+
+    Raises:
+        WeightsError: the file is damaged or no adapter, has keys that are none of an adapter, lacks half of a pair, or
+            is PEFT's and nothing says its alpha.
+    """
+    file = SafetensorsFile(path)
+    found = _grouped(file)
+    kind = _format(found)
+    config = _config(path, file.metadata, kind)
+    if kind == "peft" and config is None and alpha is None and not any("alpha" in parts for parts in found.values()):
+        raise WeightsError(
+            f"{path} has the keys of PEFT, whose alpha stands in {PEFT_CONFIG}, and there is none beside it; put it "
+            "there, or give alpha= (equal to the rank for no scaling)"
+        )
+    changes = {layer: _change(path, layer, parts, _alpha_of(layer, config, alpha)) for layer, parts in found.items()}
+    return AdapterFile(path, kind, changes)
+
+
+def _grouped(file: SafetensorsFile) -> dict[str, dict[str, Tensor]]:
+    """The tensors by layer and part. Raises `WeightsError` for keys that are none of an adapter."""
+    found: dict[str, dict[str, Tensor]] = {}
+    strange = []
+    for key in file.entries:
+        named = _split(key)
+        if named is None:
+            strange.append(key)
+        elif named[1] in found.setdefault(named[0], {}):
+            raise WeightsError(f"{file.path} has {named[0]!r} under several keys, {key!r} is one; save one adapter")
+        else:
+            found[named[0]][named[1]] = file.tensor(key)
+    if strange:
+        raise WeightsError(_strange(file, strange))
+    if not found:
+        raise WeightsError(f"{file.path} holds no tensors")
+    return found
+
+
+def _split(key: str) -> tuple[str, str] | None:
+    for pattern, part in _KEYS:
+        if match := pattern.fullmatch(key):
+            layer = match[1].replace(".processor.", ".")
+            return layer, part or match[2]
+    return None
+
+
+def _strange(file: SafetensorsFile, strange: list[str]) -> str:
+    if len(strange) == len(file.entries):
+        words = {"emb_params", "clip_l", "clip_g"}
+        if set(strange) & words or len(strange) == 1:
+            return (
+                f"{file.path} is no adapter of layers: it holds {listed(strange)}; learned words are loaded with "
+                "load_textual_inversion"
+            )
+        return (
+            f"{file.path} is no adapter: none of its {len(strange)} keys is one of LoRA, LoHa or LoKr, they are "
+            f"{listed(strange)}; whole networks are loaded with from_pretrained or from_single_file"
+        )
+    return f"{file.path}: {len(strange)} of its {len(file.entries)} keys are none of an adapter: {listed(strange)}"
+
+
+def listed(names: list[str]) -> str:
+    """The first of several names, and how many more there are."""
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(repr(name) for name in names[:_SHOWN]) + more
+
+
+def _format(layers: Mapping[str, Any]) -> Format:
+    if all("." not in layer for layer in layers) and any("_" in layer for layer in layers):
+        return "kohya"
+    return "peft" if any(layer.startswith(PEFT_PREFIX) for layer in layers) else "diffusers"
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What PEFT keeps beside the weights: alpha and rank, with exceptions by layer."""
+
+    where: str
+    fields: Mapping[str, Any]
+    prefix: str = ""
+
+    def alpha(self, layer: str) -> float | None:
+        found = self.fields.get(f"{self.prefix}lora_alpha", self.fields.get(f"{self.prefix}alpha"))
+        for pattern, value in (self.fields.get(f"{self.prefix}alpha_pattern") or {}).items():
+            if re.fullmatch(rf"(.*\.)?({pattern})", layer):
+                found = value
+                break
+        return None if found is None else float(found)
+
+    @property
+    def rank(self) -> int:
+        """The rank that changes are scaled by whose factors are whole."""
+        return int(self.fields.get(f"{self.prefix}r") or 0)
+
+    @property
+    def stable(self) -> bool:
+        """Whether the scale is alpha over the rank's root."""
+        return bool(self.fields.get(f"{self.prefix}use_rslora"))
+
+
+def _config(path: Path, metadata: Mapping[str, str], kind: Format) -> _Config | None:
+    beside = path.parent / PEFT_CONFIG
+    if kind == "diffusers" and METADATA in metadata:
+        return _Config(f"{path}: {METADATA}", _read_json(metadata[METADATA], str(path)))
+    if kind == "kohya" or not beside.is_file():
+        return None
+    fields = _read_json(beside.read_text(encoding="utf-8"), str(beside))
+    if kind == "diffusers" and "peft_type" not in fields:
+        return None
+    return _Config(str(beside), fields)
+
+
+def _read_json(text: str, where: str) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise WeightsError(f"{where} is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise WeightsError(f"{where} must hold a JSON object, found a {type(fields).__name__}")
+    return fields
+
+
+@dataclass(frozen=True)
+class _Alpha:
+    """What a layer's scale is made of where its own `.alpha` does not say: alpha, whether the rank's root is taken, and
+    the rank of factors that are whole."""
+
+    value: float | None
+    stable: bool = False
+    rank: int = 0
+
+
+def _alpha_of(layer: str, config: _Config | None, given: float | None) -> _Alpha:
+    if given is not None or config is None:
+        return _Alpha(given)
+    inner = layer.removeprefix(PEFT_PREFIX)
+    first, _, rest = inner.partition(".")
+    if any(name.startswith(f"{first}.") for name in config.fields):  # diffusers: `unet.lora_alpha`
+        config, inner = _Config(config.where, config.fields, f"{first}."), rest
+    return _Alpha(config.alpha(inner), config.stable, config.rank)
+
+
+def _change(path: Path, layer: str, parts: Mapping[str, Tensor], alpha: _Alpha) -> Change:
+    names = set(parts) - _BESIDE
+    cls = next((c for c, needed in _NEEDED.items() if any(set(n) <= names <= {*n, *_MAY[c]} for n in needed)), None)
+    if cls is None:
+        raise WeightsError(f"{path}: {layer!r} is incomplete: it has {listed(sorted(parts))} and {_wanted(names)}")
+    factors = {name: parts[name] for name in parts if name in names}
+    change = cls(factors)
+    _refuse_unfit(path, layer, change)
+    own = parts.get("alpha")
+    value = float(own) if own is not None else alpha.value
+    rank = change.rank or (alpha.rank if own is None else 0)
+    scale = 1.0 if value is None or not rank else value / (math.sqrt(rank) if alpha.stable else rank)
+    return cls(factors, scale, _magnitude(path, layer, parts, change))
+
+
+def _wanted(names: set[str]) -> str:
+    if names & {"down", "up", "mid"}:
+        return f"lacks {'up' if 'down' in names else 'down'!r}" if not {"down", "up"} <= names else "more than a pair"
+    if not names:
+        return "no factors"
+    return "not all factors of LoHa (w1_a, w1_b, w2_a, w2_b) or LoKr (w1, w2, or two for each)"
+
+
+def _refuse_unfit(path: Path, layer: str, change: Change) -> None:
+    """Raise `WeightsError` where the factors cannot be multiplied: their ranks differ or they have too few axes."""
+    shapes = {name: list(part.shape) for name, part in change.parts.items()}
+    try:
+        with torch.device("meta"):
+            bare = type(change)({n: torch.empty(p.shape, dtype=p.dtype) for n, p in change.parts.items()})
+            fits = tuple(bare.product().shape) == bare.shape
+    except (RuntimeError, IndexError):
+        fits = False
+    if not fits:
+        raise WeightsError(f"{path}: the factors of {layer!r} do not fit one another: {shapes}")
+
+
+def _magnitude(path: Path, layer: str, parts: Mapping[str, Tensor], change: Change) -> Tensor | None:
+    """The magnitudes of rows [out, 1] or of columns [1, in]."""
+    rows, columns = change.shape[:2]
+    if (own := parts.get("rows")) is not None and own.numel() == rows:
+        return own.reshape(rows, 1)
+    scale = parts.get("dora_scale")
+    if scale is not None and scale.shape[0] == rows and scale.numel() == rows:
+        return scale.reshape(rows, 1)
+    if scale is not None and scale.ndim > 1 and scale.shape[0] == 1 and scale.numel() == columns:
+        return scale.reshape(1, columns)
+    wrong = own if own is not None else scale
+    if wrong is None:
+        return None
+    raise WeightsError(
+        f"{path}: the magnitudes of {layer!r} are {list(wrong.shape)}, expected one for each of {rows} rows or "
+        f"{columns} columns"
+    )

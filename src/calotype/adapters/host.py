@@ -1,0 +1,129 @@
+"""The adapters of one component: which are loaded, at which weights, run beside its weights or fused into them.
+
+They belong to the component, not to a pipeline, so that pipelines that share it agree. Beside the weights nothing of
+the component is written to. Fused, each touched layer gets a new weight and its old one is kept as it is: one that is
+the mapped file takes no memory, another takes that of the touched layers alone (on the CPU where it was on a GPU).
+Taking them out puts the very same tensors back.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from calotype.adapters.change import Change
+from calotype.adapters.inversion import Word
+from calotype.adapters.layers import attach, detach, stacked
+
+_PLACE = "_adapters"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An adapter of one component: the changes of its layers by name, and the digest of the file that they are from."""
+
+    changes: Mapping[str, Change]
+    digest: str
+
+
+@dataclass
+class AdapterHost:
+    """The adapters of one component. Everything that can fail is done before anything is changed."""
+
+    module: nn.Module
+    loaded: dict[str, Loaded] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    originals: dict[str, nn.Parameter] = field(default_factory=dict)
+    words: dict[str, Word] = field(default_factory=dict)
+    """Learned words by token, whose vectors stand beside the component's table."""
+    tokenizer: Any = None
+    """The tokenizer that knows none of them, to go back to."""
+    _handles: dict[str, RemovableHandle] = field(default_factory=dict)
+    fused: bool = False
+
+    def add(self, name: str, loaded: Loaded, weight: float) -> None:
+        """Load one more adapter, and run it at a weight beside those that run."""
+        self._arrange({**self.loaded, name: loaded}, {**self.weights, name: weight})
+
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """Run the loaded adapters at these weights; those that are left out, or have 0, are not run."""
+        self._arrange(self.loaded, {name: weights.get(name, 0.0) for name in self.loaded})
+
+    def remove(self, name: str) -> None:
+        """Take one away."""
+        rest = {n: loaded for n, loaded in self.loaded.items() if n != name}
+        self._arrange(rest, {n: self.weights[n] for n in rest})
+
+    def _arrange(self, loaded: Mapping[str, Loaded], weights: Mapping[str, float]) -> None:
+        layers = self._active(loaded, weights)
+        stacks = {name: stacked(self.module.get_submodule(name), changes) for name, changes in layers.items()}
+        for name, handle in self._handles.items():
+            detach(self.module.get_submodule(name), handle)
+        self._handles = {name: attach(self.module.get_submodule(name), stack) for name, stack in stacks.items()}
+        self.loaded, self.weights = dict(loaded), dict(weights)
+
+    @staticmethod
+    def _active(loaded: Mapping[str, Loaded], weights: Mapping[str, float]) -> dict[str, list[tuple[Change, float]]]:
+        """What changes each layer."""
+        found: dict[str, list[tuple[Change, float]]] = {}
+        for name, adapter in loaded.items():
+            for layer, change in adapter.changes.items() if weights[name] else ():
+                found.setdefault(layer, []).append((change, weights[name]))
+        return found
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Write the adapters that run into the weights of the layers that they touch."""
+        layers = self._active(self.loaded, self.weights)
+        fresh = {name: _sum(self.module.get_submodule(name), changes) for name, changes in layers.items()}
+        for name, handle in self._handles.items():
+            detach(self.module.get_submodule(name), handle)
+        self._handles = {}
+        for name, weight in fresh.items():
+            layer = self.module.get_submodule(name)
+            old: nn.Parameter = layer.weight  # type: ignore[assignment]
+            layer.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
+            old.data = old.data.cpu()
+            self.originals[name] = old
+        self.fused = True
+
+    @torch.no_grad()
+    def unfuse(self) -> None:
+        """Put the old weights back, and run the adapters beside them."""
+        for name, old in self.originals.items():
+            layer = self.module.get_submodule(name)
+            old.data = old.data.to(layer.weight.device, layer.weight.dtype)  # type: ignore[union-attr, arg-type]
+            layer.weight = old
+        self.originals, self.fused = {}, False
+        self._arrange(self.loaded, self.weights)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is loaded."""
+        return not self.loaded and not self.words
+
+
+def _sum(layer: nn.Module, changes: list[tuple[Change, float]]) -> Tensor:
+    base: Tensor = layer.weight  # type: ignore[assignment]
+    total = base.detach().float()
+    for change, weight in changes:
+        total = total + change.dense(base, weight)
+    return total.to(base.dtype)
+
+
+def host_of(component: object) -> AdapterHost | None:
+    """The adapters of a component; None where none were ever loaded."""
+    return component.__dict__.get(_PLACE) if isinstance(component, nn.Module) else None
+
+
+def change_host(component: nn.Module, change: Callable[[AdapterHost], None]) -> None:
+    """Change the adapters of a component, which keeps them for as long as there are any."""
+    host = host_of(component) or AdapterHost(component)
+    change(host)
+    if host.is_empty:
+        component.__dict__.pop(_PLACE, None)
+    else:
+        component.__dict__[_PLACE] = host

@@ -1,0 +1,84 @@
+"""What runs in every forward pass of an adapted layer: the adapters' part, added to what the layer computes.
+
+All adapters of a layer are one low-rank pair, their factors stacked along the rank, so that three cost two matrix
+products as one does. What has no low rank (LoHa, LoKr, DoRA) is one matrix of the weight's shape. Both are buffers that
+are never saved, so that they move with the layer.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from calotype.adapters.change import Change, LowRank
+
+DOWN, UP, DENSE = "adapter_down", "adapter_up", "adapter_dense"
+ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class Stack(NamedTuple):
+    """All adapters of one layer: `down [r, in, *kernel]`, `up [r, out]` with scale and weight, and what is dense."""
+
+    down: Tensor | None
+    up: Tensor | None
+    dense: Tensor | None
+
+
+def stacked(layer: nn.Module, changes: Sequence[tuple[Change, float]]) -> Stack:
+    """The changes of a layer at their weights, computed in float32 and then of the layer's type and on its device."""
+    base: Tensor = layer.weight  # type: ignore[assignment]
+    kind = {"device": base.device, "dtype": base.dtype}
+    low = [(c, w) for c, w in changes if isinstance(c, LowRank) and c.magnitude is None]
+    rest = [c.dense(base, w) for c, w in changes if not isinstance(c, LowRank) or c.magnitude is not None]
+    down = up = dense = None
+    if low:
+        kernel = base.shape[2:]
+        down = torch.cat([c.down().reshape(c.rank, -1, *kernel) for c, _ in low]).to(**kind)
+        up = torch.cat([c.up() * w for c, w in low], dim=1).t().contiguous().to(**kind)
+    if rest:
+        dense = torch.stack(rest).sum(0).to(**kind)
+    return Stack(down, up, dense)
+
+
+def attach(layer: nn.Module, stack: Stack) -> RemovableHandle:
+    """Add a stack to what a layer computes from now on. The handle takes it away, with `detach`."""
+    for name, tensor in zip((DOWN, UP, DENSE), stack, strict=True):
+        if tensor is not None:
+            layer.register_buffer(name, tensor, persistent=False)
+    return layer.register_forward_hook(_add)
+
+
+def detach(layer: nn.Module, handle: RemovableHandle) -> None:
+    """Leave a layer as it was before `attach`."""
+    handle.remove()
+    for name in (DOWN, UP, DENSE):
+        if name in layer._buffers:
+            delattr(layer, name)
+
+
+def _add(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    """The layer's output with the adapters' part added; in place where no gradient is asked for."""
+    x, buffers = args[0], layer._buffers
+    down, up, dense = (buffers.get(name) for name in (DOWN, UP, DENSE))
+    if isinstance(layer, nn.Linear) or x.ndim == 2:  # a 1x1 convolution may be given pixels as rows
+        if down is not None and up is not None:
+            rows = functional.linear(x, down.flatten(1)).reshape(-1, len(down))
+            out = _plus_product(out, rows, up)
+        return out if dense is None else out + functional.linear(x, dense.flatten(1))
+    convolve: Any = layer._conv_forward
+    if down is not None and up is not None:
+        maps = convolve(x, down, None)
+        mixed = torch.matmul(up.t(), maps.flatten(2)).view(out.shape)
+        out = out + mixed if torch.is_grad_enabled() else out.add_(mixed)
+    return out if dense is None else out + convolve(x, dense, None)
+
+
+def _plus_product(out: Tensor, rows: Tensor, up: Tensor) -> Tensor:
+    flat = out.reshape(-1, out.shape[-1])
+    if torch.is_grad_enabled() or flat.data_ptr() != out.data_ptr():
+        return torch.addmm(flat, rows, up).view(out.shape)
+    flat.addmm_(rows, up)
+    return out
