@@ -1,6 +1,7 @@
 """What a call of Stable Diffusion takes, refuses, remembers and shows, on random weights."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -216,6 +217,19 @@ def test_a_budget_that_one_network_fits_in_is_enough(folder: Path, pipe: Any) ->
     largest = max(pipe.plan(prompt="cat").sizes.values())
     small = StableDiffusionPipeline.from_pretrained(folder, memory=largest, device="cpu")
     assert torch.equal(latents(small), latents(pipe))
+
+
+def test_one_pipeline_serves_several_threads(xl: Any) -> None:
+    prompts = [f"a red cat {number}" for number in range(8)]
+
+    def drawn(prompt: str) -> torch.Tensor:
+        return latents(fresh, prompt=prompt)
+
+    fresh = StableDiffusionXLPipeline(**xl.components, memo=0, device="cpu")
+    alone = [drawn(prompt) for prompt in prompts]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(drawn, prompts))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_a_plan_predicts_the_peak_of_memory(pipe: Any, xl: Any) -> None:
