@@ -7,17 +7,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from calotype.errors import InputError, UnusedInput
-from calotype.models.unet_2d_condition.conditioning import (
-    added_embedding,
-    added_vector,
-    class_embedding,
-    class_vector,
-    times,
-)
+from calotype.models.unet_2d_condition.conditioning import added_embedding, class_embedding, class_vector
 from calotype.models.unet_2d_condition.config import UNet2DConditionConfig
 from calotype.models.unet_2d_condition.keys import AVERAGE_REMARKS, RENAMES
 from calotype.models.unet_2d_condition.text import ProjectedText
 from calotype.nn.activations import ACTIVATIONS, activated
+from calotype.nn.conditions import added_vector, times
 from calotype.nn.network import Network
 from calotype.nn.time import SinusoidalTime, TimestepEmbedding
 from calotype.nn.transformer import Attention, Text
@@ -175,7 +170,7 @@ class UNet2DConditionModel(Network):
         label_waves = self.time_proj if self.config.class_embed_type == "timestep" else None
         for more in (
             class_vector(self.class_embedding, label_waves, labels, sample),
-            added_vector(self.add_time_proj, self.add_embedding, added, sample),
+            added_vector(type(self).__name__, self.add_time_proj, self.add_embedding, added, sample),
         ):
             if more is not None:
                 vector = vector + more
