@@ -334,6 +334,14 @@ def test_a_hub_that_goes_away_in_between(hub: Hub, monkeypatch: pytest.MonkeyPat
             found.fetch([path])
 
 
+def test_a_client_that_returns_what_it_has_is_not_believed(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("someone/tiny", FILES)
+    found = open_repository("someone/tiny")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **options: "somewhere")
+    with pytest.raises(RepositoryError, match=r"the download failed, unet/config.json did not come; load again"):
+        found.fetch(["unet/config.json"])
+
+
 def test_a_disk_that_is_full_keeps_what_came(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants, file_download
 

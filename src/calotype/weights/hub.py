@@ -180,7 +180,11 @@ class HubRepository:
 
     def _check_sizes(self, paths: list[str]) -> None:
         if lost := [path for path in paths if not (self._snapshot / path).is_file()]:
-            raise RepositoryError(self._without(lost, ()))
+            shown = ", ".join(lost[:_SHOWN])
+            raise RepositoryError(  # a client that cannot reach the hub any more may return what it has
+                f"{self.name} at {self.revision}: the download failed, {shown} did not come; load again to go on where "
+                "it stopped"
+            )
         for path in paths:
             size = (self._sizes or {}).get(path)
             found = (self._snapshot / path).stat().st_size
