@@ -7,7 +7,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import safetensors.torch
 
+from calotype import MiniAutoencoderKL, ModelConfig, ModelPool
 from calotype.errors import RepositoryError
 from calotype.weights.repository import open_repository
 
@@ -118,3 +120,15 @@ def test_without_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "modelscope", None)
     with pytest.raises(RepositoryError, match=r"needs ModelScope's client, .*; `pip install modelscope`"):
         open_repository("modelscope:someone/tiny")
+
+
+@pytest.mark.parametrize(
+    "place", [{"model_id": "someone/tiny", "download_source": "modelscope"}, {"model_id": "modelscope:someone/tiny"}]
+)
+def test_a_pool_takes_single_files_of_it(client: Client, place: dict[str, Any]) -> None:
+    network = MiniAutoencoderKL(latent_channels=2, block_out_channels=(4,))
+    client.files["unet/model.safetensors"] = safetensors.torch.save(network.state_dict())
+    client.files["unet/config.json"] = network.config.model_dump_json().encode()
+    pool = ModelPool(ModelConfig(**place, origin_file_pattern="unet/*.safetensors", revision="v1"))
+    assert pool.names == ("mini_autoencoder",)
+    assert client.asked == ["list someone/tiny v1", "get unet/config.json v1", "get unet/model.safetensors v1"]

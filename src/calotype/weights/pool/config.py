@@ -78,7 +78,8 @@ class ModelConfig(BaseConfig):
     variant: str | None = None
     """Take only files of this variant, such as `"fp16"`: those that have it in their name between dots."""
     download_source: Literal["huggingface", "modelscope"] | None = None
-    """The hub that has `model_id`; by default Hugging Face's."""
+    """The hub that has `model_id`; by default Hugging Face's. `"modelscope"` is the same as an id that begins with
+    `modelscope:`, and needs ModelScope's client."""
     local_model_path: Annotated[Text | None, BeforeValidator(_text)] = None
     """A folder of repositories, each in a folder of its own id. Files that it has are taken from there; others are
     fetched and kept in a cache there."""

@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 
 from calotype.errors import RepositoryError, did_you_mean
+from calotype.weights.modelscope import PREFIX
 from calotype.weights.pool.config import ModelConfig
 from calotype.weights.pool.patterns import by_model, matching, missing_shards, of_variant
 from calotype.weights.repository import Folder, Repository, open_repository
@@ -122,15 +123,13 @@ def _repository(config: ModelConfig, options: Options) -> Repository:
     """The repository of a config: its folder in `local_model_path`, where that has files for every pattern, or what
     `model_id` means."""
     assert config.model_id is not None
-    kept = config.local_model_path
-    if kept is not None and config.revision is None and (Path(kept).expanduser() / config.model_id).is_dir():
-        folder = Folder(Path(kept).expanduser() / config.model_id)
+    kept, plain = config.local_model_path, config.model_id.removeprefix(PREFIX)
+    if kept is not None and config.revision is None and (Path(kept).expanduser() / plain).is_dir():
+        folder = Folder(Path(kept).expanduser() / plain)
         if all(matching(pattern, folder.files()) for pattern in config.patterns):
             return folder
-    if config.download_source == "modelscope":
-        raise RepositoryError(f"{config.place}: repositories of ModelScope are not read; download it and give path=")
     return open_repository(
-        config.model_id,
+        f"{PREFIX}{plain}" if config.download_source == "modelscope" else config.model_id,
         revision=config.revision,
         cache_dir=options.cache_dir if kept is None else kept,
         local_files_only=options.local_files_only if config.skip_download is None else config.skip_download,
