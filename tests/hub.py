@@ -174,7 +174,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # 10 MB, which no file here has
     no_waiting = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
-    monkeypatch.setattr("huggingface_hub.file_download.time", no_waiting)  # between two tries of a transfer
+    for waiting in ("file_download", "utils._http"):  # between two tries of a transfer, or of a request
+        monkeypatch.setattr(f"huggingface_hub.{waiting}.time", no_waiting)
     huggingface_hub.close_session()
     yield server
     huggingface_hub.close_session()

@@ -204,6 +204,7 @@ def test_another_cache_folder(hub: Hub, files: dict[str, bytes], tmp_path: Path)
         ("someone/tiny", {"revision": "../../x"}, RepositoryError, "revision must be a branch"),
         ("someone/tiny", {"variant": "../x"}, InputError, "variant must be a word such as 'fp16'"),
         ("someone/tiny", {"revison": "main"}, UnknownInput, "option 'revison'; did you mean 'revision'"),
+        ("someone/tiny", {"only": 3}, InputError, "only must be a list of component names, got 3"),
         ("someone/tiny", {"check": "finit"}, InputError, "check must be 'finite' or None, got 'finit'"),
         ("someone/tiny", {"dtype": "float61"}, InputError, "'float61'; did you mean 'float64'"),
         ("someone/network", {}, RepositoryError, "a config.json: it holds one network, not a pipeline; load it with"),

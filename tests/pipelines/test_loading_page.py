@@ -128,6 +128,15 @@ def damaged_cache(case: Case) -> Any:
     return DDPMPipeline.from_pretrained("someone/tiny")
 
 
+def gone_in_between(case: Case) -> Any:
+    def fail(request: Any) -> None:
+        if request.path.endswith("unet/config.json"):
+            case.hub.failing = 503
+
+    case.hub.on_request = fail
+    return DDPMPipeline.from_pretrained("someone/tiny")
+
+
 def no_hub(case: Case) -> Any:
     case.monkeypatch.setattr("hub._Handler._info", lambda self, *_: self._send(200, b"<html>", {}))
     return DDPMPipeline.from_pretrained("someone/tiny")
@@ -152,6 +161,9 @@ CASES: dict[str, Callable[[Case], Any]] = {
     "one network instead of a pipeline": lambda c: DDPMPipeline.from_pretrained(c.folder / "unet"),
     "an index without `_class_name`": after(lambda c: c.index(_class_name=...)),
     "an index that is a list": after(lambda c: c.write("model_index.json", "[]")),
+    "an index with an entry twice": after(
+        lambda c: c.write("model_index.json", c.files["model_index.json"].replace(b"{", b'{"unet": [null, null],', 1))
+    ),
     "an index without a component": after(lambda c: c.index(unet=...)),
     "an index that names arbitrary code": after(lambda c: c.index(unet=["os", "system"])),
     "an index that names code in the repository": after(
@@ -167,6 +179,9 @@ CASES: dict[str, Callable[[Case], Any]] = {
     "a download that was cut": after(lambda c: c.write(UNET, c.files[UNET][:1000])),
     "a Git LFS pointer": after(
         lambda c: c.write(UNET, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 143052\n")
+    ),
+    "a Git LFS pointer in place of a configuration": after(
+        lambda c: c.write("unet/config.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
     ),
     "a web page in place of weights": after(lambda c: c.write(UNET, "<!doctype html><html>" * 9)),
     "an empty file": after(lambda c: c.write(UNET, "")),
@@ -184,11 +199,14 @@ CASES: dict[str, Callable[[Case], Any]] = {
     '`dtype="float61"`': lambda c: c.load(dtype="float61"),
     '`only="unet"`': lambda c: c.load(only="unet"),
     "no repository of that id": lambda c: DDPMPipeline.from_pretrained("someone/tyni"),
+    "the address of a page on the hub": lambda c: DDPMPipeline.from_pretrained("https://huggingface.co/someone/tiny"),
+    "no source": lambda c: DDPMPipeline.from_pretrained(None),
     "no such revision": lambda c: DDPMPipeline.from_pretrained("someone/tiny", revision="v9"),
     "a gated repository": lambda c: DDPMPipeline.from_pretrained("someone/gated"),
     "no network and nothing in the cache": after(
         lambda c: c.hub.stop(), lambda c: DDPMPipeline.from_pretrained("someone/tiny")
     ),
+    "a hub that goes away in between": gone_in_between,
     "a file that was cached, and is damaged": damaged_cache,
     "an `HF_ENDPOINT` that is no hub": no_hub,
 }

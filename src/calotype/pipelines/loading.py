@@ -54,6 +54,8 @@ def load_pipeline(
     memo: int | str,
 ) -> P:
     """The pipeline of `cls`, or of the class that the index names where `cls` is the base. See `from_pretrained`."""
+    if source is None or isinstance(source, bytes | int | float):
+        raise InputError(f"{cls.__name__}.from_pretrained takes a folder, 'owner/name' or ModelConfigs, got {source!r}")
     where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
     custom = None if custom_pipeline is None else custom_class(cls, custom_pipeline, custom_revision, **where)
     if custom is None and custom_revision is not None:

@@ -80,7 +80,7 @@ def load_components(
     if wanted is None:
         optional = types  # the index alone says what there is
     _check_names("override", overrides, types)
-    _check_names("only", only or (), types)
+    _check_names("only", () if only is None else only, types)
     dtypes = _by_name("dtype", dtype, types)
     variants = _by_name("variant", variant, types)
     _check_options(dtypes, variants, check)
@@ -296,6 +296,8 @@ def _check_options(dtypes: Mapping[str, Any], variants: Mapping[str, Any], check
 def _check_names(what: str, names: Collection[str], known: Collection[str]) -> None:
     if isinstance(names, str):
         raise InputError(f"{what} must be a list of component names, got {names!r}; write [{names!r}]")
+    if not isinstance(names, Collection):
+        raise InputError(f"{what} must be a list of component names, got {names!r}")
     for name in names:
         if name not in known:
             raise UnknownInput(

@@ -201,6 +201,13 @@ class HubRepository:
             return f"{at}: {shown} {'is' if len(lost) == 1 else 'are'} not in the cache, and {self._why_offline}"
         return f"{at} has no file {shown}{did_you_mean(lost[0], known)}"
 
+    def _gone(self, error: BaseException) -> RepositoryError:
+        why = "" if getattr(error, "response", None) is None else f" ({_first_line(error)})"
+        return RepositoryError(
+            f"{self.name}: the download failed, because {_api().endpoint} cannot be reached any more{why}; load again "
+            "to go on where it stopped"
+        )
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Say what the client's errors mean here."""
@@ -221,15 +228,14 @@ class HubRepository:
                 "spelling, and if it is private log in with `hf auth login` or set HF_TOKEN"
             ) from None
         except errors.LocalEntryNotFoundError as error:  # what the client says when it gave up asking
-            raise RepositoryError(
-                f"{self.name}: the download failed, because {_api().endpoint} cannot be reached any more; load again "
-                "to go on where it stopped"
-            ) from error
+            raise self._gone(error) from error
         except errors.EntryNotFoundError as error:
             raise RepositoryError(f"{self.name} at {self.revision}: {_first_line(error)}") from error
         except errors.HFValidationError as error:
             raise RepositoryError(f"{self.name!r} is not the id of a repository: {_first_line(error)}") from None
         except errors.HfHubHTTPError as error:
+            if _unreachable(error):
+                raise self._gone(error) from error
             raise RepositoryError(f"{self.name}: {_api().endpoint} refused: {_first_line(error)}") from error
         except Exception as error:
             if isinstance(error, OSError) or _unreachable(error):
