@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from calotype.graph.unit import State, takes_over, unit
     from calotype.models.autoencoder_kl import AutoencoderKL
     from calotype.models.autoencoder_tiny import AutoencoderTiny
+    from calotype.models.controlnet import ControlNetModel
     from calotype.models.mini_autoencoder import MiniAutoencoderKL
     from calotype.models.mini_transformer import MiniTransformer2DModel
     from calotype.models.unet_2d import UNet2DModel
@@ -82,6 +83,7 @@ __all__ = [
     "Catalogue",
     "ClassifierFree",
     "Component",
+    "ControlNetModel",
     "DDIMInverseScheduler",
     "DDIMScheduler",
     "DDPMPipeline",

@@ -17,6 +17,7 @@ PUBLIC: dict[str, str] = {
     "unit": "calotype.graph.unit",
     "AutoencoderKL": "calotype.models.autoencoder_kl",
     "AutoencoderTiny": "calotype.models.autoencoder_tiny",
+    "ControlNetModel": "calotype.models.controlnet",
     "UNet2DModel": "calotype.models.unet_2d",
     "UNet2DConditionModel": "calotype.models.unet_2d_condition",
     "WordTokenizer": "calotype.models.word_text_encoder",
@@ -78,6 +79,7 @@ ECOSYSTEM: frozenset[str] = frozenset(
     {
         "AutoencoderKL",
         "AutoencoderTiny",
+        "ControlNetModel",
         "UNet2DModel",
         "UNet2DConditionModel",
         "DDIMInverseScheduler",

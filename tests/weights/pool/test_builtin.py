@@ -13,6 +13,7 @@ from calotype import (
     CATALOGUE,
     AutoencoderKL,
     AutoencoderTiny,
+    ControlNetModel,
     MiniAutoencoderKL,
     MiniTransformer2DModel,
     ModelConfig,
@@ -65,6 +66,13 @@ ADDED = {
     "addition_time_embed_dim": 4,
     "projection_class_embeddings_input_dim": 3 * 4 + 2,
 }
+STEERING = {
+    **{name: value for name, value in TEXT.items() if name not in ("up_block_types", "center_input_sample")},
+    "layers_per_block": 1,
+    "transformer_layers_per_block": 1,
+    "conditioning_embedding_out_channels": (4, 6),
+    "controlnet_conditioning_channel_order": "bgr",
+}
 HIDDEN = {**TEXT, "encoder_hid_dim": 7, "encoder_hid_dim_type": "text_proj"}
 KL_DOWN, KL_UP = ("DownEncoderBlock2D",) * 2, ("UpDecoderBlock2D",) * 2
 KL = {
@@ -97,6 +105,24 @@ FIELDS: dict[type[Network], list[dict[str, Any]]] = {
         {**HIDDEN, "transformer_layers_per_block": 3, "resnet_time_scale_shift": "scale_shift"},
         {**TEXT, "mid_block_type": None, "class_embed_type": "timestep", "in_channels": 9, "out_channels": 3},
         {**TEXT, "conv_out_kernel": 1, "time_cond_proj_dim": 3, "time_embedding_dim": 12},
+    ],
+    ControlNetModel: [
+        STEERING,
+        {
+            **STEERING,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 4,
+            "projection_class_embeddings_input_dim": 14,
+            "use_linear_projection": True,
+            "layers_per_block": 2,
+        },
+        {
+            **STEERING,
+            "mid_block_type": "UNetMidBlock2D",
+            "global_pool_conditions": True,
+            "only_cross_attention": (True, False),
+            "conditioning_embedding_out_channels": (4,),
+        },
     ],
     AutoencoderKL: [
         KL,
@@ -133,6 +159,18 @@ def computed(network: Network) -> Sequence[torch.Tensor]:
         added = added if network.config.addition_embed_type else None
         text = torch.randn(2, 3, network.config.text_channels, generator=draw)
         return network(x, torch.tensor([3, 5]), text, labels, added_cond_kwargs=added)
+    if isinstance(network, ControlNetModel):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+        x = torch.randn(2, 4, 8, 8, generator=draw)
+        added = {"text_embeds": torch.ones(2, 2), "time_ids": torch.tensor([[1.0, 2.0, 3.0]] * 2)}
+        added = added if network.config.addition_embed_type else None
+        text = torch.randn(2, 3, network.config.cross_attention_dim, generator=draw)
+        side = 8 * network.config.downscale
+        picture = torch.rand(2, 3, side, side, generator=draw)
+        made = network(x, torch.tensor([3, 5]), text, picture, added_cond_kwargs=added)
+        return [*made.down_block_res_samples, made.mid_block_res_sample]
     if isinstance(network, AutoencoderKL | AutoencoderTiny):
         x = torch.randn(1, network.config.in_channels, 16, 16, generator=draw)
         fields = network.config.model_dump()

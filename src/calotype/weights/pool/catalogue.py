@@ -11,6 +11,8 @@ from calotype.models.autoencoder_kl import AutoencoderKL
 from calotype.models.autoencoder_kl import keys as autoencoder_kl
 from calotype.models.autoencoder_tiny import AutoencoderTiny
 from calotype.models.autoencoder_tiny import keys as autoencoder_tiny
+from calotype.models.controlnet import ControlNetModel
+from calotype.models.controlnet import keys as controlnet
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_autoencoder import keys as mini_autoencoder
 from calotype.models.mini_transformer import MiniTransformer2DModel
@@ -116,6 +118,13 @@ CATALOGUE = (
         layouts=[spelled(unet.TELLING, cuts=unet.cuts, told=unet.told)],
         config=unet_2d_condition.config_from_shapes,
         asks=unet_2d_condition.ASKS,
+    )
+    .with_model(
+        "controlnet",
+        ControlNetModel,
+        keys=controlnet.TELLING,
+        config=controlnet.config_from_shapes,
+        asks=controlnet.ASKS,
     )
     .with_model(
         "autoencoder_kl",
