@@ -83,5 +83,6 @@ def explained(owner: str, config: type[BaseModel], error: ValidationError) -> st
         elif problem["type"] == "missing":
             lines.append(f"{name!r} is missing")
         else:
-            lines.append(f"{name!r}: {problem['msg']}, got {problem['input']!r}" if name else problem["msg"])
+            what, got = problem["msg"].removeprefix("Value error, "), f"got {problem['input']!r}"
+            lines.append((f"{name!r}: {what}" if got in what else f"{name!r}: {what}, {got}") if name else what)
     return f"{owner} cannot be made from this configuration: " + "; ".join(lines)

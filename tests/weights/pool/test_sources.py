@@ -38,6 +38,11 @@ def test_a_file_a_pattern_a_folder_and_a_list(folder, monkeypatch) -> None:
     assert files(ModelConfig(path="vae.safetensors")) == files(ModelConfig(path="./v*e.safetensors"))
 
 
+def test_a_file_that_is_there_is_no_pattern_whatever_its_name(folder, vae) -> None:
+    save(folder / "a [v1]" / "vae[2].safetensors", state(vae))
+    assert files(ModelConfig(path=folder / "a [v1]" / "vae[2].safetensors")) == [["vae[2].safetensors"]]
+
+
 def test_shards_in_any_order_and_named_twice_are_one_model(folder, dit, own) -> None:
     names = [f"model-{n:05}-of-00003.safetensors" for n in (3, 1, 2, 1)]
     pool = ModelPool([ModelConfig(path=[folder / "dit" / name for name in names])], catalogue=own)
