@@ -17,6 +17,7 @@ from calotype.errors import CalotypeError, ComponentError, InputError, Repositor
 from calotype.models.word_text_encoder import WordTokenizer
 from calotype.pipelines.replay import load_for
 from calotype.weights.components import load_components, save_components
+from calotype.weights.needed import check_subfolder
 from calotype.weights.repository import open_repository
 from hub import TOKEN, Hub, read_files
 
@@ -272,6 +273,18 @@ def test_a_shipped_model_is_a_repository_for_networks_too(hub: Hub) -> None:
     assert WordTokenizer.from_pretrained("calotype/emoji-64", subfolder="tokenizer").max_length > 0
     assert MiniAutoencoderKL.from_pretrained("calotype/emoji-64", subfolder="vae").config.latent_channels > 0
     assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("source", "subfolder", "message"),
+    [
+        (None, "unet", "from_pretrained takes a folder or 'owner/name', got None"),
+        ("someone/tiny", 3, "subfolder must be a path below someone/tiny, got 3"),
+    ],
+)
+def test_what_is_no_path(source: Any, subfolder: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_subfolder(source, subfolder)
 
 
 def test_a_tokenizer_alone(hub: Hub, tmp_path: Path) -> None:
