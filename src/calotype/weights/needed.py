@@ -120,8 +120,8 @@ def fetch_file(
 
 
 def check_subfolder(source: str | PathLike[str], subfolder: str | None) -> str:
-    """`subfolder` with `/` between its parts, `""` for none. Raises `InputError` when it leads out of `source`, or where
-    one of the two is no path."""
+    """`subfolder` with `/` between its parts, `""` for none. Raises `InputError` when it leads out of `source`, or
+    where one of the two is no path."""
     if not isinstance(source, str | PathLike):
         raise InputError(f"from_pretrained takes a folder or 'owner/name', got {source!r}")
     if subfolder is None:
