@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         UniPCMultistepScheduler,
     )
     from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
+    from calotype.sampling.steering import Steering
     from calotype.sampling.step import Step
 
 _WHERE = {
@@ -68,6 +69,7 @@ _WHERE = {
     "NoiseSource": "noise",
     "PNDMScheduler": "schedulers",
     "Scheduler": "schedulers.base",
+    "Steering": "steering",
     "Step": "step",
     "TCDScheduler": "schedulers",
     "UniPCMultistepScheduler": "schedulers",
@@ -104,6 +106,7 @@ __all__ = [
     "NoiseSource",
     "PNDMScheduler",
     "Scheduler",
+    "Steering",
     "Step",
     "TCDScheduler",
     "UniPCMultistepScheduler",

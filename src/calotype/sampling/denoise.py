@@ -12,7 +12,7 @@ from torch import Tensor
 from calotype.errors import GraphError, InputError
 from calotype.graph.branches import POSITIVE, Branch
 from calotype.graph.graph import lifted_twins
-from calotype.graph.hints import Pad, accepts_none, bare, metadata_of
+from calotype.graph.hints import Pad, accepts_none, bare, fits, metadata_of, spell
 from calotype.graph.node import Active, Node
 from calotype.graph.run import Run, StepEvent
 from calotype.graph.unit import Unit, unit
@@ -20,6 +20,7 @@ from calotype.sampling.collate import collate, equal, is_composite, leaves_of, m
 from calotype.sampling.guidance import ClassifierFree, Guidance, NoGuidance
 from calotype.sampling.noise import NoiseSource, per_item
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
+from calotype.sampling.steering import Steering
 from calotype.sampling.step import Step
 
 Items = Sequence[tuple[int, int]]
@@ -54,13 +55,16 @@ class Denoise(Node):
         guidance: a unit without components that makes the `Guidance` policy from inputs; it runs in the plan. None
             predicts the positive branch alone.
         after_step: units that refine `latents` after every step (keeping a known part, blending windows).
+        steer: units that run before every prediction, on what the network is shown, and make a `Steering` or, at steps
+            that they leave alone, None. A parameter of the predictor of that type receives the sum.
         noise_source: the wire that holds the source of a stochastic solver's fresh noise; by default, or where it is
             None, each item draws from a generator of its own seed.
         batch_branches: predict all branches in one batch, or in turn; by default whichever is better for the size.
         optional: the loop may be skipped, which leaves `latents` as they are.
 
     Raises:
-        GraphError: a unit lacks `latents` or makes several values, or the guidance unit uses components.
+        GraphError: a unit lacks `latents` or makes several values, the guidance unit uses components, or the predictor
+            does not take what a unit in `steer` makes.
     """
 
     is_loop = True
@@ -75,17 +79,20 @@ class Denoise(Node):
         scheduler: str = "scheduler",
         guidance: Unit[..., Guidance] | None = classifier_free,
         after_step: Sequence[Unit[..., Any]] = (),
+        steer: Sequence[Unit[..., Any]] = (),
         noise_source: str | None = None,
         batch_branches: bool | None = None,
         optional: bool = False,
     ) -> None:
         self.name, self.latents, self.sigmas, self.scheduler = name, latents, sigmas, scheduler
         guidance = guidance or unguided
-        self.predict, self.guidance, self.after_step = predict, guidance, tuple(after_step)
+        self.predict, self.guidance = predict, guidance
+        self.after_step, self.steer = tuple(after_step), tuple(steer)
+        self.inner = (predict, *self.steer, *self.after_step)
         self.noise_source, self.batch_branches, self.may_skip = noise_source, batch_branches, optional
-        self.injected = {u: _injected_parameters(u) for u in (predict, *self.after_step)}
+        self.injected = {u: _injected_parameters(u) for u in self.inner}
         self.doc = predict.doc
-        for inner in (predict, *self.after_step):
+        for inner in self.inner:
             if "latents" not in inner.parameters:
                 raise GraphError(f"{name}: {inner.name} needs a parameter `latents`, the value that the loop refines")
             if len(inner.returns) > 1:
@@ -93,6 +100,8 @@ class Denoise(Node):
                     f"{name}: {inner.name} makes {', '.join(inner.returns)}, but a loop takes one value; a value with "
                     "parts is a frozen dataclass"
                 )
+        for inner in self.steer:
+            self._refuse_unsteerable(inner)
         if guidance.uses:
             raise GraphError(
                 f"{name}: {guidance.name} decides the branches before anything runs, so it has no components"
@@ -100,18 +109,34 @@ class Denoise(Node):
         self.plan_reads = frozenset(guidance.reads)
         hint = predict.parameters["latents"]
         self.reads = MappingProxyType(self._all_reads() | {latents: hint, sigmas: NoiseLevels, "seed": int})
-        self.uses = MappingProxyType(
-            {scheduler: Scheduler} | {n: h for u in (predict, *self.after_step) for n, h in u.uses.items()}
-        )
+        self.uses = MappingProxyType({scheduler: Scheduler} | {n: h for u in self.inner for n, h in u.uses.items()})
         self.writes = MappingProxyType({latents: hint})
 
     def __repr__(self) -> str:
         return f"<loop {self.name}: {self.predict.name} on {self.latents}>"
 
+    def steered(self, *units: Unit[..., Any]) -> "Denoise":
+        """The same loop with more units that steer its predictor."""
+        return Denoise(
+            self.predict, name=self.name, latents=self.latents, sigmas=self.sigmas, scheduler=self.scheduler,
+            guidance=self.guidance, after_step=self.after_step, steer=(*self.steer, *units),
+            noise_source=self.noise_source, batch_branches=self.batch_branches, optional=self.may_skip,
+        )  # fmt: skip
+
+    def _refuse_unsteerable(self, inner: Unit[..., Any]) -> None:
+        made = bare(next(iter(inner.returns.values())))
+        if not _is_steering(made):
+            raise GraphError(f"{self.name}: {inner.name} makes {spell(made)}, but a unit in `steer` makes a Steering")
+        if not any(fits(made, h) for h in self.predict.parameters.values() if _is_steering(bare(h))):
+            raise GraphError(
+                f"{self.name}: {inner.name} steers by {spell(made)}, but {self.predict.name} has no parameter of that "
+                f"type; add `steering: {spell(made)} | None`"
+            )
+
     def active(self, absent: frozenset[str]) -> Active | None:
         if self.blockers(absent):
             return None
-        running = [self.predict, *(u for u in self.after_step if self._runs(u, absent))]
+        running = [u for u in self.inner if u is self.predict or self._runs(u, absent)]
         reads = {w for u in running for w in self._outer(u)} | set(self.guidance.reads)
         uses = {n for u in running for n in u.uses}
         reads |= {self.latents, self.sigmas, "seed"} | ({self.noise_source} if self.noise_source else set())
@@ -164,7 +189,7 @@ class Denoise(Node):
         return self.guidance.fn(**values)
 
     def _all_reads(self) -> dict[str, Any]:
-        outer = {w: h for u in (self.predict, *self.after_step) for w, h in self._outer(u).items()}
+        outer = {w: h for u in self.inner for w, h in self._outer(u).items()}
         source = {self.noise_source: NoiseSource | None} if self.noise_source else {}
         return {**outer, **self.guidance.reads, **source}
 
@@ -189,7 +214,8 @@ class _Loop:
         self.scheduler: Scheduler = self.parts[node.scheduler]
         self.levels: NoiseLevels = self._collated(node.sigmas, POSITIVE, node.reads[node.sigmas])
         self.after = [u for u in node.after_step if self._triggered(u, active)]
-        self._arguments: dict[tuple[str, ...], dict[str, Any]] = {}
+        self.steer = [u for u in node.steer if self._triggered(u, active)]
+        self._arguments: dict[tuple[str, ...], dict[Unit[..., Any], dict[str, Any]]] = {}
         self._together: dict[tuple[str, ...], bool] = {}
         self._after_arguments = [self._unit_arguments(u, POSITIVE) for u in self.after]
 
@@ -258,15 +284,24 @@ class _Loop:
         )
 
     def _predict_one(self, shown: Any, step: Step, name: str) -> Any:
+        branch = self.branches[name]
         if (name,) not in self._arguments:
-            self._arguments[(name,)] = self._unit_arguments(self.node.predict, self.branches[name])
-        injected = self._injected(self.node.predict, step, self.branches[name])
-        return _called(self.node.predict, shown, {**self._arguments[(name,)], **injected})
+            self._arguments[(name,)] = {u: self._unit_arguments(u, branch) for u in (self.node.predict, *self.steer)}
+        return self._steered(shown, step, (name,), branch)
+
+    def _steered(self, shown: Any, step: Step, names: tuple[str, ...], branch: Branch) -> Any:
+        """The prediction for these branches, with what steers it at this step."""
+        arguments, steering = self._arguments[names], None
+        for inner in self.steer:
+            made = _called(inner, shown, {**arguments[inner], **self._injected(inner, step, branch)})
+            steering = made if steering is None else steering if made is None else steering + made
+        predict = self.node.predict
+        injected = self._injected(predict, step, branch) | dict.fromkeys(_steered_parameters(predict), steering)
+        return _called(predict, shown, {**arguments[predict], **injected})
 
     def _predict_batched(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
         several = map_leaves(lambda t: torch.cat([t] * len(names)), shown)
-        injected = self._injected(self.node.predict, step, POSITIVE)
-        output = _called(self.node.predict, several, {**self._arguments[names], **injected})
+        output = self._steered(several, step, names, POSITIVE)
         if isinstance(output, Tensor):
             return dict(zip(names, output.chunk(len(names)), strict=True))
         size = len(self.items)
@@ -282,7 +317,8 @@ class _Loop:
         return self._together[names]
 
     def _may_batch(self, shown: Any, names: tuple[str, ...]) -> bool:
-        if self.node.batch_branches is False or self.node.predict.branch_parameter is not None:
+        inner = (self.node.predict, *self.steer)
+        if self.node.batch_branches is False or any(u.branch_parameter is not None for u in inner):
             return False
         branches = [self.branches[name] for name in names]
         if len({(b.tag, b.adapters) for b in branches}) > 1:
@@ -291,18 +327,23 @@ class _Loop:
         small = leaves[0].device.type != "cpu" or sum(t.numel() for t in leaves) <= BATCHED_ELEMENTS
         if self.node.batch_branches is None and not small:
             return False
-        each = [self._wire_values(self.node.predict, b) for b in branches]
-        if any(_fixed_differs([values[name] for values in each]) for name in each[0]):
-            return False
-        rules = {name: self._rule(self.node.predict, name) for name in each[0]}
         try:
-            joined = {name: collate(name, [values[name] for values in each], rules[name]) for name in each[0]}
+            joined = {u: self._joined(u, branches) for u in inner}
         except InputError:  # the branches' values differ in shape, and no rule evens them out
             if self.node.batch_branches:
                 raise
             return False
-        self._arguments[names] = joined | self._components(self.node.predict)
+        if any(values is None for values in joined.values()):
+            return False
+        self._arguments[names] = {u: {**(values or {}), **self._components(u)} for u, values in joined.items()}
         return True
+
+    def _joined(self, inner: Unit[..., Any], branches: Sequence[Branch]) -> dict[str, Any] | None:
+        """What a unit takes for all branches in one batch; None where they differ in a value that is no array."""
+        each = [self._wire_values(inner, b) for b in branches]
+        if any(_fixed_differs([values[name] for values in each]) for name in each[0]):
+            return None
+        return {name: collate(name, [v[name] for v in each], self._rule(inner, name)) for name in each[0]}
 
     def _unit_arguments(self, inner: Unit[..., Any], branch: Branch) -> dict[str, Any]:
         return self._wire_values(inner, branch) | self._components(inner)
@@ -352,8 +393,20 @@ def _outer_parameters(inner: Unit[..., Any]) -> dict[str, Any]:
     return {
         name: hint
         for name, hint in inner.parameters.items()
-        if name != "latents" and name != inner.branch_parameter and bare(hint) is not Step
+        if name != "latents"
+        and name != inner.branch_parameter
+        and bare(hint) is not Step
+        and not _is_steering(bare(hint))
     }
+
+
+def _steered_parameters(inner: Unit[..., Any]) -> list[str]:
+    """The parameters of a predictor that receive what steers it."""
+    return [name for name, hint in inner.parameters.items() if _is_steering(bare(hint))]
+
+
+def _is_steering(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Steering)
 
 
 def _injected_parameters(inner: Unit[..., Any]) -> tuple[tuple[str, bool], ...]:
