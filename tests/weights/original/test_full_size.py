@@ -190,6 +190,8 @@ def test_every_tensor_of_a_controlnet_is_mapped_once(which) -> None:
     assert shapes_of(state) == {called: cut.shape(file[cut.key]) for called, cut in cuts.items()}
     for called, cut in cuts.items():
         assert controlnet_file({called: state[called]}, theirs.config, prefix="").keys() == {cut.key}
+    found = only(recognise(CATALOGUE, shapes_of(controlnet_file(state, theirs.config))).matches, "controlnet")
+    assert (found.prefix, found.asked) == ("control_model.", ("global_pool_conditions",))
 
 
 def test_what_a_file_of_a_family_says_of_the_latents() -> None:

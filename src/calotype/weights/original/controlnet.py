@@ -4,9 +4,13 @@ Source: the layout of `cldm.ControlNet` in the published code of ControlNet: the
 denoiser, a small network for the picture, and one convolution of zeros behind every block.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from calotype.weights.original import unet
 from calotype.weights.original.names import numbered, plain
 from calotype.weights.original.unet import AROUND, middle, told_beside, way_down
-from calotype.weights.pool.layout import Cut, Shapes
+from calotype.weights.pool.layout import Cut, Shapes, Whole
 
 TELLING = (
     "time_embed.0.weight",
@@ -15,6 +19,7 @@ TELLING = (
     "middle_block_out.0.weight",
 )
 
+_OF_THE_DENOISER = frozenset({"center_input_sample", "sample_size"})
 _HINT = "controlnet_cond_embedding"
 
 
@@ -28,6 +33,12 @@ def cuts(shapes: Shapes) -> dict[str, Cut]:
         **_hint(shapes),
         **_zeros(shapes),
     }
+
+
+def told(shapes: Shapes, whole: Whole) -> Mapping[str, Any]:
+    """What tells of the denoiser that it steers. Whether its outputs are pooled over the map does not show."""
+    facts = {name: value for name, value in unet.told(shapes, whole).items() if name not in _OF_THE_DENOISER}
+    return {**facts, "controlnet_conditioning_channel_order": "rgb"}
 
 
 def _hint(shapes: Shapes) -> dict[str, Cut]:

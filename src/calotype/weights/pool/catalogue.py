@@ -24,6 +24,7 @@ from calotype.models.unet_2d_condition import keys as unet_2d_condition
 from calotype.models.word_text_encoder import WordTextEncoder
 from calotype.models.word_text_encoder import keys as word_text_encoder
 from calotype.weights.original import clip, unet, vae
+from calotype.weights.original import controlnet as original_controlnet
 from calotype.weights.pool.known import Fields, KnownModel, known_model
 from calotype.weights.pool.layout import Keys, Layout, spelled
 
@@ -123,6 +124,7 @@ CATALOGUE = (
         "controlnet",
         ControlNetModel,
         keys=controlnet.TELLING,
+        layouts=[spelled(original_controlnet.TELLING, cuts=original_controlnet.cuts, told=original_controlnet.told)],
         config=controlnet.config_from_shapes,
         asks=controlnet.ASKS,
     )
