@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from calotype.adapters.change import Hadamard, Kronecker, LowRank
 from adapters.small import random
+from calotype.adapters.change import Hadamard, Kronecker, LowRank
 
 
 def kernel_product(core, first, second):

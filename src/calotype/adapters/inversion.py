@@ -6,7 +6,7 @@ Neither is written to: the tokenizer is a copy that knows more, and the vectors 
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def check_word(name: str, tokenizer: Any, encoder: nn.Module, word: Word) -> Non
             f"{table.embedding_dim}: the file is for another model"
         )
     for token in tokens_of(word):
-        if token in _vocabulary(tokenizer):
+        if _knows(tokenizer, token):
             raise InputError(f"the token {token!r} exists already; give token= another name, for example '<{token}>'")
     if isinstance(tokenizer, WordTokenizer):
         if split_words(word.token) != [word.token]:
@@ -149,8 +149,8 @@ def set_words(encoder: nn.Module, name: str, first: int, words: Sequence[Word]) 
         table.__class__ = _WiderEmbedding
 
 
-def _vocabulary(tokenizer: Any) -> Mapping[str, int]:
+def _knows(tokenizer: Any, token: str) -> bool:
+    """Whether a tokenizer has one id for a token already."""
     if isinstance(tokenizer, WordTokenizer):
-        return tokenizer.id_of
-    found: Mapping[str, int] = tokenizer.get_vocab()
-    return found
+        return token in tokenizer.id_of
+    return token in tokenizer.get_vocab() or len(tokenizer(token, add_special_tokens=False).input_ids) == 1

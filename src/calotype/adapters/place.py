@@ -1,6 +1,7 @@
 """Which layer of which component each change of a file belongs to; nothing is left over in silence."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -90,15 +91,15 @@ def _divided(
         else:
             bare[layer] = whole
     if bare:
-        owner = component or _owner(bare, names)
+        owner = component or _owner(file.path, bare, names)
         found[owner] = {**found.get(owner, {}), **bare}
     return found
 
 
-def _owner(bare: Iterable[str], names: Mapping[str, Mapping[str, str]]) -> str:
+def _owner(path: Path, bare: Iterable[str], names: Mapping[str, Mapping[str, str]]) -> str:
     """The component that has the most of these layers, denoisers first."""
     if not names:
-        raise ComponentError("there is no network that an adapter could change; load one first")
+        raise ComponentError(f"{path}: there is no network that an adapter could change; load one first")
     order = sorted(names, key=lambda name: (name not in DENOISERS, list(names).index(name)))
     layers = list(bare)
     return max(order, key=lambda name: sum(layer in names[name] for layer in layers))
@@ -155,7 +156,7 @@ def _refuse_misshapen(path: Path, networks: Mapping[str, nn.Module], found: Plac
             count += 1
             layer = layers[name]
             shape = tuple(layer.weight.shape)  # type: ignore[union-attr, arg-type]
-            if _plain(change.shape) != _plain(shape):
+            if not _is_like(change.shape, shape):
                 wrong.append(f"{component}.{name} is {list(shape)}, the file's {list(change.shape)}")
             elif getattr(layer, "groups", 1) != 1:
                 raise ComponentError(f"{path}: {component}.{name} is a convolution in groups, which is not adapted")
@@ -165,6 +166,14 @@ def _refuse_misshapen(path: Path, networks: Mapping[str, nn.Module], found: Plac
             f"{path} is for another model: {len(wrong)} of {count} layers have other shapes: "
             f"{'; '.join(wrong[:_SHOWN])}{more}"
         )
+
+
+def _is_like(change: Shape, weight: Shape) -> bool:
+    """Whether a change is of a weight's shape, or of the same as rows: layers of rows and 1x1 convolutions are alike,
+    and products of matrices have the kernel behind the channels."""
+    if len(change) == 2 and len(weight) > 2:
+        return change == (weight[0], math.prod(weight[1:]))
+    return _plain(change) == _plain(weight)
 
 
 def _plain(shape: Shape) -> Shape:

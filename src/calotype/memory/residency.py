@@ -138,6 +138,20 @@ class Residency:
             with self._changed:
                 self._release(keys)
 
+    @contextmanager
+    def alone(self, components: Mapping[str, Any]) -> Iterator[None]:
+        """Have no call begin to use these components while the context lasts.
+
+        Raises:
+            ComponentError: a call holds one of them now.
+        """
+        with self._changed:
+            if held := [name for name, component in components.items() if self._held[id(component)]]:
+                raise ComponentError(
+                    f"{' and '.join(held)} cannot be changed while a call uses it; finish or close the call first"
+                )
+            yield
+
     def _release(self, keys: set[int]) -> None:
         self._held -= Counter(keys)
         self._changed.notify_all()

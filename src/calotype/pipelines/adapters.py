@@ -18,6 +18,7 @@ from calotype.errors import ComponentError, InputError, did_you_mean
 if TYPE_CHECKING:
     from calotype.adapters.formats import Format
     from calotype.adapters.host import AdapterHost
+    from calotype.graph.run import Holder
     from calotype.memory.residency import Residency
     from calotype.pipelines.generations import Generations
 
@@ -296,6 +297,32 @@ class WithAdapters:
         from calotype.pipelines.words import forget  # only who has learned something needs it
 
         forget(self, token)
+
+
+class Steady:
+    """Memory for one call, which ends with an error where the adapters are not those any more that it began with:
+    nothing is computed, or remembered, half with one and half with another.
+
+    Args:
+        holder: what brings components to their device.
+        components: every component by name.
+    """
+
+    def __init__(self, holder: "Holder", components: Mapping[str, Any]) -> None:
+        self._holder = holder
+        self._began = {name: adapters_of({name: component}) for name, component in components.items()}
+
+    @contextmanager
+    def hold(self, components: Mapping[str, Any], upcoming: Sequence[frozenset[str]]) -> Iterator[None]:
+        """See `Holder.hold`. Raises `ComponentError` for a component whose adapters were changed."""
+        with self._holder.hold(components, upcoming):
+            for name, component in components.items():
+                if adapters_of({name: component}) != self._began[name]:
+                    raise ComponentError(
+                        f"the adapters of {name!r} were changed after this call began; finish or close a call before "
+                        "changing adapters, or give each thread a pipeline with a network of its own"
+                    )
+            yield
 
 
 def adapters_of(components: Mapping[str, Any]) -> tuple[AdapterRecord, ...]:

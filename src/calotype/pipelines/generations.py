@@ -19,7 +19,8 @@ _UNWATCHED = frozenset({
     "_parameters", "_buffers", "_modules",
     "_non_persistent_buffers_set", "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook",
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
-    "log", "logger", "deprecation_warnings", "_in_target_context_manager", "_output_capturing_hooks_installed",
+    "_adapters", "log", "logger",
+    "deprecation_warnings", "_in_target_context_manager", "_output_capturing_hooks_installed",
 })  # fmt: skip
 """Attributes that decide no numbers, or that are looked at in another way. Those whose name has `cache` in it are left
 out too: computing writes them."""

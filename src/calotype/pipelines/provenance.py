@@ -11,6 +11,7 @@ from calotype import __version__
 from calotype.graph.hints import metadata_of
 from calotype.graph.inputs import Inputs, Unreplayable
 from calotype.graph.plan import Plan
+from calotype.pipelines.adapters import adapters_of
 from calotype.pipelines.generations import Generations
 from calotype.pipelines.values import digest
 
@@ -91,6 +92,7 @@ def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: s
         "given": given,
         "outputs": plan.call.outputs or (),
         "units": tuple(node.name for node in pipe.graph.nodes),
+        "adapters": adapters_of({name: getattr(pipe, name) for name in components}),
     }
     return partial(_make, pipe.Inputs, plan.call.values, facts)
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from calotype.atomic import atomic_file
 from calotype.errors import RepositoryError
 from calotype.graph.inputs import ABSENT, Inputs
+from calotype.pipelines.adapters import AdapterRecord
 
 PNG_KEY = "calotype"
 
@@ -32,6 +33,7 @@ class Recipe:
         dtypes: the type of each component's weights.
         device: where it ran.
         versions: of calotype and of the libraries that compute.
+        adapters: those that ran, and the words that were learned; `components` says what the weights are.
     """
 
     pipeline: str
@@ -45,6 +47,7 @@ class Recipe:
     outputs: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     item: int = 0
+    adapters: tuple[AdapterRecord, ...] = ()
 
     def of_item(self, item: int) -> Self:
         """The recipe of another picture of the same call."""

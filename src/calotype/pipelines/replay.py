@@ -1,5 +1,6 @@
 """Making a saved picture again from the recipe it carries, and comparing the two."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
@@ -11,6 +12,7 @@ from PIL import Image
 
 from calotype.errors import ComponentError, RepositoryError
 from calotype.graph.inputs import ABSENT, read_call
+from calotype.pipelines.adapters import AdapterRecord, adapters_of
 from calotype.pipelines.base import DiffusionPipeline, Stream
 from calotype.pipelines.lookup import find_pipeline
 from calotype.pipelines.recipe import Recipe, read_recipe
@@ -149,7 +151,32 @@ def check_pipeline(pipe: DiffusionPipeline, recipe: Recipe, path: Path) -> None:
             f"{path} was made by a {recipe.pipeline} with the units {', '.join(recipe.units)}, this "
             f"{type(pipe).__name__} has {', '.join(units)}"
         )
+    check_adapters(pipe, recipe, path)
     check_components(pipe, recipe, f"{path}, made from {recipe.source!r}")
+
+
+def check_adapters(pipe: DiffusionPipeline, recipe: Recipe, path: Path) -> None:
+    """Raise `ComponentError` unless a pipeline runs the adapters, from the same files and at the same weights, and
+    knows the learned words, that made a picture. What they are called does not matter, but for words."""
+    found = adapters_of({name: pipe.components.get(name) for name in recipe.components})
+    if Counter(map(_identity, found)) != Counter(map(_identity, recipe.adapters)):
+        then = ", ".join(map(_spelled, recipe.adapters)) or "none"
+        now = ", ".join(map(_spelled, found)) or "none"
+        raise ComponentError(
+            f"{path} was made with the adapters {then}; this {type(pipe).__name__} runs {now}. Load the same files "
+            "with load_adapter and load_textual_inversion, set_adapters to the same weights, and give the pipeline: "
+            "calotype.pipelines.replay.replay(path, pipe=...)"
+        )
+
+
+def _identity(adapter: AdapterRecord) -> tuple[Any, ...]:
+    name = adapter.name if adapter.word else ""
+    return adapter.component, name, adapter.digest, adapter.weight, adapter.fused
+
+
+def _spelled(adapter: AdapterRecord) -> str:
+    how = "a learned word" if adapter.word else f"at {adapter.weight:g}{', fused' if adapter.fused else ''}"
+    return f"{adapter.name!r} ({adapter.component}, {how}, SHA-256 {adapter.digest[:12]})"
 
 
 def _refuse_given(recipe: Recipe, path: Path) -> None:
