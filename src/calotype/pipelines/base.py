@@ -35,6 +35,7 @@ from calotype.graph.node import Node
 from calotype.graph.plan import Plan, make_plan, with_facts
 from calotype.graph.run import Holder, Run
 from calotype.memory.residency import Residency, parse_bytes, parse_device
+from calotype.pipelines.adapters import Steady, WithAdapters, refuse_unsaved
 from calotype.pipelines.declared import (
     MEMO,
     OPTIONS,
@@ -77,7 +78,7 @@ def takes(inputs: Callable[P, AnyInputs]) -> Takes[P]:
     return Takes(inputs)
 
 
-class DiffusionPipeline:
+class DiffusionPipeline(WithAdapters):
     """A pipeline: typed components, `Inputs`, and `units` that the engine runs.
 
     Components are the annotations of the class; one that may be absent is typed `... | None = None`.
@@ -314,7 +315,7 @@ class DiffusionPipeline:
         components = self.components
         device = str(self._residency.device)
         generations = {name: (self._generations.of(name, components[name]), device) for name in used}
-        return Run(self._graph(), plan, components, generations, memo, holder or self._residency)
+        return Run(self._graph(), plan, components, generations, memo, holder or Steady(self._residency, components))
 
     # -- the graph -------------------------------------------------------------------------------------------------
 
@@ -509,8 +510,8 @@ class DiffusionPipeline:
             max_shard_size: bytes or a text such as `"5GB"`; larger weights are written as several files with an index.
 
         Raises:
-            ComponentError: a component cannot be saved, the pipeline has inserted units, which no folder holds, or its
-                constructor takes a setting that it does not keep.
+            ComponentError: a component cannot be saved, the pipeline has inserted units, which no folder holds, its
+                constructor takes a setting that it does not keep, or adapters run beside the weights.
             RepositoryError: `folder` is a file.
         """
         from calotype.pipelines.custom import class_code, saved  # only who saves needs them
@@ -523,6 +524,7 @@ class DiffusionPipeline:
                 "was called on, and insert them again after loading"
             )
         components = self.components
+        refuse_unsaved(components)
         kept = {*components, *self._settings}
         lost = [] if cls.units else [p.name for p in constructor_parameters(cls) if p.name not in kept]
         if lost:
