@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from calotype.cli import main
-from calotype.cli.trust import visible
+from calotype.cli.trust import foreign_names, visible
 from calotype.errors import UntrustedCode
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.locate import locate
@@ -109,5 +109,55 @@ def test_wrong_uses(args: tuple[str, ...], code: int, message: str, run: Callabl
 
 
 def test_nothing_hides_in_what_is_shown() -> None:
-    assert visible("a\x1b[2K\u202eb\tc\u2028\r") == "a\\u001b[2K\\u202eb\tc\\u2028"
+    assert visible("a\x1b[2K\u202eb\tc\u2028") == "a\\u001b[2K\\u202eb\tc\\u2028"
     assert visible("é日本 = '☃'") == "é日本 = '☃'"
+
+
+@pytest.mark.parametrize(
+    "code", [0x3164, 0xFFA0, 0x115F, 0xFE0F, 0xE0100, 0xE0041, 0x2800, 0x00A0, 0x00AD, 0xFEFF, 0x200B]
+)
+def test_what_shows_nothing_is_spelled_out(code: int) -> None:
+    spelled = f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    assert visible(f"a{chr(code)}b") == f"a{spelled}b"
+
+
+def test_names_that_look_like_others_are_named(hub: Hub) -> None:
+    text = "d\u0435bug = 1\ndebug = 2  # d\u0435bug in a comment, \u4e2d\u6587\nx = 'd\u0435bug'\n"
+    assert foreign_names(text) == ["d\u0435bug (d\\u0435bug)"]
+    hub.add("a/b", {"pipeline.py": text})
+    assert "careful: names with letters that may look like others: d\u0435bug (d\\u0435bug)" in trust("a/b").stdout
+    hub.add("a/c", {"pipeline.py": "debug = 2  # \u4e2d\u6587"})
+    assert "careful" not in trust("a/c").stdout
+
+
+def test_lines_are_shown_where_python_ends_them(hub: Hub) -> None:
+    hub.add("a/b", {"pipeline.py": "# nothing\rimport os\r\nx = 1\n"})
+    assert "    1  # nothing\n    2  import os\n    3  x = 1\n\n" in trust("a/b").stdout
+
+
+def test_the_command_for_a_repository_on_modelscope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights there may carry code too; what their refusal prints must be what approves it."""
+    from calotype.weights.code import offered
+    from calotype.weights.code.locate import carried_code
+    from calotype.weights.repository import Folder
+
+    class Stand(Folder):
+        name = "modelscope:a/b"
+        revision = "v1"
+
+        def __init__(self) -> None:
+            self.path = tmp_path
+
+    (tmp_path / "model_index.json").write_text('{"_class_name": ["mine", "Mine"]}')
+    (tmp_path / "mine.py").write_text("x = 1")
+    asked: list[tuple[str, str | None]] = []
+
+    def opened(name: str, revision: str | None) -> Folder:
+        asked.append((name, revision))
+        return Stand()
+
+    monkeypatch.setattr(offered, "open_repository", opened)
+    code = carried_code(Stand(), "mine")
+    assert code.approval_command == "calotype trust modelscope:a/b@v1"
+    assert trust("modelscope:a/b@v1", "--yes").exit_code == 0
+    assert asked == [("modelscope:a/b", "v1")] and Consent().covers(code)

@@ -19,6 +19,10 @@ Examples:
   calotype trust --revoke stevhliu/one_step_unet
 """
 
+_LINES = re.compile("\r\n|\r|\n")
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
+"""Letters, marks and symbols that show nothing: fillers and variation selectors, of which whole programs were made."""
+
 
 @click.command(epilog=EPILOG, short_help="Show code of others, and approve that it may run.")
 @click.argument("source", required=False, metavar="[SOURCE[@REVISION]]")
@@ -65,10 +69,12 @@ def _approve(source: str, yes: bool) -> None:
 def _show(code: "Code") -> None:
     """Every byte that would run, and what the approval is of."""
     for path, content in code.files.items():
-        click.secho(f"{path} ({len(content)} bytes)", bold=True)
-        text = content.decode("utf-8", errors="backslashreplace")
-        for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        click.secho(f"{visible(path)} ({len(content)} bytes)", bold=True)
+        text = content.decode("utf-8")
+        for number, line in enumerate(_LINES.split(text.removesuffix("\n")), start=1):
             click.echo(f"{number:5}  {visible(line)}")
+        if odd := foreign_names(text):
+            click.secho(f"       careful: names with letters that may look like others: {', '.join(odd)}", fg="yellow")
         click.echo()
     click.echo(f"source    {code.source}")
     if code.revision:
@@ -79,11 +85,29 @@ def _show(code: "Code") -> None:
 
 
 def visible(line: str) -> str:
-    """A line in which nothing hides: characters that steer a terminal or turn the direction of text are spelled out."""
-    return "".join(
-        c if c == "\t" or unicodedata.category(c) not in ("Cc", "Cf", "Co", "Zl", "Zp") else f"\\u{ord(c):04x}"
-        for c in line.removesuffix("\r")
-    )
+    """A line in which nothing hides: characters that steer a terminal, turn the direction of text, or show nothing at
+    all are spelled out."""
+    return "".join(_spelled(c) if _hides(c) else c for c in line)
+
+
+def foreign_names(text: str) -> list[str]:
+    """The names in code that have letters beyond ASCII, each with these spelled out."""
+    import io
+    import tokenize
+
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    names = dict.fromkeys(t.string for t in tokens if t.type == tokenize.NAME and not t.string.isascii())
+    return [f"{visible(name)} ({''.join(c if c.isascii() else _spelled(c) for c in name)})" for name in names]
+
+
+def _hides(character: str) -> bool:
+    kind = unicodedata.category(character)
+    return (kind[0] in "CZ" and character not in "\t ") or _BLANK.match(character) is not None
+
+
+def _spelled(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _table(approvals: "tuple[Approval, ...]", none: str) -> None:

@@ -10,6 +10,7 @@ from calotype.graph.hints import bare, spell
 from calotype.graph.inputs import RESERVED, Inputs, fields_of
 from calotype.pipelines.packs import UnitPack
 from calotype.sharing.review import Review
+from calotype.weights.code.imports import parsed
 from calotype.weights.code.locate import MAIN
 from calotype.weights.code.source import Code
 
@@ -77,7 +78,7 @@ def card(review: Review, code: Code) -> str:
 
 def _about(review: Review) -> str:
     """The first paragraph of what the class, or the file, says."""
-    told = ast.get_docstring(ast.parse(review.code.files[review.code.main])) or ""
+    told = ast.get_docstring(parsed(review.code.where, review.code.files[review.code.main])) or ""
     told = told if isinstance(review.made, UnitPack) else inspect.getdoc(review.made) or told
     return told.partition("\n\n")[0]
 

@@ -204,3 +204,24 @@ def test_two_processes_load_the_same_source_at_once(tmp_path: Path) -> None:
     running = [subprocess.Popen(start, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate()[0] for process in running] == ["both", "both"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["helper.py", "pipeline.py"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"# coding: utf-7\n# +AAo-import os\nx = 1",
+        b"\r# coding: utf-7\r# +AAo-import os\nx = 1",
+        b"# coding: unicode_escape\n# \\nimport os\nx = 1",
+    ],
+)
+def test_a_declared_encoding_makes_no_code_of_a_comment(text: bytes) -> None:
+    module = run_code(Code("./here", "pipeline.py", {"pipeline.py": text}, own=True))
+    assert module.x == 1 and not hasattr(module, "os")
+
+
+def test_code_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.py").write_bytes("# coding: latin-1\nx = 'é'".encode("latin-1"))
+    with pytest.raises(RepositoryError, match=r"pipeline.py is not UTF-8, as code must be: byte 23 cannot be read"):
+        locate(tmp_path / "pipeline.py")
+    (tmp_path / "pipeline.py").write_bytes("x = 'é'".encode("utf-8-sig"))
+    assert run_code(locate(tmp_path / "pipeline.py")).x == "é"

@@ -11,10 +11,20 @@ from calotype.errors import RepositoryError
 _HEADER = re.compile(r"(?m)^# /// script\s*$\n((?:^#(?: .*)?$\n)*?)^# ///\s*$")
 
 
+def text_of(where: str, source: bytes) -> str:
+    """A file as text. It is UTF-8, whatever it declares: in another encoding, a comment that is read could be a line
+    that runs. Raises `RepositoryError` when it is not."""
+    try:
+        return source.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RepositoryError(f"{where} is not UTF-8, as code must be: byte {error.start} cannot be read") from None
+
+
 def parsed(where: str, source: bytes) -> ast.Module:
     """The syntax tree of a file. Raises `RepositoryError`, with the line, when it is not Python."""
+    text = text_of(where, source)
     try:
-        return ast.parse(source)
+        return ast.parse(text)
     except SyntaxError as error:
         line = f", line {error.lineno}" if error.lineno else ""
         raise RepositoryError(f"{where}{line} is not valid Python: {error.msg}") from None

@@ -19,6 +19,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from calotype.errors import CalotypeError, RepositoryError
 from calotype.weights.code.consent import Consent
+from calotype.weights.code.imports import text_of
 from calotype.weights.code.locate import shipped_code, shipped_names
 from calotype.weights.code.source import Code
 
@@ -148,14 +149,13 @@ class _Loader(InspectLoader):
         file = _file(self.code, fullname.partition(".")[2])
         if not file:
             return None
-        return compile(self.code.files[file], self.place(file), "exec", dont_inherit=True)
+        text = text_of(file, self.code.files[file])  # as text, so that no declared encoding makes other code of it
+        return compile(text, self.place(file), "exec", dont_inherit=True)
 
     def get_source(self, fullname: str) -> str | None:
         """The text of a module, for tracebacks and `inspect`."""
-        from importlib.util import decode_source
-
         file = _file(self.code, fullname.partition(".")[2])
-        return decode_source(self.code.files[file]) if file else None
+        return text_of(file, self.code.files[file]) if file else None
 
     def is_package(self, fullname: str) -> bool:
         """Whether the module has others in it."""

@@ -5,8 +5,9 @@ from pathlib import Path
 from calotype.errors import InputError, RepositoryError
 from calotype.weights.code.locate import MAIN, carried_code, hub_code, shipped_names
 from calotype.weights.code.source import Code
-from calotype.weights.hub import DEFAULT_REVISION, is_hub_id
+from calotype.weights.hub import is_hub_id
 from calotype.weights.model_index import INDEX_NAME, read_model_index
+from calotype.weights.modelscope import PREFIX
 from calotype.weights.repository import Folder, Repository, open_repository
 
 
@@ -15,20 +16,21 @@ def offered_code(source: str, revision: str | None = None) -> list[Code]:
     a pipeline folder carries.
 
     Args:
-        source: `"owner/name"`, `"owner/name:file.py"` or a folder.
-        revision: a branch, tag or commit on the hub; by default the newest commit of `main`.
+        source: `"owner/name"`, `"owner/name:file.py"`, `"modelscope:owner/name"` or a folder.
+        revision: a branch, tag or commit on the hub; by default the newest commit.
 
     Raises:
         RepositoryError: there is no such source, or no code in it.
         InputError: code that needs no approval, or a revision of a folder.
     """
-    name, _, file = source.partition(":")
+    begun = PREFIX if source.startswith(PREFIX) else ""
+    name, _, file = source.removeprefix(begun).partition(":")
     path = Path(source).expanduser()
     if is_hub_id(name) and not path.exists():
-        return _of_hub(name, revision or DEFAULT_REVISION, file or None)
+        return _of_hub(begun + name, revision, file or None)
     if revision is not None:
         raise InputError(f"{source} is no repository on a hub, so it has no revision {revision!r}; leave it out")
-    if source in shipped_names():
+    if source in shipped_names() and not path.exists():
         raise InputError(f"{source} ships with calotype and was reviewed; it needs no approval")
     if not path.exists():
         raise RepositoryError(f"there is no folder {source}, and it is not the id of a repository on a hub")
@@ -42,7 +44,7 @@ def offered_code(source: str, revision: str | None = None) -> list[Code]:
     )
 
 
-def _of_hub(name: str, revision: str, file: str | None) -> list[Code]:
+def _of_hub(name: str, revision: str | None, file: str | None) -> list[Code]:
     repository = open_repository(name, revision=revision)
     if file is not None:
         return [hub_code(name, repository.revision, file)]
