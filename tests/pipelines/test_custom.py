@@ -16,6 +16,7 @@ from calotype.errors import ComponentError, GraphError, InputError, RepositoryEr
 from calotype.pipelines.custom import class_code
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.locate import carried_code, locate
+from calotype.weights.code.offered import offered_code
 from calotype.weights.repository import Folder
 from hub import Hub
 
@@ -109,6 +110,25 @@ def test_a_pipeline_of_the_community_is_subclassed(weights: Path, tmp_path: Path
     derived = "from .base import Mine\nclass Derived(Mine):\n    def __call__(self): return super().__call__() + '!'"
     folder = write(tmp_path / "beside", {"base.py": MINE, "helper.py": HELPER, "pipeline.py": derived})
     assert DiffusionPipeline.from_pretrained(weights, custom_pipeline=folder)() == "good morning, hello!"
+
+
+def test_a_folder_named_as_something_that_ships_runs_its_own_code(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write(tmp_path, {f"morph/{name}": text for name, text in CODE.items()}))
+    pipe: Any = DiffusionPipeline.from_pretrained(weights, custom_pipeline=Path("morph"))
+    assert pipe() == "good morning, hello"
+    for name, data in files_of(weights).items():
+        (tmp_path / "morph" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "morph" / name).write_bytes(data)
+    index_says(tmp_path / "morph", _class_name=["pipeline", "Mine"])
+    with pytest.raises(
+        UntrustedCode, match=r"morph/pipeline.py is code that was not approved(?s:.*)calotype trust morph$"
+    ):
+        DiffusionPipeline.from_pretrained("morph")
+    [code] = offered_code("morph")
+    Consent().approve(code)
+    assert DiffusionPipeline.from_pretrained("morph")() == "good morning, hello"
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def saved(code: Code, folder: Path) -> None:
 
 def run(code: Code) -> ModuleType:
     """The main module of `code`. What ships is imported as what it is, a module of the package."""
-    if code.source in shipped_names():
+    if code.source in shipped_names() and code == shipped_code(code.source):  # a folder may have such a name too
         check_requirements(code)
         return import_module(f"{COMMUNITY}.{code.source}")
     return run_code(code)
