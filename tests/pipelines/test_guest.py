@@ -157,3 +157,18 @@ def test_without_diffusers(weights: Path, file: Path, monkeypatch: pytest.Monkey
         DiffusionPipeline.from_pretrained(weights, custom_pipeline=file)
     monkeypatch.undo()
     assert importlib.import_module("diffusers") is diffusers
+
+
+@pytest.mark.parametrize("named", ["UnetSchedulerOneForwardPipeline", ["pipeline", "Theirs"]])
+def test_weights_that_carry_code_are_loaded_without_running_it(
+    weights: Path, file: Path, tmp_path: Path, named: Any
+) -> None:
+    """Releases of diffusers run `pipeline.py` there, or `None.py`, though they are asked for another class."""
+    folder = copied(weights, tmp_path / "w", _class_name=named)
+    mark = tmp_path / "ran"
+    for name in ("pipeline.py", "None.py", "theirs.py"):
+        (folder / name).write_text(f"import pathlib; pathlib.Path({str(mark)!r}).touch()\n{GUEST}")
+    pipe: Any = DiffusionPipeline.from_pretrained(folder, custom_pipeline=file)
+    assert type(pipe).__module__.endswith(".one_step") and pipe().isfinite().all()
+    assert pipe.config._name_or_path == str(folder) and not mark.exists()
+    pipe.unet.save_pretrained(tmp_path / "unet")

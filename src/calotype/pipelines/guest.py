@@ -1,8 +1,12 @@
 """Guests: pipelines of the community that were written for diffusers, loaded with their own library's components."""
 
 import importlib
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -52,14 +56,33 @@ def load_guest(
         if name in taken:
             _check(repository, files, name, ref)
             fetch_component(repository, _class_of(ref), _place(files, name), variant)
-    folder = repository.fetch([INDEX_NAME])
     keyword = "dtype" if Version(version("diffusers")) >= Version("0.42") else "torch_dtype"
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, keyword: _dtypes(dtype)}
-    try:
-        pipe = cls.from_pretrained(str(folder), **options, variant=variant, **components)
-    except Exception as error:
-        raise RepositoryError(f"{repository.name}: diffusers cannot load it as {cls.__name__}: {error}") from error
+    folder = repository.fetch([INDEX_NAME])
+    with _without_code(folder, cls.__name__) as shown:
+        try:
+            pipe = cls.from_pretrained(str(shown), **options, variant=variant, **components)
+        except Exception as error:
+            raise RepositoryError(f"{repository.name}: diffusers cannot load it as {cls.__name__}: {error}") from error
+    pipe.register_to_config(_name_or_path=str(folder))
     return pipe if device is None else pipe.to(device)
+
+
+@contextmanager
+def _without_code(folder: Path, class_name: str) -> Iterator[Path]:
+    """The folder as diffusers is shown it: without Python files beside the index, some of which its releases run when
+    the index names them, or when one is called `None.py`, whatever class is asked to load."""
+    if not any(folder.glob("*.py")):
+        yield folder
+        return
+    with TemporaryDirectory() as place:
+        view = Path(place)
+        for entry in folder.iterdir():
+            if entry.suffix != ".py" and entry.name != INDEX_NAME:
+                (view / entry.name).symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
+        index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
+        (view / INDEX_NAME).write_text(json.dumps({**index, "_class_name": class_name}), encoding="utf-8")
+        yield view
 
 
 def _taken(cls: type[Any]) -> Collection[str]:
