@@ -1,47 +1,46 @@
 """Running code while the network is out of reach, to see that it does without."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
-from typing import Any
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NoReturn
 
-EVENTS = frozenset(
-    {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.sendto",
-     "socket.sendmsg", "urllib.Request", "ftplib.connect", "smtplib.connect"}
-)  # fmt: skip
-"""What the interpreter reports (PEP 578) when somebody reaches for the network."""
+WAYS: Mapping[Any, tuple[str, ...]] = {
+    socket.socket: ("connect", "connect_ex", "sendto", "sendmsg"),
+    socket: ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr"),
+}
+"""What every client written in Python comes through, by where it is looked up."""
 
-
-class _Watch:
-    """A hook for the interpreter's audit events. It cannot be taken out again, and does nothing while it is not on."""
-
-    def __init__(self) -> None:
-        self.on = False
-        self.attempts: list[str] = []
-
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.on and event in EVENTS:
-            shown = ", ".join(repr(a) for a in arguments if isinstance(a, str | bytes | int | tuple))
-            self.attempts.append(f"{event}({shown})")
-            raise ConnectionError(f"the network is out of reach here: {self.attempts[-1]}")
-
-
-@cache
-def _watch() -> _Watch:
-    watch = _Watch()
-    sys.addaudithook(watch)
-    return watch
+_ONE = threading.RLock()
 
 
 @contextmanager
 def offline() -> Iterator[list[str]]:
     """Inside, every attempt to reach the network fails, in this whole process, and is listed in what is given, also
-    when the code that made it hides the error."""
-    watch = _watch()
-    watch.attempts, before = [], watch.on
-    watch.on = True
-    try:
-        yield watch.attempts
-    finally:
-        watch.on = before
+    when the code that made it hides the error. Afterwards everything is as it was: unlike a hook for the interpreter's
+    audit events (PEP 578), which stays until the process ends. It finds what reaches out, not what means to hide it."""
+    attempts: list[str] = []
+    with _ONE, ExitStack() as stack:
+        for owner, names in WAYS.items():
+            for name in names:
+                _replace(stack, owner, name, _refusing(f"socket.{name}", attempts))
+        yield attempts
+
+
+def _refusing(what: str, attempts: list[str]) -> Callable[..., NoReturn]:
+    def refuse(*arguments: Any, **options: Any) -> NoReturn:
+        shown = ", ".join(repr(a) for a in arguments if isinstance(a, str | bytes | int | tuple))
+        attempts.append(f"{what}({shown})")
+        raise ConnectionError(f"the network is out of reach here: {attempts[-1]}")
+
+    return refuse
+
+
+def _replace(stack: ExitStack, owner: Any, name: str, stand_in: Callable[..., NoReturn]) -> None:
+    """Put a stand-in in place of what a class or module has, or inherits, until the stack is left."""
+    if name in vars(owner):
+        stack.callback(setattr, owner, name, vars(owner)[name])
+    else:
+        stack.callback(delattr, owner, name)
+    setattr(owner, name, stand_in)
