@@ -29,6 +29,8 @@ class Everything(Inputs):
     far: Distance = Distance(1.0)
     size: tuple[int, int] = (8, 8)
     maybe: int | None = None
+    side: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    share: float | None = Field(default=None, gt=0, le=1)
     where: Path | None = None
     table: dict[str, int] = Field(default_factory=dict)
     points: list[float] = Field(default_factory=list)
@@ -79,6 +81,8 @@ def test_the_help_has_defaults_and_bounds():
     assert help_text(fields["size"]) == "[default: 8 8]"
     assert help_text(fields["mood"]) == "[default: calm]"
     assert help_text(fields["maybe"]) == ""
+    assert help_text(fields["side"]) == "[at least 8, multiple of 8]"
+    assert help_text(fields["share"]) == "[more than 0, at most 1]"
 
 
 @pytest.mark.parametrize(

@@ -119,10 +119,19 @@ def shown_default(field: "InputField") -> str:
 
 
 def bounds_text(field: "InputField") -> str:
-    """The values that an input may have: `1 to 1000`, `multiple of 8`; empty where there is no bound."""
+    """The values that an input may have: `1 to 1000`, `multiple of 8`; empty where there is no bound.
+
+    The bounds of an input that may be left out are those of its type: `Annotated[int, Field(ge=8)] | None`.
+    """
+    from pydantic.fields import FieldInfo
+
+    from calotype.graph.hints import metadata_of
+
+    attached = metadata_of(field.info.annotation)
+    spread = (part for m in attached for part in (m.metadata if isinstance(m, FieldInfo) else (m,)))
     found = {
         key: getattr(m, key)
-        for m in field.info.metadata
+        for m in (*spread, *field.info.metadata)
         for key in ("ge", "gt", "le", "lt", "multiple_of")
         if getattr(m, key, None) is not None
     }

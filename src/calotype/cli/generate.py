@@ -22,7 +22,7 @@ again: finished pictures are not made again.
 EPILOG = """\b
 Examples:
   calotype generate "a red apple" -o apple.png
-  calotype generate "a blue house" --num-images 4 --seed 7 --steps 30
+  calotype generate "a blue house" --num-images 4 --seed 7
   calotype generate "a green apple" --image apple.png --strength 0.7
   calotype generate --prompts prompts.jsonl -o pictures
 
