@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -58,9 +58,16 @@ class ConfiguredScheduler(Configured):
     """Schedulers of one family describe the same training, so that one's configuration can be turned into another's."""
     foreign: ClassVar[Mapping[str, frozenset[Any]]] = {}
     """Values that a field has in other schedulers of the family and not in this: `from_config` leaves them out."""
+    unread: ClassVar[frozenset[str]] = frozenset()
+    """Fields that files of this scheduler hold and its method has no use for. What a file says in them is kept, for
+    schedulers that are made from this one; a caller who sets one is refused."""
 
     def __init__(self, **fields: Any) -> None:
         self.config = self.parse_config(fields)
+        if unread := self._unread(self.config):
+            if "_class_name" not in fields:
+                self._refuse_unread(unread)
+            logger.info("%s has no use for %s; kept", type(self).__name__, ", ".join(unread))
 
     def __repr__(self) -> str:
         changed = (f"{name}={value!r}" for name, value in self.config.model_dump(exclude_defaults=True).items())
@@ -71,10 +78,12 @@ class ConfiguredScheduler(Configured):
         """A scheduler from a configuration, which may be that of another scheduler for the same kind of training.
 
         Fields that only other schedulers have are left out, and logged; so are the solvers that other schedulers name
-        in `algorithm_type`, `solver_type` and `variance_type`. `changes` replace fields.
+        in `algorithm_type`, `solver_type` and `variance_type`. Fields that files hold and the method has no use for
+        are kept, and logged. `changes` replace fields.
 
         Raises:
-            ConfigError: a field belongs to no scheduler, or the configuration describes another kind of training.
+            ConfigError: a field belongs to no scheduler, the configuration describes another kind of training, or a
+                change is one that the method has no use for.
         """
         fields = dict(config)
         known = cls.Config.model_fields
@@ -83,7 +92,9 @@ class ConfiguredScheduler(Configured):
         cls._check_family(fields | changes)
         if foreign:
             logger.info("%s does not have %s; left out", cls.__name__, ", ".join(foreign))
-        return cls(**{name: value for name, value in fields.items() if name not in foreign} | changes)
+        cls._refuse_unread(cls._unread(changes))
+        taken = {name: value for name, value in fields.items() if name not in foreign}
+        return cls(**{"_class_name": cls.__name__} | taken | changes)
 
     @classmethod
     def from_pretrained(
@@ -130,6 +141,19 @@ class ConfiguredScheduler(Configured):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as aside:
             aside.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def _unread(cls, fields: Mapping[str, Any]) -> list[str]:
+        """The fields without use that are given as another value than the default."""
+        known = cls.Config.model_fields
+        return sorted(name for name in cls.unread if name in fields and fields[name] != known[name].default)
+
+    @classmethod
+    def _refuse_unread(cls, names: Sequence[str]) -> None:
+        if names:
+            raise ConfigError(
+                f"{cls.__name__} has no use for {', '.join(names)}: its method does not read it; leave it out"
+            )
 
     @classmethod
     def _check_family(cls, fields: Mapping[str, Any]) -> None:

@@ -1,10 +1,13 @@
 """Consistency models against the reference, and what the reference leaves out."""
 
+import logging
+
 import pytest
 import torch
 
-from calotype.errors import InputError, MissingInput
-from calotype.sampling import LCMScheduler, TCDScheduler
+import calotype.sampling
+from calotype.errors import ConfigError, InputError, MissingInput
+from calotype.sampling import DDIMScheduler, DPMSolverMultistepInverseScheduler, LCMScheduler, TCDScheduler
 
 LCM, TCD = "LCMScheduler", "TCDScheduler"
 STEPS = (1, 2, 5, 20)
@@ -19,11 +22,40 @@ STEPS = (1, 2, 5, 20)
         {"prediction_type": "v_prediction"},
         {"original_inference_steps": 100},
         {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
-        {"beta_schedule": "linear", "timestep_spacing": "trailing", "set_alpha_to_one": False, "steps_offset": 1},
+        {"beta_schedule": "linear"},
     ],
 )
 def test_trajectories_equal_the_reference(oracle, name, config):
     oracle.compare(name, steps=STEPS, **config)
+
+
+@pytest.mark.parametrize("name", [LCM, TCD])
+def test_what_a_file_says_for_other_methods_is_kept_and_changes_nothing(oracle, name, caplog):
+    said = {"timestep_spacing": "trailing", "set_alpha_to_one": False, "steps_offset": 1}
+    _, reference = oracle.pair(name)
+    reference = type(reference)(**said)
+    with caplog.at_level(logging.INFO):
+        mine = getattr(calotype.sampling, name).from_config(reference.config)
+    assert "has no use for set_alpha_to_one, steps_offset, timestep_spacing; kept" in caplog.text
+    for scheduler in (mine, reference):
+        scheduler.set_timesteps(4)
+    found, wanted = (oracle.trajectory(scheduler, oracle.noise()) for scheduler in (mine, reference))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert DDIMScheduler.from_config(mine.config).config.steps_offset == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: LCMScheduler(timestep_spacing="trailing"), "timestep_spacing"),
+        (lambda: TCDScheduler(timestep_scaling=5.0, steps_offset=1), "steps_offset, timestep_scaling"),
+        (lambda: LCMScheduler.from_config(LCMScheduler().config, set_alpha_to_one=False), "set_alpha_to_one"),
+        (lambda: DPMSolverMultistepInverseScheduler(flow_shift=3.0), "flow_shift"),
+    ],
+)
+def test_what_the_method_has_no_use_for_is_refused_from_a_caller(make, names):
+    with pytest.raises(ConfigError, match=f"has no use for {names}: its method does not read it; leave it out"):
+        make()
 
 
 @pytest.mark.parametrize("config", [{"clip_sample": True}, {"thresholding": True}, {"timestep_scaling": 2.0}])

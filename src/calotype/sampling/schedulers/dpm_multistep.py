@@ -125,6 +125,7 @@ class DPMSolverMultistepInverseScheduler(PreservingRatios):
     Config = DPMSolverMultistepInverseConfig
     config: DPMSolverMultistepInverseConfig
     foreign = FOREIGN
+    unread = frozenset({"flow_shift"})
 
     def _compose_levels(self, table: tuple[float, ...]) -> None:
         config = self.config

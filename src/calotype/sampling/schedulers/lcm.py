@@ -23,8 +23,9 @@ from calotype.sampling.stateful import Counting, Device, Generators, source, ste
 class ConsistencyConfig(Training, Clipped, Thresholded, Spaced):
     """The ecosystem's configuration of both methods.
 
-    Neither method reads `timestep_spacing`, `steps_offset` and `set_alpha_to_one`: the timesteps are those of the
-    distillation, and the last step ends where the method says. They are taken because published files hold them.
+    Neither method has a use for `timestep_spacing`, `steps_offset` and `set_alpha_to_one`: the timesteps are those of
+    the distillation, and the last step ends where the method says. They are here because published files hold them,
+    for schedulers that are made from this one.
     """
 
     beta_start: float = Field(0.00085, ge=0)
@@ -55,11 +56,15 @@ class TCDSchedulerOutput:
     pred_noised_sample: Tensor
 
 
+_UNREAD = frozenset({"timestep_spacing", "steps_offset", "set_alpha_to_one"})
+
+
 class _Distilled(Counting, WholeTimesteps):
     """What both methods share."""
 
     Config = ConsistencyConfig
     config: ConsistencyConfig
+    unread = _UNREAD
     noise_schedule: DistilledSteps
 
     def _compose(self) -> None:
@@ -154,9 +159,10 @@ class LCMScheduler(_Distilled):
 class TCDScheduler(_Distilled):
     """Zheng et al., "Trajectory Consistency Distillation", with the ecosystem's keywords and defaults.
 
-    `timestep_scaling`, which is LCM's, is taken because published files hold it, and has no effect.
+    `timestep_scaling` is LCM's; it is here because published files hold it.
     """
 
+    unread = _UNREAD | {"timestep_scaling"}
     solver: Tcd
 
     def _compose(self) -> None:
