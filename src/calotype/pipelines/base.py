@@ -354,6 +354,7 @@ class DiffusionPipeline(WithAdapters):
         after: str | None = None,
         before: str | None = None,
         revision: str | None = None,
+        **components: Any,
     ) -> Self:
         """A new pipeline with more units, sharing this one's components. The wiring is checked here.
 
@@ -362,16 +363,20 @@ class DiffusionPipeline(WithAdapters):
                 in `calotype.community`, a file, a folder, or the id of a repository on a hub (see `from_pretrained`).
             revision: of a repository on a hub; by default the one that was approved.
             after, before: the name of the unit to insert at; by default before the first loop.
+            components: those that the pack adds, by name; they may also be assigned later.
 
         Raises:
             GraphError: the units do not fit, a name clashes, or there is no unit to insert at.
+            UnknownInput: the pack adds no component of that name.
             UntrustedCode, RepositoryError: the pack is code of others that was not approved, or cannot be found.
         """
         from calotype.pipelines.custom import as_pack  # only who inserts needs it
 
         cls = type(self)
         pack = as_pack(pack, revision)
-        units = inserted(self._graph(), pack.units, after, before)
+        units = inserted(self._graph(), pack, after, before)
+        for unknown in components.keys() - pack.components.keys():
+            raise UnknownInput(f"with_units: the pack adds no {unknown!r}{did_you_mean(unknown, pack.components)}")
         clashes = set(pack.fields) & set(cls.Inputs.model_fields)
         if clashes:
             raise GraphError(f"{cls.__name__} already has the input {', '.join(sorted(clashes))}; rename the pack's")
@@ -379,10 +384,13 @@ class DiffusionPipeline(WithAdapters):
         if pack.Inputs is not None:
             model = create_model(cls.Inputs.__name__, __base__=(cls.Inputs, pack.Inputs))
         name = f"{cls.__name__}+{'+'.join(unit.name for unit in pack.units)}"
+        added = {n: h | None for n, h in pack.components.items() if n not in cls._declared}
         settings = {"units": units, "Inputs": model, "__module__": cls.__module__, "_inserted": True}
-        wider = type(name, (cls,), settings)
+        wider = type(name, (cls,), {**settings, "__annotations__": added, **dict.fromkeys(added)})
         other: Self = object.__new__(wider)
-        other.__dict__.update(self.__dict__, _names=list(self._names))
+        other.__dict__.update(self.__dict__, _names=[*self._names, *added])
+        for component in added.keys() | components.keys():
+            setattr(other, component, components.get(component))
         self._residency.share(_components_of(other))
         return other
 

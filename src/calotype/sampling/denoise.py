@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from calotype.errors import GraphError, InputError
-from calotype.graph.branches import POSITIVE, Branch
+from calotype.graph.branches import POSITIVE, Branch, Tag
 from calotype.graph.graph import lifted_twins
 from calotype.graph.hints import Pad, accepts_none, bare, fits, metadata_of, spell
 from calotype.graph.node import Active, Node
 from calotype.graph.run import Run, StepEvent
 from calotype.graph.unit import Unit, unit
 from calotype.sampling.collate import collate, equal, is_composite, leaves_of, map_leaves, split_items
-from calotype.sampling.guidance import ClassifierFree, Guidance, NoGuidance
+from calotype.sampling.guidance.classifier_free import ClassifierFree
+from calotype.sampling.guidance.policy import Guidance, NoGuidance, advance
+from calotype.sampling.guidance.predictions import Predictions
 from calotype.sampling.noise import NoiseSource, per_item
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
 from calotype.sampling.steering import Steering
@@ -150,7 +152,21 @@ class Denoise(Node):
         return {self.latents: frozenset()}
 
     def branches(self, inputs: Mapping[str, Any], twins: frozenset[str]) -> tuple[Branch, ...]:
-        return self._policy(inputs).branches(twins)
+        found = self._policy(inputs).branches(twins)
+        self._refuse_tags(found)
+        return found
+
+    def _refuse_tags(self, branches: Sequence[Branch]) -> None:
+        """Raise `InputError` for a branch that asks for a variant which the predictor does not have."""
+        hints = [bare(hint) for hint in self.predict.parameters.values()]
+        for branch in branches:
+            if isinstance(branch.tag, Tag) and not any(isinstance(branch.tag, h) for h in hints if _is_tag(h)):
+                kind = type(branch.tag).__name__
+                raise InputError(
+                    f"{self.name}: the guidance asks for the branch {branch.name!r}, but {self.predict.name} has no "
+                    f"parameter of the type {kind}; take another guidance, or add `{kind.lower()}: {kind} | None` to a "
+                    "predictor of your own"
+                )
 
     def run(self, run: Run) -> Iterator[StepEvent]:
         active = run.plan.nodes[run.position].active
@@ -223,11 +239,12 @@ class _Loop:
         latents = self._collated(self.node.latents, POSITIVE, self.node.reads[self.node.latents])
         count = len(self.levels)
         states = [self.scheduler.init_state() for _ in leaves_of(latents)]
+        guided: list[Any] = [None] * len(states)
         sources = self._noise_sources(len(states))
         for index in range(count):
             step = self.levels.step(index)
             shown = map_leaves(lambda t, i=index: self.scheduler.model_input(t, self.levels, i), latents)
-            output = self._predict(shown, step)
+            output, guided = self._guide(latents, self._predict(shown, step), step, guided)
             before = latents
             latents, states = self._advance(latents, output, index, states, sources)
             for inner, arguments in zip(self.after, self._after_arguments, strict=True):
@@ -271,17 +288,33 @@ class _Loop:
 
     # -- predicting ------------------------------------------------------------------------------------------------
 
-    def _predict(self, shown: Any, step: Step) -> Any:
-        names = self.policy.active(step)
-        if len(names) > 1 and self._batched(shown, names):
-            found = self._predict_batched(shown, step, names)
-        else:
-            found = {name: self._predict_one(shown, step, name) for name in names}
-        if len(leaves_of(shown)) == 1 and isinstance(shown, Tensor):
-            return self.policy.combine(found, step)
-        return map_leaves(
-            lambda *parts: self.policy.combine(dict(zip(names, parts, strict=True)), step), *(found[n] for n in names)
-        )
+    def _guide(
+        self, latents: Any, found: Mapping[str, Any], step: Step, states: Sequence[Any]
+    ) -> tuple[Any, list[Any]]:
+        """The branches' predictions as one, for each part of the latents, and the guidance's state of each."""
+        after: list[Any] = []
+        reading = self.levels.plans[step.index].clean
+
+        def leaf(x: Tensor, *parts: Tensor) -> Tensor:
+            predictions = Predictions(dict(zip(found, parts, strict=True)), x, reading)
+            combined, state = advance(self.policy, predictions, step, states[len(after)])
+            after.append(state)
+            return combined
+
+        return map_leaves(leaf, latents, *found.values()), after
+
+    def _predict(self, shown: Any, step: Step) -> dict[str, Any]:
+        """The prediction on every branch of the step; those of one kind of predictor may share a batch."""
+        names, found = self.policy.active(step), {}
+        kinds: dict[Any, list[str]] = {}
+        for name in names:
+            kinds.setdefault((self.branches[name].tag, self.branches[name].adapters), []).append(name)
+        for alike in map(tuple, kinds.values()):
+            if len(alike) > 1 and self._batched(shown, alike):
+                found |= self._predict_batched(shown, step, alike)
+            else:
+                found |= {name: self._predict_one(shown, step, name) for name in alike}
+        return {name: found[name] for name in names}
 
     def _predict_one(self, shown: Any, step: Step, name: str) -> Any:
         branch = self.branches[name]
@@ -301,7 +334,7 @@ class _Loop:
 
     def _predict_batched(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
         several = map_leaves(lambda t: torch.cat([t] * len(names)), shown)
-        output = self._steered(several, step, names, POSITIVE)
+        output = self._steered(several, step, names, self.branches[names[0]])
         if isinstance(output, Tensor):
             return dict(zip(names, output.chunk(len(names)), strict=True))
         size = len(self.items)
@@ -321,8 +354,6 @@ class _Loop:
         if self.node.batch_branches is False or any(u.branch_parameter is not None for u in inner):
             return False
         branches = [self.branches[name] for name in names]
-        if len({(b.tag, b.adapters) for b in branches}) > 1:
-            return False
         leaves = leaves_of(shown)
         small = leaves[0].device.type != "cpu" or sum(t.numel() for t in leaves) <= BATCHED_ELEMENTS
         if self.node.batch_branches is None and not small:
@@ -370,7 +401,8 @@ class _Loop:
         return inner.parts(self.parts)
 
     def _injected(self, inner: Unit[..., Any], step: Step, branch: Branch) -> dict[str, Any]:
-        return {name: step if is_step else branch for name, is_step in self.node.injected[inner]}
+        known = {name: step if is_step else branch for name, is_step in self.node.injected[inner]}
+        return known | {name: branch.tag if isinstance(branch.tag, kind) else None for name, kind in _tags(inner)}
 
     def _collated(self, wire: str, branch: Branch, hint: Any) -> Any:
         return collate(wire, self.run.gather(wire, branch, self.items), hint)
@@ -397,12 +429,22 @@ def _outer_parameters(inner: Unit[..., Any]) -> dict[str, Any]:
         and name != inner.branch_parameter
         and bare(hint) is not Step
         and not _is_steering(bare(hint))
+        and not _is_tag(bare(hint))
     }
 
 
 def _steered_parameters(inner: Unit[..., Any]) -> list[str]:
     """The parameters of a predictor that receive what steers it."""
     return [name for name, hint in inner.parameters.items() if _is_steering(bare(hint))]
+
+
+def _tags(inner: Unit[..., Any]) -> list[tuple[str, Any]]:
+    """The parameters of a unit in the loop that receive the branch's tag, and of which type."""
+    return [(name, bare(hint)) for name, hint in inner.parameters.items() if _is_tag(bare(hint))]
+
+
+def _is_tag(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Tag)
 
 
 def _is_steering(hint: Any) -> bool:

@@ -1,5 +1,6 @@
 """Stable Diffusion 1, 2 and XL: text to image, from a picture, within a mask, by instruction, and refined."""
 
+from calotype.pipelines.stable_diffusion.control import control
 from calotype.pipelines.stable_diffusion.ensemble import StableDiffusionXLEnsemblePipeline
 from calotype.pipelines.stable_diffusion.high_resolution import HIGH_RESOLUTION, HIGH_RESOLUTION_XL, high_resolution
 from calotype.pipelines.stable_diffusion.pipeline import (
@@ -25,5 +26,6 @@ __all__ = [
     "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline",
     "StableDiffusionXLPipeline",
+    "control",
     "high_resolution",
 ]

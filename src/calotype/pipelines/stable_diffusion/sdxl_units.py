@@ -16,6 +16,7 @@ from calotype.pipelines.latents import CleanLatents, Latents, Noise
 from calotype.pipelines.latents import latents as noised_latents
 from calotype.pipelines.pictures import Picture
 from calotype.pipelines.stable_diffusion.prompts import PromptSyntax
+from calotype.pipelines.stable_diffusion.steering import UNetSteering, steered
 from calotype.pipelines.stable_diffusion.text import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -201,6 +202,7 @@ def predicted(
     pooled_embeds: Float[Tensor, "b p"],
     time_ids: Float[Tensor, "b n"],
     beside_latents: Float[Tensor, "b extra h w"] | None,
+    steering: UNetSteering | None,
     *,
     unet: UNet2DConditionModel,
 ) -> Latents:
@@ -211,6 +213,7 @@ def predicted(
         prompt_embeds.to(unet.dtype),
         added_cond_kwargs={"text_embeds": pooled_embeds.to(unet.dtype), "time_ids": time_ids},
         encoder_attention_mask=attended(prompt_mask, latents.device),
+        **steered(steering, unet),
     )
     return Latents(output.sample.float())
 

@@ -17,6 +17,7 @@ from calotype.pipelines.autoencoder import Autoencoder, Size, encoded, mask_of, 
 from calotype.pipelines.latents import CleanLatents, Latents, shrink_mask
 from calotype.pipelines.pictures import Picture, fitted, to_array
 from calotype.pipelines.stable_diffusion.prompts import PromptSyntax
+from calotype.pipelines.stable_diffusion.steering import UNetSteering, steered
 from calotype.pipelines.stable_diffusion.text import (
     CLIPTextModel,
     CLIPTokenizer,
@@ -121,6 +122,7 @@ def predicted(
     prompt_embeds: Annotated[Float[Tensor, "b l c"], Pad(1)],
     prompt_mask: Annotated[Bool[Tensor, "b l"], Pad(1)],
     beside_latents: Float[Tensor, "b extra h w"] | None,
+    steering: UNetSteering | None,
     *,
     unet: UNet2DConditionModel,
 ) -> Latents:
@@ -130,6 +132,7 @@ def predicted(
         step.timestep,
         prompt_embeds.to(unet.dtype),
         encoder_attention_mask=attended(prompt_mask, latents.device),
+        **steered(steering, unet),
     )
     return Latents(output.sample.float())
 
