@@ -26,6 +26,7 @@ from calotype.cli.signals import Terminated
 from calotype.errors import CalotypeError, ComponentError, InputError, RepositoryError
 from calotype.graph.inputs import Call, read_call
 from calotype.graph.plan import make_plan
+from calotype.pipelines.origin import code_behind
 from calotype.pipelines.recipe import Recipe, read_recipe, recorded_inputs, save_png
 from calotype.pipelines.replay import check_components
 
@@ -113,6 +114,8 @@ def _difference(model: Model, job: Job, item: int, recipe: Recipe) -> str | None
     """What tells the call that made a picture from the job's, in words; None where nothing does."""
     if recipe.pipeline != model.pipeline.__name__:
         return f"its pipeline is {recipe.pipeline}"
+    if [r.digest for r in recipe.code] != [r.digest for r in code_behind(model.pipeline)]:
+        return "the code of its pipeline is another"
     if recipe.given or recipe.outputs:
         return "it had computed values, or other outputs"
     try:

@@ -23,6 +23,13 @@ ON_A_HUB: tuple[click.Option, ...] = (
 )
 """Options of the commands that load a model."""
 
+CODE: tuple[click.Option, ...] = (
+    click.Option(["--custom-pipeline"], metavar="SOURCE",
+                 help="Run the model with this pipeline: one that ships, a file, a folder, or owner/name on a hub."),
+    click.Option(["--custom-revision"], metavar="NAME", help="A branch, tag or commit of that, on a hub."),
+)  # fmt: skip
+"""Options of the commands that run a model with code of others."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -121,10 +128,12 @@ def _find(source: str, params: Mapping[str, Any]) -> Model:
 
     options = {name: params[name] for name in ("variant", "local_files_only") if params.get(name)}
     local = bool(params.get("local_files_only"))
-    pipeline, place = find_pipeline(source, revision=params.get("revision"), local_files_only=local)
-    if not pipeline.units:
+    code = {name: params.get(name) for name in ("custom_pipeline", "custom_revision")}
+    pipeline, place = find_pipeline(source, revision=params.get("revision"), local_files_only=local, **code)
+    asked = code["custom_pipeline"] or source
+    if not getattr(pipeline, "units", ()):  # one of diffusers has no such attribute
         raise RepositoryError(
-            f"{source} is for {pipeline.__name__}, a free-form pipeline: it declares no inputs and no units, so "
+            f"{asked} is for {pipeline.__name__}, a free-form pipeline: it declares no inputs and no units, so "
             "that only Python can call it"
         )
     return Model(source, pipeline, place, options)

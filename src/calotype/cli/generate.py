@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from calotype.cli.command import DEFAULT_MODEL, ON_A_HUB, Model, ModelCommand
+from calotype.cli.command import CODE, DEFAULT_MODEL, ON_A_HUB, Model, ModelCommand
 from calotype.errors import InputError
 
 HELP = """Make a picture from a PROMPT, and write it as a PNG file that carries its recipe.
@@ -25,6 +25,7 @@ Examples:
   calotype generate "a blue house" --num-images 4 --seed 7
   calotype generate "a green apple" --image apple.png --strength 0.7
   calotype generate --prompts prompts.jsonl -o pictures
+  calotype generate --custom-pipeline morph "a cat" --other-prompt "a fox"
 
 \b
 Lines of prompts.jsonl:
@@ -37,6 +38,7 @@ PARAMS: list[click.Parameter] = [
     click.Option(["--model", "-m", "repo"], default=DEFAULT_MODEL, metavar="REPO", show_default=True,
                  help="The model: one that ships with calotype, a folder, or owner/name on a hub."),
     *ON_A_HUB,
+    *CODE,
     click.Option(["--output", "-o"], type=click.Path(path_type=Path), metavar="FILE",
                  help="Where to write the picture; the folder with --prompts."),
     click.Option(["--prompts"], type=click.Path(path_type=Path), metavar="FILE",

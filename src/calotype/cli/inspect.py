@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calotype.cli.command import DEFAULT_MODEL, ON_A_HUB, Model, ModelCommand
+from calotype.cli.command import CODE, DEFAULT_MODEL, ON_A_HUB, Model, ModelCommand
 from calotype.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ PLACEHOLDER = "a red apple"
 PARAMS: list[click.Parameter] = [
     click.Argument(["repo"], default=DEFAULT_MODEL, metavar="[REPO]"),
     *ON_A_HUB,
+    *CODE,
     click.Option(["--dtype"], default="auto", metavar="NAME", show_default=True,
                  help="Show the weights in this type; auto is the files' own."),
     click.Option(["--svg"], type=click.Path(path_type=Path), metavar="FILE", help="Write a drawing of the graph."),

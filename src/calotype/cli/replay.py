@@ -19,10 +19,17 @@ Examples:
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Write the new picture too.")
 @click.option("--force", "-f", is_flag=True, help="Replace a file that is there already.")
 @click.option("--model", "-m", metavar="REPO", help="Where the model is now, if it is not where it was.")
+@click.option("--custom-pipeline", metavar="PATH", help="The pipeline's code, where it is a file or folder here.")
 @click.option("--device", metavar="NAME", help="Where to run, if not where the original ran; others round differently.")
 @click.option("--memory", metavar="SIZE", help="The most of the device's memory that weights take, such as 8GiB.")
 def replay(
-    picture: Path, output: Path | None, force: bool, model: str | None, device: str | None, memory: str | None
+    picture: Path,
+    output: Path | None,
+    force: bool,
+    model: str | None,
+    custom_pipeline: str | None,
+    device: str | None,
+    memory: str | None,
 ) -> None:
     """Make PICTURE again from the recipe that it carries, and compare the two.
 
@@ -35,7 +42,9 @@ def replay(
     from calotype.pipelines.replay import replay as make_again
 
     path = output_path(output, picture.stem, 1, force) if output is not None else None
-    made = make_again(picture, source=model, device=device, memory=memory, finish=Display().watch)
+    made = make_again(
+        picture, source=model, device=device, memory=memory, custom_pipeline=custom_pipeline, finish=Display().watch
+    )
     if path is not None:
         save_png(made.picture, path, made.made)
         click.echo(str(path))

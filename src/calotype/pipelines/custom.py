@@ -145,10 +145,15 @@ def pack_in(code: Code, module: ModuleType) -> UnitPack:
 def class_code(cls: type) -> Code | None:
     """The code that a class was defined in, where it came from a file of others or ships with the package; None for a
     class of an ordinary module."""
-    package, _, name = cls.__module__.rpartition(".")
+    return code_of_module(cls.__module__)
+
+
+def code_of_module(module: str) -> Code | None:
+    """The code that a module belongs to, where it is of others or ships with the package; None for an ordinary one."""
+    package, _, name = module.rpartition(".")
     if package == COMMUNITY and name in shipped_names():
         return shipped_code(name)
-    return code_of(cls.__module__)
+    return code_of(module)
 
 
 def is_guest(cls: type) -> bool:

@@ -13,6 +13,7 @@ from calotype.graph.inputs import Inputs, Unreplayable
 from calotype.graph.plan import Plan
 from calotype.pipelines.adapters import adapters_of
 from calotype.pipelines.generations import Generations
+from calotype.pipelines.origin import code_behind
 from calotype.pipelines.values import digest
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: s
         "outputs": plan.call.outputs or (),
         "units": tuple(node.name for node in pipe.graph.nodes),
         "adapters": adapters_of({name: getattr(pipe, name) for name in components}),
+        "code": code_behind(type(pipe)),
     }
     return partial(_make, pipe.Inputs, plan.call.values, facts)
 

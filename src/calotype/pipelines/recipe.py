@@ -13,6 +13,7 @@ from calotype.atomic import atomic_file
 from calotype.errors import RepositoryError
 from calotype.graph.inputs import ABSENT, Inputs
 from calotype.pipelines.adapters import AdapterRecord
+from calotype.pipelines.origin import CodeRecord
 
 PNG_KEY = "calotype"
 
@@ -34,6 +35,7 @@ class Recipe:
         device: where it ran.
         versions: of calotype and of the libraries that compute.
         adapters: those that ran, and the words that were learned; `components` says what the weights are.
+        code: of others, that the pipeline's class and inserted packs of units come from.
     """
 
     pipeline: str
@@ -48,6 +50,7 @@ class Recipe:
     units: tuple[str, ...] = ()
     item: int = 0
     adapters: tuple[AdapterRecord, ...] = ()
+    code: tuple[CodeRecord, ...] = ()
 
     def of_item(self, item: int) -> Self:
         """The recipe of another picture of the same call."""

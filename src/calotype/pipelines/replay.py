@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from calotype.errors import ComponentError, RepositoryError
+from calotype.errors import ComponentError, RepositoryError, UntrustedCode
 from calotype.graph.inputs import ABSENT, read_call
 from calotype.pipelines.adapters import AdapterRecord, adapters_of
 from calotype.pipelines.base import DiffusionPipeline, Stream
 from calotype.pipelines.lookup import find_pipeline
+from calotype.pipelines.origin import check_code, named_code, with_packs
 from calotype.pipelines.recipe import Recipe, read_recipe
 from calotype.pipelines.result import Result
 
@@ -66,26 +67,29 @@ def replay(
     source: str | PathLike[str] | None = None,
     device: str | None = None,
     memory: int | str | None = None,
+    custom_pipeline: str | PathLike[str] | None = None,
     finish: Callable[[Stream], Result] = Stream.finish,
 ) -> Replay:
     """Make the picture in a file again: from the same weights, with the same types, device and inputs.
 
     Args:
         path: a PNG file that calotype wrote.
-        pipe: the pipeline that made it, where loading cannot: of a class of your own, or with inserted units.
+        pipe: the pipeline that made it, where loading cannot: of a class of your own, or with units of yours inserted.
         source: where the pipeline is now, if not where the recipe says.
         device: where to run, if not where the original ran; other devices round differently.
         memory: the most bytes of components on the device at once.
+        custom_pipeline: the code of the pipeline's class, where it is a file or a folder (see `from_pretrained`).
         finish: what runs the call to its end, for a caller that shows its steps.
 
     Raises:
         RepositoryError: there is no picture or recipe, the recipe cannot be replayed, or its pipeline is not found.
         ComponentError: a component's weights are not those that made the picture; names it.
+        UntrustedCode: the code of others that made it was not approved.
     """
     path = Path(path)
     recipe = read_recipe(path)
     if pipe is None:
-        pipe = load_for(recipe, path, source=source, device=device, memory=memory)
+        pipe = load_for(recipe, path, source=source, device=device, memory=memory, custom_pipeline=custom_pipeline)
     else:
         _refuse_given(recipe, path)
         check_pipeline(pipe, recipe, path)
@@ -111,6 +115,7 @@ def load_for(
     source: str | PathLike[str] | None = None,
     device: str | None = None,
     memory: int | str | None = None,
+    custom_pipeline: str | PathLike[str] | None = None,
 ) -> DiffusionPipeline:
     """The pipeline that made a picture, checked against its recipe.
 
@@ -123,22 +128,24 @@ def load_for(
             f"{path} was made by a {recipe.pipeline} that was put together by hand, so where its weights are is not "
             "known; save it with save_pretrained and give that folder as the model"
         )
+    code = named_code(recipe, path, where) if custom_pipeline is None else {"custom_pipeline": custom_pipeline}
     try:
-        found, place = find_pipeline(where)
+        found, place = find_pipeline(where, **code)
     except RepositoryError as error:
-        if source is not None:
+        if source is not None or isinstance(error, UntrustedCode):
             raise
         raise RepositoryError(
             f"{path} was made from {recipe.source!r}, which is not there ({error}); give the folder where it is now as "
             "the model (--model FOLDER)"
         ) from None
-    if found.__name__ != recipe.pipeline:
+    if found.__name__ != recipe.pipeline.partition("+")[0]:  # what follows names inserted units
         raise RepositoryError(
             f"{path} was made by a {recipe.pipeline}, but {where} is for a {found.__name__}; make that pipeline and "
             "call calotype.pipelines.replay.replay(path, pipe=...) from Python"
         )
     dtypes = {name: dtype for name, dtype in recipe.dtypes.items() if name in recipe.components}
     pipe = found.from_pretrained(place, dtype=dtypes or None, device=device or recipe.device, memory=memory)
+    pipe = with_packs(pipe, recipe, path)
     check_pipeline(pipe, recipe, path)
     return pipe
 
@@ -151,6 +158,7 @@ def check_pipeline(pipe: DiffusionPipeline, recipe: Recipe, path: Path) -> None:
             f"{path} was made by a {recipe.pipeline} with the units {', '.join(recipe.units)}, this "
             f"{type(pipe).__name__} has {', '.join(units)}"
         )
+    check_code(pipe, recipe, path)
     check_adapters(pipe, recipe, path)
     check_components(pipe, recipe, f"{path}, made from {recipe.source!r}")
 
