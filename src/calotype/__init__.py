@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from calotype.models.controlnet import ControlNetModel
     from calotype.models.mini_autoencoder import MiniAutoencoderKL
     from calotype.models.mini_transformer import MiniTransformer2DModel
+    from calotype.models.t2i_adapter import T2IAdapter
     from calotype.models.unet_2d import UNet2DModel
     from calotype.models.unet_2d_condition import UNet2DConditionModel
     from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     )
     from calotype.pipelines.text_to_image import TextToImagePipeline
     from calotype.sampling import (
+        APG,
+        AutoGuidance,
+        CFGZeroStar,
         ClassifierFree,
         DDIMInverseScheduler,
         DDIMScheduler,
@@ -62,11 +66,17 @@ if TYPE_CHECKING:
         LMSDiscreteScheduler,
         NoGuidance,
         NoiseLevels,
+        PerturbedAttention,
         PNDMScheduler,
+        Rescaled,
         Scheduler,
+        SkipLayers,
+        StatefulGuidance,
         Step,
         TCDScheduler,
         UniPCMultistepScheduler,
+        Weak,
+        Within,
     )
     from calotype.weights.pool.catalogue import CATALOGUE, Catalogue
     from calotype.weights.pool.config import ModelConfig
@@ -75,11 +85,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "APG",
     "CATALOGUE",
+    "AutoGuidance",
     "AutoencoderKL",
     "AutoencoderTiny",
     "Branch",
     "Branches",
+    "CFGZeroStar",
     "Catalogue",
     "ClassifierFree",
     "Component",
@@ -119,9 +132,12 @@ __all__ = [
     "NoiseLevels",
     "PNDMScheduler",
     "Pad",
+    "PerturbedAttention",
     "Picture",
+    "Rescaled",
     "Scheduler",
     "Settings",
+    "SkipLayers",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "StableDiffusionInstructPix2PixPipeline",
@@ -131,13 +147,17 @@ __all__ = [
     "StableDiffusionXLInpaintPipeline",
     "StableDiffusionXLPipeline",
     "State",
+    "StatefulGuidance",
     "Step",
+    "T2IAdapter",
     "TCDScheduler",
     "TextToImagePipeline",
     "UNet2DConditionModel",
     "UNet2DModel",
     "UniPCMultistepScheduler",
     "UnitPack",
+    "Weak",
+    "Within",
     "WordTextEncoder",
     "WordTokenizer",
     "takes",

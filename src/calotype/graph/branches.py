@@ -9,6 +9,13 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
+class Tag:
+    """What asks a predictor for a variant of itself on one branch. Derived ones are frozen dataclasses.
+
+    A predictor's parameter of a derived type receives the branch's tag of that type, and None on other branches.
+    """
+
+
 @dataclass(frozen=True)
 class Branch:
     """One prediction that guidance asks for: the set of inputs that it takes the negative of.
@@ -19,7 +26,7 @@ class Branch:
 
     name: str
     negated: frozenset[str] = frozenset()
-    tag: str | None = None
+    tag: Tag | None = None
     adapters: tuple[str, ...] = ()
 
 

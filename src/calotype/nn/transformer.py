@@ -48,8 +48,11 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_channels, channels, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, rows: Float[Tensor, "n c"], batch: int, text: Text) -> Float[Tensor, "n c"]:
-        """`rows` are the pixels of `batch` items, one item after the other."""
+    def forward(self, rows: Float[Tensor, "n c"], batch: int, text: Text, alone: bool = False) -> Float[Tensor, "n c"]:
+        """`rows` are the pixels of `batch` items, one item after the other. `alone`: each looks at itself only."""
+        if alone:
+            own: Tensor = self.to_out[0](self.to_v(rows))
+            return own
         query, bias = self._heads(self.to_q(rows), batch), None
         if self.of_text:
             states, bias = text
@@ -111,8 +114,8 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, rows: Float[Tensor, "n c"], batch: int, text: Text) -> Float[Tensor, "n c"]:
-        rows = added(self.attn1(self.norm1(rows), batch, text), rows)
+    def forward(self, rows: Float[Tensor, "n c"], batch: int, text: Text, alone: bool = False) -> Float[Tensor, "n c"]:
+        rows = added(self.attn1(self.norm1(rows), batch, text, alone), rows)
         rows = added(self.attn2(self.norm2(rows), batch, text), rows)
         return added(self.ff(self.norm3(rows)), rows)
 
@@ -160,10 +163,11 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = projection(channels, channels)
 
-    def forward(self, x: Float[Tensor, "b c h w"], text: Text) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b c h w"], text: Text, alone: bool = False) -> Float[Tensor, "b c h w"]:
+        """With `alone`, pixels do not look at one another: perturbed attention."""
         batch, channels, height, width = x.shape
         rows = self.proj_in(self.norm(x).permute(0, 2, 3, 1).reshape(-1, channels))
         for block in self.transformer_blocks:
-            rows = block(rows, batch, text)
+            rows = block(rows, batch, text, alone)
         h: Tensor = self.proj_out(rows).view(batch, height, width, channels)
         return x + h.permute(0, 3, 1, 2)

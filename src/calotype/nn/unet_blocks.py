@@ -161,8 +161,11 @@ class TextMidBlock(nn.Module):
         )
         self.attentions = attention.transformers(settings, channels) if attention else None
 
-    def forward(self, x: Float[Tensor, "b c h w"], temb: Tensor, text: Text) -> Float[Tensor, "b c h w"]:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], temb: Tensor, text: Text, alone: bool = False
+    ) -> Float[Tensor, "b c h w"]:
+        """With `alone`, pixels do not look at one another: perturbed attention."""
         x = self.resnets[0](x, temb)
         if self.attentions is not None:
-            x = self.resnets[1](self.attentions[0](x, text), temb)
+            x = self.resnets[1](self.attentions[0](x, text, alone), temb)
         return x

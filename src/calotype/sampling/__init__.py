@@ -9,7 +9,21 @@ from calotype._lazy import lazy_names
 
 if TYPE_CHECKING:
     from calotype.sampling.denoise import Denoise, classifier_free
-    from calotype.sampling.guidance import ClassifierFree, Guidance, NoGuidance
+    from calotype.sampling.guidance import (
+        APG,
+        AutoGuidance,
+        CFGZeroStar,
+        ClassifierFree,
+        Guidance,
+        NoGuidance,
+        PerturbedAttention,
+        Rescaled,
+        SkipLayers,
+        StatefulGuidance,
+        TextAndImage,
+        Weak,
+        Within,
+    )
     from calotype.sampling.noise import NoiseSource, per_item
     from calotype.sampling.schedulers import (
         DDIMInverseScheduler,
@@ -41,6 +55,9 @@ if TYPE_CHECKING:
     from calotype.sampling.step import Step
 
 _WHERE = {
+    "APG": "guidance",
+    "AutoGuidance": "guidance",
+    "CFGZeroStar": "guidance",
     "ClassifierFree": "guidance",
     "DDIMInverseScheduler": "schedulers",
     "DDIMScheduler": "schedulers",
@@ -56,8 +73,8 @@ _WHERE = {
     "EulerAncestralDiscreteScheduler": "schedulers",
     "EulerDiscreteScheduler": "schedulers",
     "FlowMatchEuler": "schedulers",
-    "FlowMatchHeunDiscreteScheduler": "schedulers",
     "FlowMatchEulerDiscreteScheduler": "schedulers",
+    "FlowMatchHeunDiscreteScheduler": "schedulers",
     "Guidance": "guidance",
     "HeunDiscreteScheduler": "schedulers",
     "KDPM2AncestralDiscreteScheduler": "schedulers",
@@ -68,16 +85,26 @@ _WHERE = {
     "NoiseLevels": "schedulers.base",
     "NoiseSource": "noise",
     "PNDMScheduler": "schedulers",
+    "PerturbedAttention": "guidance",
+    "Rescaled": "guidance",
     "Scheduler": "schedulers.base",
+    "SkipLayers": "guidance",
+    "StatefulGuidance": "guidance",
     "Steering": "steering",
     "Step": "step",
     "TCDScheduler": "schedulers",
+    "TextAndImage": "guidance",
     "UniPCMultistepScheduler": "schedulers",
+    "Weak": "guidance",
+    "Within": "guidance",
     "classifier_free": "denoise",
     "per_item": "noise",
 }
 
 __all__ = [
+    "APG",
+    "AutoGuidance",
+    "CFGZeroStar",
     "ClassifierFree",
     "DDIMInverseScheduler",
     "DDIMScheduler",
@@ -105,11 +132,18 @@ __all__ = [
     "NoiseLevels",
     "NoiseSource",
     "PNDMScheduler",
+    "PerturbedAttention",
+    "Rescaled",
     "Scheduler",
+    "SkipLayers",
+    "StatefulGuidance",
     "Steering",
     "Step",
     "TCDScheduler",
+    "TextAndImage",
     "UniPCMultistepScheduler",
+    "Weak",
+    "Within",
     "classifier_free",
     "per_item",
 ]

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from calotype.models.mini_transformer.config import MiniTransformer2DConfig
 from calotype.nn.network import Network
+from calotype.nn.perturbation import Perturbation
 
 
 def sinusoids(values: Float[Tensor, "n"], dim: int, max_period: float) -> Float[Tensor, "n dim"]:
@@ -106,16 +107,22 @@ class MiniTransformer2DModel(Network):
         encoder_hidden_states: Float[Tensor, "b l d"],
         encoder_mask: Bool[Tensor, "b l"],
         pooled: Float[Tensor, "b d"],
+        perturbation: Perturbation | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """`timestep` is sigma: 0 for data, 1 for noise."""
+        """`timestep` is sigma: 0 for data, 1 for noise. `perturbation`: of some blocks, for guidance away from it."""
         _, _, height, width = latents.shape
         x = self.proj_in(rearrange(latents, "b c h w -> b (h w) c"))
         x = x + self.positions(height, width, x)
         condition = F.silu(self.embed_time(timestep, x) + self.pooled_embed(pooled))
         modulation = rearrange(self.modulation(condition), "b (n c) -> b n c", n=6)
         mask = self.attention_mask(encoder_mask, x)
-        for block in self.blocks:
-            x = block(x, modulation, encoder_hidden_states, mask)
+        perturbed = perturbation.among(len(self.blocks), type(self).__name__) if perturbation else frozenset()
+        skip = perturbation is not None and perturbation.kind == "skip"
+        for index, block in enumerate(self.blocks):
+            if index not in perturbed:
+                x = block(x, modulation, encoder_hidden_states, mask)
+            elif not skip:
+                x = block(x, modulation, encoder_hidden_states, self.alone_mask(mask, x))
         shift, scale = self.modulation_out(condition)[:, None].chunk(2, dim=-1)
         velocity: Tensor = self.proj_out(modulate(self.norm_out(x), shift, scale))
         return rearrange(velocity, "b (h w) c -> b c h w", h=height)
@@ -134,3 +141,9 @@ class MiniTransformer2DModel(Network):
         """Every image token sees all image tokens, and the words that are there: bool [b, 1, 1, image + words]."""
         image = encoder_mask.new_ones(x.shape[0], x.shape[1])
         return torch.cat([image, encoder_mask], dim=1)[:, None, None, :]
+
+    def alone_mask(self, mask: Tensor, x: Tensor) -> Tensor:
+        """The same where every image token sees of the image itself alone: bool [b, 1, image, image + words]."""
+        count = x.shape[1]
+        alone = torch.eye(count, dtype=torch.bool, device=x.device).expand(x.shape[0], 1, -1, -1)
+        return torch.cat([alone, mask[..., count:].expand(-1, -1, count, -1)], dim=-1)

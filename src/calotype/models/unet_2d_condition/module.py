@@ -14,6 +14,7 @@ from calotype.models.unet_2d_condition.text import ProjectedText
 from calotype.nn.activations import ACTIVATIONS, activated
 from calotype.nn.conditions import added_vector, times
 from calotype.nn.network import Network
+from calotype.nn.perturbation import Perturbation
 from calotype.nn.time import SinusoidalTime, TimestepEmbedding
 from calotype.nn.transformer import Attention, Text
 from calotype.nn.unet_blocks import BlockSettings, LevelAttention, TextDownBlock, TextMidBlock, TextUpBlock
@@ -82,6 +83,7 @@ class UNet2DConditionModel(Network):
         down_intrablock_additional_residuals: Sequence[Tensor] | None = None,
         encoder_attention_mask: Shaped[Tensor, "texts tokens"] | None = None,
         return_dict: bool = True,
+        perturbation: Perturbation | None = None,
     ) -> UNet2DConditionOutput | tuple[Tensor]:
         """Predict what was added to `sample`.
 
@@ -103,6 +105,7 @@ class UNet2DConditionModel(Network):
                 one more, for the middle.
             encoder_attention_mask: 1 for tokens that count, 0 for others.
             return_dict: `False` for a plain tuple.
+            perturbation: `"identity_attention"` of the middle, for guidance away from what that predicts.
 
         Raises:
             InputError: a shape does not fit, or a condition is missing or has no meaning for this network.
@@ -112,6 +115,7 @@ class UNet2DConditionModel(Network):
         text = self._text(encoder_hidden_states, encoder_attention_mask, sample)
         steering = self._steering(down_block_additional_residuals, mid_block_additional_residual)
         extra = self._extra(down_intrablock_additional_residuals)
+        alone = self._alone(perturbation)
 
         x = self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample)
         skips = [x]
@@ -119,7 +123,7 @@ class UNet2DConditionModel(Network):
             x, more = block(x, temb, text, residual)
             skips += more
         if self.mid_block is not None:
-            x = self.mid_block(x, temb, text)
+            x = self.mid_block(x, temb, text, alone)
         if extra[-1] is not None:
             x = x + extra[-1]
         if steering is not None:
@@ -202,6 +206,19 @@ class UNet2DConditionModel(Network):
                 f"middle, got {len(residuals)}"
             )
         return [*residuals, *[None] * (levels + 1 - len(residuals))]
+
+    def _alone(self, perturbation: Perturbation | None) -> bool:
+        """Whether the pixels of the middle look at themselves alone. Raises `InputError` for another perturbation."""
+        if perturbation is None:
+            return False
+        if perturbation.kind != "identity_attention" or perturbation.layers is not None:
+            raise InputError(
+                f"UNet2DConditionModel perturbs the attention of its middle alone, not {perturbation}; take "
+                "PerturbedAttention without layers"
+            )
+        if self.mid_block is None or self.mid_block.attentions is None:
+            raise InputError("this UNet2DConditionModel has no attention in its middle that could be perturbed")
+        return True
 
     def _check(
         self,

@@ -5,10 +5,10 @@ from pydantic import Field
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.pipelines.autoencoder import image, image_latents, noise, pasted, pixels
 from calotype.pipelines.base import takes
-from calotype.pipelines.guidance import guidance
+from calotype.pipelines.guidance import GuidanceInputs, guidance
 from calotype.pipelines.inputs import SampledInputs
 from calotype.pipelines.latents import keep_known, latents, noise_source, sigmas, start
-from calotype.pipelines.stable_diffusion.inputs import GuidanceInputs, PictureInputs, SizeInputs, TextInputs
+from calotype.pipelines.stable_diffusion.inputs import PictureInputs, SizeInputs, TextInputs
 from calotype.pipelines.stable_diffusion.sdxl import Components, ScoreInputs, SecondTextInputs, ToldInputs
 from calotype.pipelines.stable_diffusion.sdxl_units import (
     base_ids,

@@ -25,20 +25,6 @@ class TextInputs(Inputs):
     clip_skip: int = Field(default=0, ge=0, description="How many of the text encoder's last layers to leave out.")
 
 
-class GuidanceInputs(Inputs):
-    """How closely the prompt is followed."""
-
-    guidance_scale: float = Field(
-        default=7.5, ge=0, le=50, description="How closely to follow the prompt; 1 turns guidance off."
-    )
-    guidance_rescale: float = Field(
-        default=0.0, ge=0, le=1, description="How far to bring back the spread that guidance adds."
-    )
-    guidance_interval: tuple[float, float] = Field(
-        default=(0.0, 1.0), description="The part of the loop that is guided."
-    )
-
-
 class PictureInputs(Inputs):
     """What is drawn over, and how large."""
 

@@ -6,11 +6,11 @@ from calotype.graph.hints import Each
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.pipelines.autoencoder import Autoencoder, image, image_latents, noise, pasted, pixels
 from calotype.pipelines.base import DiffusionPipeline, takes
-from calotype.pipelines.guidance import guidance
+from calotype.pipelines.guidance import GuidanceInputs, guidance
 from calotype.pipelines.inputs import SampledInputs
 from calotype.pipelines.latents import keep_known, latents, noise_source, sigmas, start
 from calotype.pipelines.pictures import Picture
-from calotype.pipelines.stable_diffusion.inputs import GuidanceInputs, PictureInputs, SizeInputs, TextInputs
+from calotype.pipelines.stable_diffusion.inputs import PictureInputs, SizeInputs, TextInputs
 from calotype.pipelines.stable_diffusion.sizes import size
 from calotype.pipelines.stable_diffusion.text import CLIPTextModel, CLIPTokenizer
 from calotype.pipelines.stable_diffusion.units import (

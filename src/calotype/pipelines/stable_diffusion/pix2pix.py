@@ -18,7 +18,7 @@ from calotype.pipelines.stable_diffusion.pipeline import Components
 from calotype.pipelines.stable_diffusion.sizes import size
 from calotype.pipelines.stable_diffusion.units import predicted, prompt_embeds, prompt_mask
 from calotype.sampling import Denoise, Guidance
-from calotype.sampling.guidance_image import NEITHER, TextAndImage
+from calotype.sampling.guidance.text_and_image import NEITHER, TextAndImage
 
 
 class Pix2PixInputs(SampledInputs, SizeInputs, TextInputs):

@@ -10,11 +10,11 @@ from calotype.graph.inputs import Inputs
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.pipelines.autoencoder import Autoencoder, image, image_latents, noise, pasted, pixels
 from calotype.pipelines.base import DiffusionPipeline, takes
-from calotype.pipelines.guidance import guidance
+from calotype.pipelines.guidance import GuidanceInputs, guidance
 from calotype.pipelines.inputs import SampledInputs
 from calotype.pipelines.latents import keep_known, noise_source, sigmas
 from calotype.pipelines.pictures import Picture
-from calotype.pipelines.stable_diffusion.inputs import GuidanceInputs, PictureInputs, SizeInputs, TextInputs
+from calotype.pipelines.stable_diffusion.inputs import PictureInputs, SizeInputs, TextInputs
 from calotype.pipelines.stable_diffusion.sdxl_units import (
     Pair,
     between,

@@ -12,6 +12,7 @@ from calotype.graph.branches import Branches
 from calotype.graph.hints import Pad, Settings
 from calotype.graph.unit import unit
 from calotype.models.unet_2d_condition import UNet2DConditionModel
+from calotype.nn.perturbation import Perturbation
 from calotype.pipelines.latents import CleanLatents, Latents, Noise
 from calotype.pipelines.latents import latents as noised_latents
 from calotype.pipelines.pictures import Picture
@@ -203,6 +204,7 @@ def predicted(
     time_ids: Float[Tensor, "b n"],
     beside_latents: Float[Tensor, "b extra h w"] | None,
     steering: UNetSteering | None,
+    perturbation: Perturbation | None,
     *,
     unet: UNet2DConditionModel,
 ) -> Latents:
@@ -213,6 +215,7 @@ def predicted(
         prompt_embeds.to(unet.dtype),
         added_cond_kwargs={"text_embeds": pooled_embeds.to(unet.dtype), "time_ids": time_ids},
         encoder_attention_mask=attended(prompt_mask, latents.device),
+        perturbation=perturbation,
         **steered(steering, unet),
     )
     return Latents(output.sample.float())

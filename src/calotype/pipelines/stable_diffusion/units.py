@@ -13,6 +13,7 @@ from calotype.graph.hints import Pad, Settings
 from calotype.graph.unit import unit
 from calotype.memory.peak import has_data
 from calotype.models.unet_2d_condition import UNet2DConditionModel
+from calotype.nn.perturbation import Perturbation
 from calotype.pipelines.autoencoder import Autoencoder, Size, encoded, mask_of, scaled
 from calotype.pipelines.latents import CleanLatents, Latents, shrink_mask
 from calotype.pipelines.pictures import Picture, fitted, to_array
@@ -123,6 +124,7 @@ def predicted(
     prompt_mask: Annotated[Bool[Tensor, "b l"], Pad(1)],
     beside_latents: Float[Tensor, "b extra h w"] | None,
     steering: UNetSteering | None,
+    perturbation: Perturbation | None,
     *,
     unet: UNet2DConditionModel,
 ) -> Latents:
@@ -132,6 +134,7 @@ def predicted(
         step.timestep,
         prompt_embeds.to(unet.dtype),
         encoder_attention_mask=attended(prompt_mask, latents.device),
+        perturbation=perturbation,
         **steered(steering, unet),
     )
     return Latents(output.sample.float())

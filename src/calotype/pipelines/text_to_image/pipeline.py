@@ -12,7 +12,7 @@ from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
 from calotype.pipelines.base import DiffusionPipeline, takes
 from calotype.pipelines.declared import made
-from calotype.pipelines.guidance import guidance
+from calotype.pipelines.guidance import GuidanceInputs, guidance
 from calotype.pipelines.latents import keep_known, latents, sigmas, start
 from calotype.pipelines.pictures import Picture
 from calotype.pipelines.text_to_image.units import (
@@ -28,21 +28,20 @@ from calotype.sampling import Denoise, FlowMatchEuler, Scheduler
 Side = Annotated[int, Field(ge=16, le=512, multiple_of=8)]
 
 
-class TextToImageInputs(Inputs):
-    """What a user may set."""
+class TextInputs(Inputs):
+    """What is drawn."""
 
     prompt: Each[str] = Field(description="What to draw, in words that the model knows.")
     negative_prompt: Annotated[Each[str], NegativeOf("prompt")] = Field(
         default="", description="What to steer away from."
     )
+
+
+class TextToImageInputs(GuidanceInputs, TextInputs):
+    """What a user may set."""
+
     guidance_scale: float = Field(
         default=3.0, ge=0, le=50, description="How closely to follow the prompt; 1 turns guidance off."
-    )
-    guidance_rescale: float = Field(
-        default=0.0, ge=0, le=1, description="How far to bring back the spread that guidance adds."
-    )
-    guidance_interval: tuple[float, float] = Field(
-        default=(0.0, 1.0), description="The part of the loop that is guided."
     )
     image: Each[Picture] | None = Field(
         default=None, description="A picture to start from, scaled and cropped to the size."

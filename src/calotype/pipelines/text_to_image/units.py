@@ -12,6 +12,7 @@ from calotype.graph.unit import unit
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
+from calotype.nn.perturbation import Perturbation
 from calotype.pipelines.latents import CleanLatents, Latents, Noise, shrink_mask
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask, to_picture
 from calotype.sampling import Step
@@ -73,13 +74,14 @@ def velocity(
     prompt_embeds: Float[Tensor, "b l c"],
     prompt_mask: Bool[Tensor, "b l"],
     pooled_embeds: Float[Tensor, "b c"],
+    perturbation: Perturbation | None,
     *,
     transformer: MiniTransformer2DModel,
 ) -> Latents:
     """The flow's velocity, noise minus data, at the step's sigma: [b, c, h, w]."""
     shown, embeds, pooled = (t.to(transformer.dtype) for t in (latents, prompt_embeds, pooled_embeds))
     sigma = shown.new_full((shown.shape[0],), step.sigma)
-    return Latents(transformer(shown, sigma, embeds, prompt_mask, pooled))
+    return Latents(transformer(shown, sigma, embeds, prompt_mask, pooled, perturbation))
 
 
 @unit

@@ -1,14 +1,13 @@
 """Guidance by a text and a picture at once, for networks that edit by instruction."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from calotype.errors import InputError
 from calotype.graph.branches import POSITIVE, Branch
+from calotype.sampling.guidance.policy import check_number
 from calotype.sampling.step import Step
 
 NO_TEXT = "no_text"
@@ -40,8 +39,7 @@ class TextAndImage:
 
     def __post_init__(self) -> None:
         for name, value in (("guidance scale", self.scale), ("image guidance scale", self.image_scale)):
-            if not math.isfinite(value):
-                raise InputError(f"{name} must be a finite number, got {value!r}; 1 turns it off")
+            check_number(name, value, "1 turns it off")
 
     def branches(self, twins: frozenset[str]) -> tuple[Branch, ...]:
         known = (POSITIVE, Branch(NO_TEXT, twins), Branch(NEITHER, twins))

@@ -5,7 +5,7 @@ import torch
 
 from calotype.errors import InputError
 from calotype.sampling import Guidance, Step
-from calotype.sampling.guidance_image import NEITHER, NO_TEXT, TextAndImage
+from calotype.sampling.guidance.text_and_image import NEITHER, NO_TEXT, TextAndImage
 
 STEP = Step(0, 4, 1.0, 999.0, 0.5)
 TWINS = frozenset({"prompt"})

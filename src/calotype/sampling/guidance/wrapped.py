@@ -1,0 +1,106 @@
+"""Policies around another: with the spread brought back, and in a part of the loop alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from calotype.errors import InputError
+from calotype.graph.branches import POSITIVE, Branch
+from calotype.sampling.guidance.classifier_free import rescaled
+from calotype.sampling.guidance.policy import (
+    WHOLE,
+    Guidance,
+    Interval,
+    StatefulGuidance,
+    advance,
+    check_interval,
+    check_number,
+    check_policy,
+    check_share,
+    inside,
+)
+from calotype.sampling.step import Step
+
+
+@dataclass(frozen=True)
+class Rescaled(StatefulGuidance):
+    """Another policy, whose result's spread is brought back to that of the positive branch.
+
+    Source: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", eq. 15-16.
+
+    Attributes:
+        policy: what guides.
+        amount: 0 to 1, phi of the paper.
+
+    Raises:
+        InputError: the amount is out of range, or the policy is none.
+    """
+
+    policy: Guidance
+    amount: float = 0.7
+
+    def __post_init__(self) -> None:
+        check_policy("Rescaled", self.policy)
+        check_share("Rescaled: amount", self.amount)
+
+    def branches(self, twins: frozenset[str]) -> tuple[Branch, ...]:
+        return self.policy.branches(twins)
+
+    def active(self, step: Step) -> tuple[str, ...]:
+        return self.policy.active(step)
+
+    def advance(self, predictions: Mapping[str, Tensor], step: Step, state: Any) -> tuple[Tensor, Any]:
+        guided, state = advance(self.policy, predictions, step, state)
+        if len(self.active(step)) == 1 or self.amount == 0:
+            return guided, state
+        return rescaled(guided, predictions[POSITIVE.name], self.amount), state
+
+
+@dataclass(frozen=True)
+class Within(StatefulGuidance):
+    """Another policy in a part of the loop, and the positive branch alone in the rest.
+
+    Source: Kynkäänniemi et al., "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in
+    Diffusion Models", eq. 5, which is given in noise levels.
+
+    Attributes:
+        policy: what guides.
+        interval: the part, as `Step.progress`: first included, last excluded.
+        sigmas: the part in noise levels of the schedule: lowest excluded, highest included. None: any.
+
+    Raises:
+        InputError: a value is out of range, or the policy is none.
+    """
+
+    policy: Guidance
+    interval: Interval = WHOLE
+    sigmas: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        check_policy("Within", self.policy)
+        check_interval(self.interval)
+        if self.sigmas is None:
+            return
+        if not isinstance(self.sigmas, tuple) or len(self.sigmas) != 2:
+            raise InputError(f"Within: sigmas must be two noise levels (lowest, highest), got {self.sigmas!r}")
+        for sigma in self.sigmas:
+            check_number("Within: each of sigmas", sigma)
+        if not 0 <= self.sigmas[0] < self.sigmas[1]:
+            raise InputError(f"Within: sigmas must be two increasing noise levels, got {self.sigmas!r}")
+
+    def branches(self, twins: frozenset[str]) -> tuple[Branch, ...]:
+        return self.policy.branches(twins)
+
+    def active(self, step: Step) -> tuple[str, ...]:
+        return self.policy.active(step) if self._guides(step) else (POSITIVE.name,)
+
+    def advance(self, predictions: Mapping[str, Tensor], step: Step, state: Any) -> tuple[Tensor, Any]:
+        if not self._guides(step):
+            return predictions[POSITIVE.name], state
+        return advance(self.policy, predictions, step, state)
+
+    def _guides(self, step: Step) -> bool:
+        low, high = self.sigmas or (-1.0, float("inf"))
+        return inside(step, self.interval) and low < step.sigma <= high
