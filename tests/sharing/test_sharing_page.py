@@ -83,7 +83,7 @@ def test_the_page_runs(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         else:
             exec(compile(text, "docs/sharing.md", "exec"), names)
         ran += 1
-    assert ran == 8
+    assert ran == 9
     assert set(hub.repos["someone/one_step_unet"].commits) and (tmp_path / "my-pipeline" / "pipeline.py").is_file()
 
 
@@ -106,7 +106,7 @@ class Case:
     def load(self, source: Any = "./mine.py", **options: Any) -> Any:
         return DiffusionPipeline.from_pretrained(self.folder / "w", custom_pipeline=source, **options)
 
-    def load_text(self, text: str) -> Any:
+    def load_text(self, text: bytes | str) -> Any:
         self.write("mine.py", text)
         return self.load()
 
@@ -201,6 +201,7 @@ CASES: dict[str, Wrong] = {
     ),
     "a file with a pack of units": lambda c: c.load_text(PACK),
     "a file that is not Python": lambda c: c.load_text("class Mine(:"),
+    "a file in another encoding": lambda c: c.load_text("# coding: latin-1\nx = 'é'".encode("latin-1")),
     "a file that fails when it is run": lambda c: c.load_text("1 / 0"),
     "a package that is missing": lambda c: c.load_text("import no_such_package"),
     "a declared package that is missing": lambda c: c.load_text(HEADER.format("no-such>=2") + PIPELINE),
