@@ -18,6 +18,7 @@ from calotype import (
     MiniTransformer2DModel,
     ModelConfig,
     ModelPool,
+    T2IAdapter,
     UNet2DConditionModel,
     UNet2DModel,
     WordTextEncoder,
@@ -124,6 +125,11 @@ FIELDS: dict[type[Network], list[dict[str, Any]]] = {
             "conditioning_embedding_out_channels": (4,),
         },
     ],
+    T2IAdapter: [
+        {"channels": (8, 12, 16, 16), "adapter_type": "full_adapter_xl", "downscale_factor": 4},
+        {"channels": (8, 12), "in_channels": 1, "num_res_blocks": 3},
+        {"channels": (8, 12), "adapter_type": "light_adapter", "downscale_factor": 4},
+    ],
     AutoencoderKL: [
         KL,
         {**KL, "block_out_channels": (8,), "down_block_types": KL_DOWN[:1], "up_block_types": KL_UP[:1]},
@@ -171,6 +177,8 @@ def computed(network: Network) -> Sequence[torch.Tensor]:
         picture = torch.rand(2, 3, side, side, generator=draw)
         made = network(x, torch.tensor([3, 5]), text, picture, added_cond_kwargs=added)
         return [*made.down_block_res_samples, made.mid_block_res_sample]
+    if isinstance(network, T2IAdapter):
+        return network(torch.rand(1, network.config.in_channels, 32, 32, generator=draw))
     if isinstance(network, AutoencoderKL | AutoencoderTiny):
         x = torch.randn(1, network.config.in_channels, 16, 16, generator=draw)
         fields = network.config.model_dump()

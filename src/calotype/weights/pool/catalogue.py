@@ -17,6 +17,8 @@ from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_autoencoder import keys as mini_autoencoder
 from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.mini_transformer import keys as mini_transformer
+from calotype.models.t2i_adapter import T2IAdapter
+from calotype.models.t2i_adapter import keys as t2i_adapter
 from calotype.models.unet_2d import UNet2DModel
 from calotype.models.unet_2d import keys as unet_2d
 from calotype.models.unet_2d_condition import UNet2DConditionModel
@@ -127,6 +129,13 @@ CATALOGUE = (
         layouts=[spelled(original_controlnet.TELLING, cuts=original_controlnet.cuts, told=original_controlnet.told)],
         config=controlnet.config_from_shapes,
         asks=controlnet.ASKS,
+    )
+    .with_model(
+        "t2i_adapter",
+        T2IAdapter,
+        keys=t2i_adapter.TELLING,
+        config=t2i_adapter.config_from_shapes,
+        asks=t2i_adapter.ASKS,
     )
     .with_model(
         "autoencoder_kl",
