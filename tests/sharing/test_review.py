@@ -108,3 +108,23 @@ def test_guests_and_files_that_are_none(reviewed, tmp_path: Path) -> None:
 def test_tried_over_weights_of_the_callers_choice(reviewed) -> None:
     found = reviewed(GOOD, weights="calotype/emoji-64")
     assert "the pipeline needs 'unet', but the index does not list it" in refusals(found)["runs"]
+
+
+SD = '''
+"""Stable Diffusion, and a pack for it."""
+from calotype import StableDiffusionPipeline
+
+class Mine(StableDiffusionPipeline):
+    """Stable Diffusion as it is."""
+'''
+
+
+def test_stable_diffusion_is_tried_over_weights_of_its_own(reviewed, tmp_path: Path) -> None:
+    import diffusers
+
+    from tiny_sd import reference_pipeline
+
+    reference_pipeline(diffusers.StableDiffusionPipeline).save_pretrained(tmp_path / "sd")
+    found = reviewed(SD, weights=str(tmp_path / "sd"))
+    assert not refusals(found) and found.tried is not None and found.tried.units
+    assert "for which there is no small one here; give --weights" in refusals(reviewed(SD))["runs"]
