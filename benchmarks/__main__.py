@@ -28,6 +28,7 @@ NAMES = (
     "sd_img2img",
     "sd_cold",
     "sd_lines",
+    "lora",
     "memo",
     "guidance",
     "peak",

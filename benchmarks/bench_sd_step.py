@@ -18,7 +18,7 @@ TINY: dict[str, Any] = {"block_out_channels": (8, 16, 16, 16), "norm_num_groups"
 
 @torch.no_grad()
 def run(options: Options) -> list[Row]:
-    if options.scale != "smoke" and _free_memory() < NEEDED:
+    if options.scale != "smoke" and free_memory() < NEEDED:
         return [skipped("one step, SD 1.5 size, 256 pixels", "less than 6 GB of memory are free")]
     rows = _rows(options)
     settle()
@@ -65,7 +65,8 @@ def networks(peer_name: str, cls: Any, config: dict[str, Any]) -> tuple[Any, Any
     return peer, ours
 
 
-def _free_memory() -> float:
+def free_memory() -> float:
+    """Bytes that can be had without anything being sent to the disk."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     found = dict(line.split(":", 1) for line in lines)
     return int(found["MemAvailable"].split()[0]) * 1024.0

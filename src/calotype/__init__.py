@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calotype.models.unet_2d import UNet2DModel
     from calotype.models.unet_2d_condition import UNet2DConditionModel
     from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
+    from calotype.pipelines.adapters import AdapterInfo
     from calotype.pipelines.base import DiffusionPipeline, takes
     from calotype.pipelines.ddpm import DDPMPipeline
     from calotype.pipelines.packs import UnitPack
@@ -87,6 +88,7 @@ __version__ = "0.1.0"
 __all__ = [
     "APG",
     "CATALOGUE",
+    "AdapterInfo",
     "AutoGuidance",
     "AutoencoderKL",
     "AutoencoderTiny",

@@ -68,6 +68,7 @@ PUBLIC: dict[str, str] = {
     "CATALOGUE": "calotype.weights.pool.catalogue",
     "Catalogue": "calotype.weights.pool.catalogue",
     "ModelPool": "calotype.weights.pool.pool",
+    "AdapterInfo": "calotype.pipelines.adapters",
     "DiffusionPipeline": "calotype.pipelines.base",
     "takes": "calotype.pipelines.base",
     "UnitPack": "calotype.pipelines.packs",

@@ -3,10 +3,12 @@
 import diffusers
 import pytest
 import torch
+from transformers import CLIPTextModelWithProjection
 
 import tiny_sd
 from adapters.small import random, same, weights_of, written
 from calotype import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from calotype.adapters.inversion import Word, set_words
 from calotype.errors import ComponentError, InputError, WeightsError
 from calotype.pipelines.replay import replay
 from calotype.pipelines.stable_diffusion.text import encode, tokenize
@@ -105,6 +107,26 @@ def test_two_encoders(folders, tmp_path):
         assert torch.equal(rows[1], encoder.get_input_embeddings().weight[3])
     pipe.unload_textual_inversion()
     assert len(pipe.tokenizer) == len(pipe.tokenizer_2) == 518
+
+
+@torch.no_grad()
+def test_the_end_of_a_prompt_is_found_behind_a_learned_word():
+    """Encoders whose configuration says 2 look for the greatest token, which the word is."""
+    tokenizer = tiny_sd.tiny_tokenizer()
+    config = tiny_sd.text_config(tokenizer, projection_dim=12)
+    config.eos_token_id = 2
+    torch.manual_seed(0)
+    encoder = CLIPTextModelWithProjection(config).eval()
+    word = Word("<x>", random(1, 16, seed=1), "")
+    plain = torch.tensor([[516, 3, 4, 517, 517]])
+    before = encoder(plain).text_embeds
+    set_words(encoder, "text_encoder_2", len(tokenizer), [word], tokenizer.eos_token_id)
+    assert torch.equal(encoder(plain).text_embeds, before)
+    made = encoder(torch.tensor([[516, 518, 4, 517, 517]]))
+    expected = encoder.text_projection(made.last_hidden_state[:, 3])
+    torch.testing.assert_close(made.text_embeds, expected)
+    set_words(encoder, "text_encoder_2", len(tokenizer), [], tokenizer.eos_token_id)
+    assert torch.equal(encoder(plain).text_embeds, before) and encoder.text_model.eos_token_id == 2
 
 
 def test_the_embedded_model_learns_a_word(tmp_path):

@@ -56,7 +56,8 @@ class Change(ABC):
         magnitude = self.magnitude.to(base.device, torch.float32).reshape(_beside(self.magnitude, base))
         kept = 0 if magnitude.shape[0] == turned.shape[0] else 1
         other = [d for d in range(turned.ndim) if d != kept]
-        return turned * (magnitude / torch.linalg.vector_norm(turned, dim=other, keepdim=True)) - wide
+        length: Tensor = torch.linalg.vector_norm(turned, dim=other, keepdim=True)
+        return turned * (magnitude / length) - wide
 
     @property
     def nbytes(self) -> int:

@@ -95,7 +95,7 @@ class AdapterHost:
         """Put the old weights back, and run the adapters beside them."""
         for name, old in self.originals.items():
             layer = self.module.get_submodule(name)
-            old.data = old.data.to(layer.weight.device, layer.weight.dtype)  # type: ignore[union-attr, arg-type]
+            old.data = old.data.to(layer.weight.device, layer.weight.dtype)  # type: ignore[arg-type]
             layer.weight = old
         self.originals, self.fused = {}, False
         self._arrange(self.loaded, self.weights)

@@ -24,6 +24,8 @@ VECTORS = "adapter_words"
 SPANS = "learned_spans"
 """Where a tokenizer has the ids that stand for more vectors than one: id -> all ids."""
 _AUTOMATIC = "emb_params"
+_GREATEST = 2
+"""What an encoder's configuration has for the end where it means the greatest token."""
 _TWO = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 
 
@@ -135,13 +137,21 @@ def taught(tokenizer: Any, words: Sequence[Word]) -> Any:
     return wider
 
 
-def set_words(encoder: nn.Module, name: str, first: int, words: Sequence[Word]) -> None:
-    """Have these words, and no others, behind an encoder's table, with ids from `first` on."""
+def set_words(encoder: nn.Module, name: str, first: int, words: Sequence[Word], end: int | None = None) -> None:
+    """Have these words, and no others, behind an encoder's table, with ids from `first` on.
+
+    Args:
+        end: the id of the token at a prompt's end. Encoders whose configuration does not say it take the greatest
+            token for the end, which a learned word would be; while there are words they look for this one.
+    """
     table = table_of(encoder, name)
     if VECTORS in table._buffers:
         delattr(table, VECTORS)
         del table.first_word
         table.__class__ = nn.Embedding
+    for part in encoder.modules():
+        if getattr(getattr(part, "config", None), "eos_token_id", None) == _GREATEST and "eos_token_id" in vars(part):
+            part.eos_token_id = end if words and end is not None else _GREATEST  # type: ignore[assignment]
     if words:
         rows = torch.cat([word.vectors for word in words]).to(table.weight.device, table.weight.dtype)
         table.register_buffer(VECTORS, rows, persistent=False)

@@ -30,16 +30,15 @@ class Stack(NamedTuple):
 def stacked(layer: nn.Module, changes: Sequence[tuple[Change, float]]) -> Stack:
     """The changes of a layer at their weights, computed in float32 and then of the layer's type and on its device."""
     base: Tensor = layer.weight  # type: ignore[assignment]
-    kind = {"device": base.device, "dtype": base.dtype}
     low = [(c, w) for c, w in changes if isinstance(c, LowRank) and c.magnitude is None]
     rest = [c.dense(base, w) for c, w in changes if not isinstance(c, LowRank) or c.magnitude is not None]
     down = up = dense = None
     if low:
         kernel = base.shape[2:]
-        down = torch.cat([c.down().reshape(c.rank, -1, *kernel) for c, _ in low]).to(**kind)
-        up = torch.cat([c.up() * w for c, w in low], dim=1).t().contiguous().to(**kind)
+        down = torch.cat([c.down().reshape(c.rank, -1, *kernel) for c, _ in low]).to(base)
+        up = torch.cat([c.up() * w for c, w in low], dim=1).t().contiguous().to(base)
     if rest:
-        dense = torch.stack(rest).sum(0).to(**kind)
+        dense = torch.stack(rest).sum(0).to(base)
     return Stack(down, up, dense)
 
 

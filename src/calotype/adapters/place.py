@@ -155,7 +155,7 @@ def _refuse_misshapen(path: Path, networks: Mapping[str, nn.Module], found: Plac
         for name, change in changes.items():
             count += 1
             layer = layers[name]
-            shape = tuple(layer.weight.shape)  # type: ignore[union-attr, arg-type]
+            shape = tuple(layer.weight.shape)  # type: ignore[arg-type]
             if not _is_like(change.shape, shape):
                 wrong.append(f"{component}.{name} is {list(shape)}, the file's {list(change.shape)}")
             elif getattr(layer, "groups", 1) != 1:

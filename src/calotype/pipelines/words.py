@@ -48,7 +48,7 @@ def _set(pipe: "WithAdapters", encoder: str, words: Mapping[str, Word]) -> None:
 
     def change(host: AdapterHost) -> None:
         own: Any = host.tokenizer or pipe.components[tokenizer]
-        set_words(network, encoder, len(own), list(words.values()))
+        set_words(network, encoder, len(own), list(words.values()), getattr(own, "eos_token_id", None))
         setattr(pipe, tokenizer, taught(own, list(words.values())) if words else own)
         host.words, host.tokenizer = dict(words), own if words else None
 
