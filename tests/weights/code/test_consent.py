@@ -109,3 +109,13 @@ def test_processes_at_once_lose_no_approval(tmp_path: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in "ab"]
     assert [process.wait() for process in running] == [0, 0]
     assert sorted(a.source for a in Consent(path).approvals()) == [f"{n}{i}" for n in "ab" for i in range(5)]
+
+
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("CALOTYPE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    with pytest.raises(RepositoryError, match=r"this user has no home folder, .*; set CALOTYPE_HOME to a folder"):
+        Consent()

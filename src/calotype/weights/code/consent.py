@@ -139,7 +139,12 @@ def configuration_folder() -> Path:
     """Where this user's settings are: `CALOTYPE_HOME`, else `calotype` in `XDG_CONFIG_HOME` or in `~/.config`."""
     if home := os.environ.get("CALOTYPE_HOME"):
         return Path(home).expanduser()
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "calotype"
+    try:
+        return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "calotype"
+    except RuntimeError:
+        raise RepositoryError(
+            "this user has no home folder, so there is no list of approved code; set CALOTYPE_HOME to a folder for it"
+        ) from None
 
 
 def _is_meant(approval: Approval, what: str) -> bool:
