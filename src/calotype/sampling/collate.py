@@ -44,7 +44,7 @@ def collate(name: str, values: Sequence[Any], hint: Any) -> Any:
     """One batch of the values of a wire.
 
     Arrays are joined along their first dimension; where their shapes differ, along the one that the type declares with
-    `Pad`. Values of other types must be equal.
+    `Pad`. Tuples of arrays are joined part by part. Values of other types must be equal.
 
     Raises:
         InputError: the shapes differ and the type declares no rule, or the values differ and are no arrays.
@@ -54,6 +54,8 @@ def collate(name: str, values: Sequence[Any], hint: Any) -> Any:
         return map_leaves(lambda t: _repeat(t, len(values)), first)
     if any(v is None for v in values):
         raise InputError(f"{name} is None for some items and not for others; call the pipeline once for each kind")
+    if all(_is_row(v) and len(v) == len(first) for v in values):
+        return tuple(collate(name, parts, hint) for parts in zip(*values, strict=True))
     if is_composite(first) and all(type(v) is type(first) for v in values):
         return map_leaves(lambda *parts: collate(name, parts, hint), first, *values[1:])
     if all(isinstance(v, Tensor) and v.ndim for v in values):
@@ -81,6 +83,10 @@ def equal(a: Any, b: Any) -> bool:
 def split_items(batch: T, count: int) -> list[T]:
     """The items of a batch, each with a first dimension of 1."""
     return [map_leaves(lambda t, i=i: t[i : i + 1], batch) for i in range(count)]
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(part, Tensor) for part in value)
 
 
 def _repeat(value: Any, count: int) -> Any:

@@ -170,9 +170,9 @@ def test_several_pictures_make_a_batch(sd):
 def test_only_the_first_loop_is_steered(sd):
     wider = sd.pipe.with_units(HIGH_RESOLUTION, after="denoise").with_units(control(), controlnet=sd.nets[0][1])
     loops = {node.name: node for node in wider.graph.nodes if node.is_loop}
-    assert [unit.name for unit in loops["denoise"].steer] == ["controlled"]
+    assert [unit.name for unit in loops["denoise"].steer] == ["controlled_control"]
     assert not loops["hires"].steer
-    with pytest.raises(GraphError, match="controlled steers a loop, but none follows"):
+    with pytest.raises(GraphError, match="controlled_control steers a loop, but none follows"):
         sd.pipe.with_units(control(), after="denoise")
 
 
@@ -196,12 +196,12 @@ def test_what_is_refused(sd):
         sd.pipe.with_units(control(), control_net=mine)
     with pytest.raises(GraphError, match="already has a unit 'control_hint'"):
         wider.with_units(control())
-    with pytest.raises(InputError, match="need a name of letters"):
+    with pytest.raises(InputError, match="must be letters, digits and _"):
         control("my-depth")
 
 
 def test_the_window_is_of_whole_steps():
-    from calotype.pipelines.stable_diffusion.control import within
+    from calotype.pipelines.stable_diffusion.steering import within
 
     steps = [Step(i, 4, 1.0, 1.0, 0.5) for i in range(4)]
     assert [within(s, (0.25, 0.75)) for s in steps] == [False, True, True, False]

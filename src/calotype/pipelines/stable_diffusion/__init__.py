@@ -1,5 +1,6 @@
 """Stable Diffusion 1, 2 and XL: text to image, from a picture, within a mask, by instruction, and refined."""
 
+from calotype.pipelines.stable_diffusion.adapter import t2i_adapter
 from calotype.pipelines.stable_diffusion.control import control
 from calotype.pipelines.stable_diffusion.ensemble import StableDiffusionXLEnsemblePipeline
 from calotype.pipelines.stable_diffusion.high_resolution import HIGH_RESOLUTION, HIGH_RESOLUTION_XL, high_resolution
@@ -28,4 +29,5 @@ __all__ = [
     "StableDiffusionXLPipeline",
     "control",
     "high_resolution",
+    "t2i_adapter",
 ]

@@ -5,24 +5,25 @@ pipe(prompt="a red cat", control_image=edges)
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, create_model
+from pydantic import Field
 from torch import Tensor
 
-from calotype.errors import ConfigError, InputError
+from calotype.errors import ConfigError
 from calotype.graph.branches import Branches
 from calotype.graph.hints import Each, Pad, Settings
 from calotype.graph.inputs import Inputs
-from calotype.graph.unit import Unit, unit
+from calotype.graph.unit import unit
 from calotype.memory.peak import has_data
 from calotype.models.controlnet import ControlNetModel, EmbeddedCondition
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask
-from calotype.pipelines.stable_diffusion.steering import UNetSteering
+from calotype.pipelines.stable_diffusion.naming import checked_names, renamed_inputs, renamed_unit
+from calotype.pipelines.stable_diffusion.steering import UNetSteering, within
 from calotype.pipelines.stable_diffusion.units import attended
 from calotype.sampling import Step
 
@@ -126,14 +127,6 @@ def controlled_xl(
     )  # fmt: skip
 
 
-def within(step: Step, window: tuple[float, float]) -> bool:
-    """Whether a whole step lies within a part of the loop. Raises `InputError` for a part that ends as it begins."""
-    first, last = window
-    if first >= last:
-        raise InputError(f"a window must begin before it ends, got {first} to {last}")
-    return first <= step.progress and (step.index + 1) / step.count <= last
-
-
 def _maps(
     latents: Tensor,
     step: Step,
@@ -181,27 +174,11 @@ def control(name: str = "control", controlnet: str = "controlnet", *, xl: bool =
     Raises:
         InputError: `name` or `controlnet` is no name.
     """
-    for word in (name, controlnet):
-        if not word.isidentifier():
-            raise InputError(f"a control's inputs and component need a name of letters, digits and _, got {word!r}")
-    names = {n: n.replace("control", name, 1) for n in (*_FIELDS, "control_hint", "control_weights")}
+    names = checked_names("control", name, ControlInputs, "control_hint", "control_weights")
+    parts = checked_names("controlnet", controlnet)
     return UnitPack(
-        (_renamed(control_hint, names, controlnet), _renamed(control_weights, names, controlnet)),
-        ControlInputs if name == "control" else _inputs(name, names),
-        steer=(_renamed(controlled_xl if xl else controlled, names, controlnet).named(f"{name}led"),),
+        (renamed_unit(control_hint, names | parts), renamed_unit(control_weights, names | parts)),
+        renamed_inputs(ControlInputs, names),
+        steer=(renamed_unit(controlled_xl if xl else controlled, names | parts).named(f"controlled_{name}"),),
         components={controlnet: ControlNetModel},
     )
-
-
-_FIELDS = tuple(name for name in ControlInputs.model_fields if name.startswith("control_"))
-
-
-def _renamed(one: Unit[..., Any], names: Mapping[str, str], controlnet: str) -> Unit[..., Any]:
-    known = {*one.parameters, *one.returns}
-    return one.renamed(**{n: wire for n, wire in names.items() if n in known}, controlnet=controlnet)
-
-
-def _inputs(name: str, names: Mapping[str, str]) -> type[Inputs]:
-    """The inputs of a control under other names."""
-    fields: dict[str, Any] = {names[n]: (f.annotation, f) for n, f in ControlInputs.model_fields.items() if n in names}
-    return create_model(f"{name.title()}Inputs", __base__=Inputs, **fields)

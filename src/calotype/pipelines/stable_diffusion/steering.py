@@ -6,8 +6,10 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from calotype.errors import InputError
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.sampling.steering import Steering
+from calotype.sampling.step import Step
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,14 @@ class UNetSteering(Steering):
             middle=sum(middles[1:], middles[0]) if middles else None,
             levels=_sum(self.levels, other.levels),
         )
+
+
+def within(step: Step, window: tuple[float, float]) -> bool:
+    """Whether a whole step lies within a part of the loop. Raises `InputError` for a part that ends as it begins."""
+    first, last = window
+    if first >= last:
+        raise InputError(f"a window must begin before it ends, got {first} to {last}")
+    return first <= step.progress and (step.index + 1) / step.count <= last
 
 
 def steered(steering: UNetSteering | None, unet: UNet2DConditionModel) -> dict[str, Any]:

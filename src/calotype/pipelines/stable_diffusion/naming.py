@@ -1,0 +1,38 @@
+"""Packs of units under names of the caller's, so that a pipeline may have several of one kind."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import create_model
+
+from calotype.errors import InputError
+from calotype.graph.inputs import RESERVED, Inputs
+from calotype.graph.unit import Unit
+
+
+def checked_names(own: str, name: str, inputs: type[Inputs] | None = None, *wires: str) -> dict[str, str]:
+    """What each input and wire that begins with `own` is called where it begins with `name`, and `own` itself where
+    there are none.
+
+    Raises:
+        InputError: `name` is no name.
+    """
+    if not name.isidentifier() or name.startswith("_"):
+        raise InputError(f"what inputs and components are called must be letters, digits and _, got {name!r}")
+    fields = () if inputs is None else tuple(n for n in inputs.model_fields if n not in RESERVED)
+    return {n: n.replace(own, name, 1) for n in (*fields, *wires)} or {own: name}
+
+
+def renamed_unit(one: Unit[..., Any], names: Mapping[str, str]) -> Unit[..., Any]:
+    """A unit on the wires and components that `names` say."""
+    known = {*one.parameters, *one.returns, *one.components}
+    return one.renamed(**{n: wire for n, wire in names.items() if n in known and n != wire})
+
+
+def renamed_inputs(inputs: type[Inputs], names: Mapping[str, str]) -> type[Inputs]:
+    """Inputs under the names that `names` say; as they are where those are their own."""
+    if all(n == wire for n, wire in names.items()):
+        return inputs
+    known = inputs.model_fields
+    fields: dict[str, Any] = {wire: (known[n].annotation, known[n]) for n, wire in names.items() if n in known}
+    return create_model(inputs.__name__, __base__=Inputs, **fields)
