@@ -28,7 +28,7 @@ from benchmarks.memory import MB, anonymous_bytes, settle
 from calotype import DiffusionPipeline, UNet2DConditionModel
 from calotype.adapters.names import layers_of
 from calotype.weights.component import load_network, save_network
-from calotype.weights.files import write_safetensors
+from calotype.weights.files import SafetensorsFile, write_safetensors
 
 NEEDED = 10e9
 """Bytes: the weights, the part of them that is fused, and room to make them."""
@@ -134,7 +134,7 @@ def _loading(unet: UNet2DConditionModel, folder: Path, options: Options) -> list
     """Loading an adapter of 100 MB, fusing it, taking it out and away: seconds, bytes, and what is left of it."""
     path = _adapter(unet, folder / "large.safetensors", 1, 9)
     if options.scale != "smoke":
-        path = _adapter(unet, path, -int(-LARGE // path.stat().st_size), 9)
+        path = _adapter(unet, path, -int(-LARGE // SafetensorsFile(path).nbytes), 9)
     before = {name: tensor.clone() for name, tensor in unet.state_dict().items() if "attentions" in name}
     places = {name: tensor.data_ptr() for name, tensor in unet.state_dict().items()}
     pipe = Bare(unet=unet, device="cpu")

@@ -153,6 +153,16 @@ def test_another_network_has_none(pipe, files, shared):
     assert list(pipe.adapters) == ["a"]
 
 
+def test_a_plan_counts_what_runs_beside_the_weights(pipe, files):
+    before = pipe.plan(**CALL)
+    peak = before.predicted_peak
+    pipe.load_adapter(files["a"])
+    plan = pipe.plan(**CALL)
+    stack = sum(t.nbytes for layer in pipe.transformer.modules() for n, t in layer._buffers.items() if "adapter" in n)
+    assert plan.sizes["transformer"] - before.sizes["transformer"] == stack > 0
+    assert plan.predicted_peak - peak >= stack
+
+
 # -- recipes -----------------------------------------------------------------------------------------------------------
 
 

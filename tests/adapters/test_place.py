@@ -211,6 +211,14 @@ def test_the_second_text_encoder(tmp_path):
     assert list(deltas(path, {"text_encoder": first, "text_encoder_2": second})) == ["text_encoder_2"]
 
 
+def test_a_denoiser_of_another_name_is_said_with_component(tmp_path, unet, pairs):
+    encoder, of_text = clip_pairs()
+    path = written(tmp_path / "a.safetensors", kohya_keys(pairs) | kohya_keys(of_text, "lora_te_"))
+    found = deltas(path, {"net": unet, "text_encoder": encoder}, component="net")
+    assert_all(found["net"], pairs)
+    assert_all(found["text_encoder"], of_text)
+
+
 def test_rows_and_convolutions_of_one_pixel_are_the_same(tmp_path):
     network = nn.Sequential(nn.Linear(4, 6), nn.Conv2d(4, 6, 1))
     down, up = random(2, 4, seed=1), random(6, 2, seed=2)

@@ -76,8 +76,7 @@ def _add(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
 
 
 def _plus_product(out: Tensor, rows: Tensor, up: Tensor) -> Tensor:
-    flat = out.reshape(-1, out.shape[-1])
-    if torch.is_grad_enabled() or flat.data_ptr() != out.data_ptr():
-        return torch.addmm(flat, rows, up).view(out.shape)
-    flat.addmm_(rows, up)
+    if torch.is_grad_enabled() or not out.is_contiguous():
+        return out + (rows @ up).view(out.shape)
+    out.view(-1, out.shape[-1]).addmm_(rows, up)
     return out

@@ -85,14 +85,15 @@ def _divided(
         prefix = next((p for p in KOHYA if layer.startswith(p)), None) if file.format == "kohya" else None
         if prefix is not None:
             means = next((name for name in KOHYA[prefix] if name in components), KOHYA[prefix][0])
-            found.setdefault(component or means, {})[layer.removeprefix(prefix)] = whole
+            owner = component if component is not None and KOHYA[prefix] is DENOISERS else means
+            found.setdefault(owner, {})[layer.removeprefix(prefix)] = whole
         elif dot and first in components and not any(layer in spelled for spelled in names.values()):
             found.setdefault(first, {})[rest] = whole
         else:
             bare[layer] = whole
     if bare:
-        owner = component or _owner(file.path, bare, names)
-        found[owner] = {**found.get(owner, {}), **bare}
+        most = component or _owner(file.path, bare, names)
+        found[most] = {**found.get(most, {}), **bare}
     return found
 
 
