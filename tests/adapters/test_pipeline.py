@@ -163,6 +163,18 @@ def test_a_plan_counts_what_runs_beside_the_weights(pipe, files):
     assert plan.predicted_peak - peak >= stack
 
 
+def test_from_a_hub_with_its_configuration_and_nothing_else(pipe, files, hub):
+    folder = files["peft"]
+    repository = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.add("someone/wobbly", {**repository, "README.md": b"a card", "training_args.bin": b"PK"})
+    info = pipe.load_adapter("someone/wobbly")
+    assert info.name == "wobbly" and info.digest == hashlib.sha256(repository["adapter_model.safetensors"]).hexdigest()
+    fetched = {line.rpartition("/")[2].rpartition(" ")[2] for line in hub.downloads()}
+    assert fetched == {"adapter_model.safetensors", "adapter_config.json"}
+    with pytest.raises(RepositoryError, match="someone/wobbly has no file other.safetensors"):
+        pipe.load_adapter("someone/wobbly", "b", filename="other.safetensors")
+
+
 # -- recipes -----------------------------------------------------------------------------------------------------------
 
 
