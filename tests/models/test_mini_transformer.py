@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from calotype.errors import ConfigError
+from calotype.errors import ConfigError, InputError
 from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.mini_transformer.module import grid_positions, sinusoids
+from calotype.nn.perturbation import Perturbation
 
 TINY = {"in_channels": 3, "sample_size": 4, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "text_dim": 6}
 
@@ -131,3 +132,56 @@ def test_a_larger_grid_lies_on_the_same_picture():
 def test_a_config_that_cannot_work_is_refused(fields, message):
     with pytest.raises(ConfigError, match=message):
         MiniTransformer2DModel(**fields)
+
+
+def without(network, index):
+    """The same network, made without one of its blocks."""
+    made = MiniTransformer2DModel(**{**TINY, "num_layers": 1}).eval()
+    kept = {k: v for k, v in network.state_dict().items() if not k.startswith(f"blocks.{index}.")}
+    made.load_state_dict({k.replace(f"blocks.{1 - index}.", "blocks.0."): v for k, v in kept.items()})
+    return made
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_skipped_block_is_as_if_it_were_not_there(network, index):
+    skipped = network(*inputs(), Perturbation("skip", (index,)))
+    torch.testing.assert_close(skipped, without(network, index)(*inputs()))
+    assert not torch.allclose(skipped, network(*inputs()))
+
+
+def test_by_default_the_middle_is_perturbed(network):
+    for kind in ("skip", "identity_attention"):
+        assert torch.equal(network(*inputs(), Perturbation(kind)), network(*inputs(), Perturbation(kind, (1,))))
+
+
+def test_under_identity_attention_image_tokens_do_not_look_at_one_another(network):
+    latents, *rest = inputs()
+    changed = latents.clone()
+    changed[:, :, 0, 0] += 1.0
+    everywhere = Perturbation("identity_attention", (0, 1))
+    moved = (network(changed, *rest, everywhere) - network(latents, *rest, everywhere)).abs().amax((0, 1))
+    assert moved[0, 0] > 1e-3 and moved.flatten()[1:].max() == 0
+    seen = (network(changed, *rest) - network(latents, *rest)).abs().amax((0, 1))
+    assert seen.flatten()[1:].min() > 0
+
+
+def test_under_identity_attention_the_words_still_matter(network):
+    latents, timestep, text, mask, pooled = inputs()
+    everywhere = Perturbation("identity_attention", (0, 1))
+    other = network(latents, timestep, text + 1.0, mask, pooled, everywhere)
+    assert not torch.allclose(other, network(latents, timestep, text, mask, pooled, everywhere))
+    hidden = torch.where(mask[..., None], text, 100.0)
+    torch.testing.assert_close(
+        network(latents, timestep, hidden, mask, pooled, everywhere),
+        network(latents, timestep, text, mask, pooled, everywhere),
+    )
+
+
+def test_identity_attention_is_that_of_a_picture_of_one_token(network):
+    given = inputs(height=1, width=1)
+    torch.testing.assert_close(network(*given, Perturbation("identity_attention", (0, 1))), network(*given))
+
+
+def test_a_block_that_is_not_there_cannot_be_perturbed(network):
+    with pytest.raises(InputError, match="MiniTransformer2DModel has 2 blocks, 0 to 1, and cannot perturb 2"):
+        network(*inputs(), Perturbation("skip", (0, 2)))

@@ -11,6 +11,7 @@ import torch
 
 from calotype.errors import ConfigError, InputError, MissingInput, UnknownInput, UnusedInput
 from calotype.models.unet_2d_condition import UNet2DConditionConfig, UNet2DConditionModel
+from calotype.nn.perturbation import Perturbation
 
 PUBLISHED = Path(__file__).parent / "published"
 SMALL = {
@@ -281,7 +282,7 @@ def test_arguments_have_the_references_places():
         list(inspect.signature(network.forward).parameters)
         for network in (diffusers.UNet2DConditionModel, UNet2DConditionModel)
     )
-    assert ours == [*theirs, "perturbation"]  # our own comes last
+    assert ours == [*theirs, "perturbation", "picture_prompts"]  # our own comes last
 
 
 def test_a_saved_network_comes_back_in_both_libraries(tmp_path):
@@ -380,3 +381,43 @@ def test_what_a_call_may_not_say(changes, arguments, more, error, message):
     network = UNet2DConditionModel(**{**SMALL, **changes})
     with pytest.raises(error, match=re.escape(message)):
         network(*arguments, **more)
+
+
+# -- perturbed attention -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["SD 1", "SD 2", "XL"])
+def test_perturbed_attention_of_the_middle_equals_the_reference(case):
+    from diffusers.models.attention_processor import PAGIdentitySelfAttnProcessor2_0
+
+    ours, theirs = pair(**SPACE[case])
+    for name, layer in theirs.mid_block.named_modules():
+        if name.endswith("attn1"):
+            layer.set_processor(PAGIdentitySelfAttnProcessor2_0())
+    sample, text, more = inputs(ours.config)
+    with torch.no_grad():  # the reference perturbs the second half of a batch
+        plain, perturbed = theirs(_twice(sample), 7, _twice(text), **_twice(more)).sample.chunk(2)
+        assert_equal(ours(sample, 7, text, **more, perturbation=Perturbation("identity_attention")).sample, perturbed)
+        assert_equal(ours(sample, 7, text, **more).sample, plain)
+    assert not torch.allclose(plain, perturbed, atol=1e-3)
+
+
+def _twice(value):
+    if isinstance(value, dict):
+        return {k: _twice(v) for k, v in value.items()}
+    return torch.cat([value, value]) if isinstance(value, torch.Tensor) and value.ndim else value
+
+
+@pytest.mark.parametrize(
+    ("changes", "perturbation", "message"),
+    [
+        ({}, Perturbation("skip"), "perturbs the attention of its middle alone"),
+        ({}, Perturbation("identity_attention", (0,)), "perturbs the attention of its middle alone"),
+        ({"mid_block_type": None}, Perturbation("identity_attention"), "has no attention in its middle"),
+        ({"mid_block_type": "UNetMidBlock2D"}, Perturbation("identity_attention"), "has no attention in its middle"),
+    ],
+)
+def test_other_perturbations_are_refused(changes, perturbation, message):
+    network = UNet2DConditionModel(**{**SMALL, **changes}).eval()
+    with pytest.raises(InputError, match=message):
+        network(torch.zeros(1, 4, 8, 8), 7, torch.zeros(1, 3, 12), perturbation=perturbation)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 import calotype.sampling.denoise as denoise
 from calotype.errors import GraphError, InputError
-from calotype.graph.branches import POSITIVE, Branch
+from calotype.graph.branches import POSITIVE, Branch, Tag
 from calotype.graph.hints import Each, Pad
 from calotype.graph.inputs import Inputs
 from calotype.graph.unit import unit
+from calotype.nn.perturbation import Perturbation
 from calotype.sampling import (
     ClassifierFree,
     Denoise,
@@ -24,6 +25,7 @@ from calotype.sampling import (
     NoGuidance,
     NoiseLevels,
     Scheduler,
+    SkipLayers,
     Step,
     classifier_free,
 )
@@ -189,6 +191,47 @@ def test_tags_and_adapters_forbid_one_batch(marks):
     pipe = pipeline(*START, Denoise(velocity, guidance=guidance, batch_branches=True), inputs=Unguided)
     pipe(prompt="a", seed=1, steps=2, outputs=("latents",))
     assert pipe.net.batches == [1, 1, 1, 1] and pipe.encoder.texts == ["a"]
+
+
+@dataclass(frozen=True)
+class Variant(Tag):
+    """Asks for another variant."""
+
+
+class Another(Tag):
+    """Asks for something that no predictor here has."""
+
+
+def test_branches_of_one_tag_share_a_batch_and_the_predictor_is_told_the_tag():
+    seen = []
+
+    @unit
+    def guidance() -> Guidance:
+        return SkipLayers(2.0, policy=ClassifierFree(3.0))
+
+    @unit
+    def predict(latents: Tensor, perturbation: Perturbation | None, variant: Variant | None, embeds: Tensor) -> Tensor:
+        seen.append((perturbation, variant, len(latents)))
+        return latents * embeds.mean((1, 2)).view(-1, 1, 1, 1)
+
+    @unit
+    def prompted(prompt: str) -> Tensor:
+        return torch.full((1, 2, 4), float(len(prompt)))
+
+    units = (prompted.renamed(prompted="embeds"), noise, sigmas, latents)
+    pipe = pipeline(*units, Denoise(predict, guidance=guidance, batch_branches=True), inputs=Unguided)
+    pipe(prompt="abc", seed=1, steps=1, outputs=("latents",))
+    assert seen == [(None, None, 2), (Perturbation("skip"), None, 1)]
+
+
+def test_a_tag_that_the_predictor_has_no_parameter_for_is_refused_in_the_plan():
+    @unit
+    def guidance() -> Guidance:
+        return Skipping(tag=Another())
+
+    pipe = pipeline(*START, Denoise(velocity, guidance=guidance), inputs=Unguided)
+    with pytest.raises(InputError, match="branch 'perturbed', but velocity has no parameter of the type Another"):
+        pipe.plan(prompt="a", steps=1, outputs=("latents",))
 
 
 def test_a_predictor_that_is_told_its_branch_runs_in_turn():
