@@ -148,7 +148,7 @@ def _open(
     if adapters := [key for key in whole.shapes if _ADAPTER.fullmatch(key)]:
         raise WeightsError(
             f"{path} holds the weights of an adapter (LoRA), {adapters[0]!r} and {len(adapters) - 1} more, and no "
-            "networks: it changes a pipeline that is loaded from another file"
+            "networks: load a pipeline from another file, and this one with its load_adapter"
         )
     name = str(source) if filename is None else f"{source}/{filename}"
     return _Checkpoint(path, name, commit, whole, family_of(whole))
