@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from calotype.models.autoencoder_kl import AutoencoderKL
     from calotype.models.autoencoder_tiny import AutoencoderTiny
     from calotype.models.controlnet import ControlNetModel
+    from calotype.models.ip_adapter import IPAdapter
     from calotype.models.mini_autoencoder import MiniAutoencoderKL
     from calotype.models.mini_transformer import MiniTransformer2DModel
     from calotype.models.t2i_adapter import T2IAdapter
@@ -120,6 +121,7 @@ __all__ = [
     "FlowMatchHeunDiscreteScheduler",
     "Guidance",
     "HeunDiscreteScheduler",
+    "IPAdapter",
     "Inputs",
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",

@@ -19,6 +19,7 @@ PUBLIC: dict[str, str] = {
     "AutoencoderTiny": "calotype.models.autoencoder_tiny",
     "ControlNetModel": "calotype.models.controlnet",
     "T2IAdapter": "calotype.models.t2i_adapter",
+    "IPAdapter": "calotype.models.ip_adapter",
     "UNet2DModel": "calotype.models.unet_2d",
     "UNet2DConditionModel": "calotype.models.unet_2d_condition",
     "WordTokenizer": "calotype.models.word_text_encoder",

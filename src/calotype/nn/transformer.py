@@ -19,22 +19,50 @@ KeysAndValues: TypeAlias = tuple[Tensor, Tensor]
 """One layer's keys and values of the text, each `[b, heads, tokens, head channels]`."""
 
 
+class PicturePrompt(NamedTuple):
+    """A picture as tokens that layers attend to beside the text (Ye et al., "IP-Adapter", 2023, section 3.2).
+
+    `layers` are each layer's keys and values `[b, tokens, channels]`, in the order of the layers' `place`. What they
+    give is multiplied by `scale` and, where there is one, by a mask of any size, `[#b, 1, h, w]`.
+    """
+
+    layers: Sequence[tuple[Tensor, Tensor]]
+    scale: float = 1.0
+    mask: Tensor | None = None
+
+
 class Text(NamedTuple):
     """What cross-attention attends to.
 
     `states` are the text's hidden states `[b, tokens, channels]`, or the keys and values of every layer, in the
-    order of the layers' `index`. `bias` is added to the scores, `[b, 1, 1, tokens]`, or `None`.
+    order of the layers' `index`. `bias` is added to the scores, `[b, 1, 1, tokens]`, or `None`. `pictures` are attended
+    to apart from the text, and added.
     """
 
     states: Tensor | Sequence[KeysAndValues]
     bias: Tensor | None = None
+    pictures: tuple[PicturePrompt, ...] = ()
+
+    def at(self, height: int, width: int) -> "Text":
+        """The same with the pictures' masks as rows `[#b, height * width, 1]`."""
+        if all(picture.mask is None for picture in self.pictures):
+            return self
+        return self._replace(pictures=tuple(_sized(picture, height, width) for picture in self.pictures))
+
+
+def _sized(picture: PicturePrompt, height: int, width: int) -> PicturePrompt:
+    if picture.mask is None:
+        return picture
+    mask = functional.interpolate(picture.mask, size=(height, width), mode="bicubic")
+    return picture._replace(mask=mask.flatten(2).transpose(1, 2))
 
 
 class Attention(nn.Module):
     """Attention with several heads: to the tokens of a text that is `text_channels` wide, or of the rows to one another
     where that is `None`.
 
-    `index` is the layer's place among those of its network that attend to the text, which the network sets.
+    `index` is the layer's place among those of its network that attend to the text, and `place` that among those that
+    may attend to pictures as well, or `None`; the network sets both.
     """
 
     def __init__(self, channels: int, heads: int, text_channels: int | None = None) -> None:
@@ -43,6 +71,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.of_text = text_channels is not None
         self.index = 0
+        self.place: int | None = None
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(context_channels, channels, bias=False)
         self.to_v = nn.Linear(context_channels, channels, bias=False)
@@ -55,13 +84,23 @@ class Attention(nn.Module):
             return own
         query, bias = self._heads(self.to_q(rows), batch), None
         if self.of_text:
-            states, bias = text
+            states, bias, _ = text
             keys, values = self.project(states) if isinstance(states, Tensor) else states[self.index]
         else:
             keys, values = self._heads(self.to_k(rows), batch), self._heads(self.to_v(rows), batch)
         attended = scaled_dot_product_attention(query, keys, values, attn_mask=bias)
-        out: Tensor = self.to_out[0](attended.transpose(1, 2).reshape(rows.shape))
+        seen = attended.transpose(1, 2).reshape(rows.shape)
+        if self.place is not None:
+            for picture in text.pictures:
+                seen = seen + self._of(picture, picture.layers[self.place], query, batch).view(rows.shape)
+        out: Tensor = self.to_out[0](seen)
         return out
+
+    def _of(self, picture: PicturePrompt, layer: tuple[Tensor, Tensor], query: Tensor, batch: int) -> Tensor:
+        """What the rows see of a picture: [b, pixels, c]."""
+        keys, values = (self._heads(part.flatten(0, 1), len(part)).expand(batch, -1, -1, -1) for part in layer)
+        seen = scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
+        return picture.scale * (seen if picture.mask is None else seen * picture.mask.to(seen))
 
     def project(self, states: Float[Tensor, "b tokens c2"]) -> KeysAndValues:
         """The keys and values of a text: the same in every step of a call."""
@@ -167,6 +206,7 @@ class SpatialTransformer(nn.Module):
         """With `alone`, pixels do not look at one another: perturbed attention."""
         batch, channels, height, width = x.shape
         rows = self.proj_in(self.norm(x).permute(0, 2, 3, 1).reshape(-1, channels))
+        text = text.at(height, width)
         for block in self.transformer_blocks:
             rows = block(rows, batch, text, alone)
         h: Tensor = self.proj_out(rows).view(batch, height, width, channels)

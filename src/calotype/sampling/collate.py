@@ -51,10 +51,12 @@ def collate(name: str, values: Sequence[Any], hint: Any) -> Any:
     """
     first = values[0]
     if all(v is first for v in values):
+        if is_row(first):
+            return tuple(_repeat(part, len(values)) for part in first)
         return map_leaves(lambda t: _repeat(t, len(values)), first)
     if any(v is None for v in values):
         raise InputError(f"{name} is None for some items and not for others; call the pipeline once for each kind")
-    if all(_is_row(v) and len(v) == len(first) for v in values):
+    if all(is_row(v) and len(v) == len(first) for v in values):
         return tuple(collate(name, parts, hint) for parts in zip(*values, strict=True))
     if is_composite(first) and all(type(v) is type(first) for v in values):
         return map_leaves(lambda *parts: collate(name, parts, hint), first, *values[1:])
@@ -85,7 +87,8 @@ def split_items(batch: T, count: int) -> list[T]:
     return [map_leaves(lambda t, i=i: t[i : i + 1], batch) for i in range(count)]
 
 
-def _is_row(value: Any) -> bool:
+def is_row(value: Any) -> bool:
+    """Whether a value is a tuple of arrays."""
     return isinstance(value, tuple) and bool(value) and all(isinstance(part, Tensor) for part in value)
 
 

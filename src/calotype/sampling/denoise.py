@@ -16,7 +16,7 @@ from calotype.graph.hints import Pad, accepts_none, bare, fits, metadata_of, spe
 from calotype.graph.node import Active, Node
 from calotype.graph.run import Run, StepEvent
 from calotype.graph.unit import Unit, unit
-from calotype.sampling.collate import collate, equal, is_composite, leaves_of, map_leaves, split_items
+from calotype.sampling.collate import collate, equal, is_composite, is_row, leaves_of, map_leaves, split_items
 from calotype.sampling.guidance.classifier_free import ClassifierFree
 from calotype.sampling.guidance.policy import Guidance, NoGuidance, advance
 from calotype.sampling.guidance.predictions import Predictions
@@ -305,7 +305,8 @@ class _Loop:
 
     def _predict(self, shown: Any, step: Step) -> dict[str, Any]:
         """The prediction on every branch of the step; those of one kind of predictor may share a batch."""
-        names, found = self.policy.active(step), {}
+        names = self.policy.active(step)
+        found: dict[str, Any] = {}
         kinds: dict[Any, list[str]] = {}
         for name in names:
             kinds.setdefault((self.branches[name].tag, self.branches[name].adapters), []).append(name)
@@ -462,7 +463,7 @@ def _injected_parameters(inner: Unit[..., Any]) -> tuple[tuple[str, bool], ...]:
 
 def _fixed_differs(values: Sequence[Any]) -> bool:
     """Whether values of the branches are no arrays and differ, so that one batch cannot hold them."""
-    if all(isinstance(v, Tensor) or is_composite(v) for v in values):
+    if all(isinstance(v, Tensor) or is_composite(v) or is_row(v) for v in values):
         return False
     return not all(equal(v, values[0]) for v in values[1:])
 

@@ -16,7 +16,7 @@ from calotype.nn.conditions import added_vector, times
 from calotype.nn.network import Network
 from calotype.nn.perturbation import Perturbation
 from calotype.nn.time import SinusoidalTime, TimestepEmbedding
-from calotype.nn.transformer import Attention, Text
+from calotype.nn.transformer import Attention, PicturePrompt, Text, TransformerBlock
 from calotype.nn.unet_blocks import BlockSettings, LevelAttention, TextDownBlock, TextMidBlock, TextUpBlock
 
 _DISCARDED = -10000.0
@@ -63,6 +63,8 @@ class UNet2DConditionModel(Network):
         )
         for index, layer in enumerate(self._text_layers()):
             layer.index = index
+        for place, layer in enumerate(self.picture_layers()):
+            layer.place = place
 
     @classmethod
     def parse_config(cls, fields: Mapping[str, Any]) -> Any:
@@ -84,6 +86,7 @@ class UNet2DConditionModel(Network):
         encoder_attention_mask: Shaped[Tensor, "texts tokens"] | None = None,
         return_dict: bool = True,
         perturbation: Perturbation | None = None,
+        picture_prompts: Sequence[PicturePrompt] = (),
     ) -> UNet2DConditionOutput | tuple[Tensor]:
         """Predict what was added to `sample`.
 
@@ -106,6 +109,7 @@ class UNet2DConditionModel(Network):
             encoder_attention_mask: 1 for tokens that count, 0 for others.
             return_dict: `False` for a plain tuple.
             perturbation: `"identity_attention"` of the middle, for guidance away from what that predicts.
+            picture_prompts: an IP-Adapter's, one for each picture.
 
         Raises:
             InputError: a shape does not fit, or a condition is missing or has no meaning for this network.
@@ -116,6 +120,7 @@ class UNet2DConditionModel(Network):
         steering = self._steering(down_block_additional_residuals, mid_block_additional_residual)
         extra = self._extra(down_intrablock_additional_residuals)
         alone = self._alone(perturbation)
+        text = text._replace(pictures=self._pictures(picture_prompts, len(sample)))
 
         x = self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample)
         skips = [x]
@@ -141,6 +146,24 @@ class UNet2DConditionModel(Network):
         """
         states = self._hidden(encoder_hidden_states)
         return ProjectedText(tuple(layer.project(states) for layer in self._text_layers()), len(states))
+
+    def picture_layers(self) -> list[Attention]:
+        """The layers that attend to pictures beside the text, in the order of published adapters: the middle last."""
+        parts = [part for part in (self.down_blocks, self.up_blocks, self.mid_block) if part is not None]
+        return [m.attn2 for part in parts for m in part.modules() if isinstance(m, TransformerBlock)]
+
+    def _pictures(self, prompts: Sequence[PicturePrompt], batch: int) -> tuple[PicturePrompt, ...]:
+        wanted = [layer.to_q.out_features for layer in self.picture_layers()] if prompts else []
+        for prompt in prompts:
+            found = [keys.shape[-1] for keys, _ in prompt.layers]
+            if found != wanted:
+                raise InputError(
+                    f"picture_prompts must be of {len(wanted)} layers as wide as this network's, got {len(found)}; the "
+                    "IP-Adapter is for another network"
+                )
+            if {len(part) for layer in prompt.layers for part in layer} - {1, batch}:
+                raise InputError(f"picture_prompts must be for {batch} items, as sample is, or one for all")
+        return tuple(prompts)
 
     def _text_layers(self) -> list[Attention]:
         """The layers that attend to the text, in the order of a forward pass."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from calotype.errors import InputError
 from calotype.models.unet_2d_condition import UNet2DConditionModel
+from calotype.nn.transformer import PicturePrompt
 from calotype.sampling.steering import Steering
 from calotype.sampling.step import Step
 
@@ -20,11 +21,13 @@ class UNetSteering(Steering):
         downs: a ControlNet's, one for each map on the way down; none, or all of them.
         middle: a ControlNet's, for the middle.
         levels: a T2I-Adapter's, one for each level on the way down and, if there is one more, for the middle.
+        pictures: an IP-Adapter's, one for each picture; of two steerings, one after the other.
     """
 
     downs: tuple[Tensor, ...] = ()
     middle: Tensor | None = None
     levels: tuple[Tensor, ...] = ()
+    pictures: tuple[PicturePrompt, ...] = ()
 
     def __add__(self, other: Self) -> Self:
         middles = [m for m in (self.middle, other.middle) if m is not None]
@@ -32,6 +35,7 @@ class UNetSteering(Steering):
             downs=_sum(self.downs, other.downs),
             middle=sum(middles[1:], middles[0]) if middles else None,
             levels=_sum(self.levels, other.levels),
+            pictures=(*self.pictures, *other.pictures),
         )
 
 
@@ -53,6 +57,8 @@ def steered(steering: UNetSteering | None, unet: UNet2DConditionModel) -> dict[s
         given["mid_block_additional_residual"] = steering.middle.to(unet.dtype)
     if steering.levels:
         given["down_intrablock_additional_residuals"] = [m.to(unet.dtype) for m in steering.levels]
+    if steering.pictures:
+        given["picture_prompts"] = steering.pictures
     return given
 
 

@@ -13,6 +13,8 @@ from calotype.models.autoencoder_tiny import AutoencoderTiny
 from calotype.models.autoencoder_tiny import keys as autoencoder_tiny
 from calotype.models.controlnet import ControlNetModel
 from calotype.models.controlnet import keys as controlnet
+from calotype.models.ip_adapter import IPAdapter
+from calotype.models.ip_adapter import keys as ip_adapter
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_autoencoder import keys as mini_autoencoder
 from calotype.models.mini_transformer import MiniTransformer2DModel
@@ -137,6 +139,7 @@ CATALOGUE = (
         config=t2i_adapter.config_from_shapes,
         asks=t2i_adapter.ASKS,
     )
+    .with_model("ip_adapter", IPAdapter, keys=ip_adapter.TELLING, config=ip_adapter.config_from_shapes)
     .with_model(
         "autoencoder_kl",
         AutoencoderKL,
