@@ -53,9 +53,7 @@ class Perturbed(StatefulGuidance):
         check_policy(name, self.policy)
         check_interval(self.interval)
         if self.layers is not None and not _are_indices(self.layers):
-            raise InputError(
-                f"{name}: layers must be indices of blocks, such as (3, 4), got {self.layers!r}"
-            )
+            raise InputError(f"{name}: layers must be indices of blocks, such as (3, 4), got {self.layers!r}")
 
     def branches(self, twins: frozenset[str]) -> tuple[Branch, ...]:
         own = Branch(self.branch, tag=Perturbation(self.kind, self.layers))

@@ -48,9 +48,7 @@ class APG(StatefulGuidance):
         if self.norm_threshold is not None:
             check_number("APG: norm_threshold", self.norm_threshold)
             if self.norm_threshold <= 0:
-                raise InputError(
-                    f"APG: norm_threshold must be above 0 or None, got {self.norm_threshold!r}"
-                )
+                raise InputError(f"APG: norm_threshold must be above 0 or None, got {self.norm_threshold!r}")
 
     def branches(self, twins: frozenset[str]) -> tuple[Branch, ...]:
         return (POSITIVE,) if self.scale == 1 else (POSITIVE, Branch(NEGATIVE, twins))
@@ -88,7 +86,8 @@ def _dims(value: Tensor) -> tuple[int, ...]:
 
 
 def _length(value: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(value, dim=_dims(value), keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(value, dim=_dims(value), keepdim=True)
+    return length
 
 
 def _tiny(value: Tensor) -> float:

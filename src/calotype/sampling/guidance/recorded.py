@@ -24,10 +24,9 @@ METHODS: Mapping[str, str] = {
 
 def to_json(policy: Guidance) -> dict[str, Any]:
     """A policy as JSON: `{"method": "APG", "scale": 5.0, ...}`. One of another class is told by its name and fields."""
-    record: dict[str, Any] = {"method": type(policy).__name__}
-    if is_dataclass(policy):
-        record |= {f.name: _plain(getattr(policy, f.name)) for f in fields(policy)}
-    return record
+    own: Any = policy  # a protocol is no dataclass, a class that follows it may be one
+    known = fields(own) if is_dataclass(own) else ()
+    return {"method": type(own).__name__} | {f.name: _plain(getattr(own, f.name)) for f in known}
 
 
 def from_json(value: Mapping[str, Any]) -> Guidance:
