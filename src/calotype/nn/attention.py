@@ -4,6 +4,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from calotype.nn.normalization import GroupNorm
+
 
 class SpatialSelfAttention(nn.Module):
     """Self-attention among the pixels of a map, added to it.
@@ -30,7 +32,7 @@ class SpatialSelfAttention(nn.Module):
         self.heads = channels // head_channels
         inner = self.heads * head_channels
         self.output_scale = output_scale
-        self.group_norm = None if groups is None else nn.GroupNorm(groups, channels, eps=eps)
+        self.group_norm = None if groups is None else GroupNorm(groups, channels, eps=eps)
         self.to_q = nn.Linear(channels, inner)
         self.to_k = nn.Linear(channels, inner)
         self.to_v = nn.Linear(channels, inner)

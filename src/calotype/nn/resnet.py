@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from calotype.nn.activations import ACTIVATIONS, activated, added
 from calotype.nn.convolution import Conv2d
+from calotype.nn.normalization import GroupNorm
 from calotype.nn.resample import Resample
 
 
@@ -45,12 +46,12 @@ class ResnetBlock2D(nn.Module):
         self.dropout = dropout
         self.time_scale_shift = time_scale_shift
         self.output_scale = output_scale
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps=eps)
+        self.norm1 = GroupNorm(groups, in_channels, eps=eps)
         self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_emb_proj = (
             None if time_channels is None else nn.Linear(time_channels, out_channels * (1 + time_scale_shift))
         )
-        self.norm2 = nn.GroupNorm(out_groups or groups, out_channels, eps=eps)
+        self.norm2 = GroupNorm(out_groups or groups, out_channels, eps=eps)
         self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
         self.resample = Resample(resample, smooth=smooth) if resample else None
         needs_shortcut = shortcut or in_channels != out_channels

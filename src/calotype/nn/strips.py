@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calotype.nn.activations import activated, added
+from calotype.nn.normalization import affine
 
 _STRIP = 1 << 22
 """How many numbers a strip has, about."""
-_SUMMED = 1 << 12
-"""How many pixels are summed in float32, about."""
 
 
 def normed_conv(
@@ -70,34 +69,6 @@ def in_strips(x: Tensor, times: int = 1) -> bool:
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
     )
-
-
-def affine(x: Float[Tensor, "b c h w"], norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
-    """What the normalisation multiplies each channel with and adds to it, `[b, c, 1, 1]` each.
-
-    Sums over many pixels lose digits in float32, so that they are taken over few rows at a time and then together in
-    float64.
-    """
-    batch, channels, height, width = x.shape
-    rows = max(_SUMMED // width, 1)
-    parts = [_moments(x[:, :, top : top + rows]) for top in range(0, height, rows)]
-    counts = torch.tensor([min(rows, height - top) for top in range(0, height, rows)], dtype=torch.float64)
-    means, variances = (
-        torch.stack(each).double().view(len(parts), batch, norm.num_groups, -1) for each in zip(*parts, strict=True)
-    )
-    weights = (counts / counts.sum())[:, None, None, None] / means.shape[-1]
-    mean = (weights * means).sum((0, 3))
-    variance = (weights * (variances + (means - mean[None, ..., None]).square())).sum((0, 3))
-    inverse = (variance + norm.eps).rsqrt()
-    scale = inverse.repeat_interleave(means.shape[-1], 1) * norm.weight
-    shift = norm.bias - mean.repeat_interleave(means.shape[-1], 1) * scale
-    return scale.to(x.dtype).view(batch, channels, 1, 1), shift.to(x.dtype).view(batch, channels, 1, 1)
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each channel's mean and variance, `[b, c]` each."""
-    stats = [torch.batch_norm_update_stats(item[None], None, None, 0.0) for item in x]
-    return torch.stack([mean for mean, _ in stats]), torch.stack([variance for _, variance in stats])
 
 
 def _spans(height: int, per_row: int, halo: int) -> Iterator[tuple[int, int, int, int]]:

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from calotype.models.autoencoder_kl.config import AutoencoderKLConfig
 from calotype.nn.attention import SpatialSelfAttention
+from calotype.nn.normalization import GroupNorm
 from calotype.nn.resample import Downsample2D, Upsample2D
 from calotype.nn.resnet import ResnetBlock2D
 from calotype.nn.strips import doubled_conv, in_strips, normed_conv
@@ -106,7 +107,7 @@ class Encoder(nn.Module):
             for level, width in enumerate(widths)
         )
         self.mid_block = MidBlock(config, widths[-1])
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], eps=_EPS)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[-1], eps=_EPS)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, pixels: Float[Tensor, "b rgb h w"]) -> Float[Tensor, "b c2 h8 w8"]:
@@ -130,7 +131,7 @@ class Decoder(nn.Module):
             UpBlock(config, widths[max(level - 1, 0)], width, last=level == len(widths) - 1)
             for level, width in enumerate(widths)
         )
-        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], eps=_EPS)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[-1], eps=_EPS)
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b rgb h8 w8"]:
@@ -142,6 +143,7 @@ class Decoder(nn.Module):
 
 
 def pixels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """`x` with the channels of a pixel side by side in memory, on a processor: its convolutions of large maps then
-    need no copy into a layout of their own."""
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+    """`x` with the channels of a pixel side by side in memory, in inference on a processor: its convolutions of large
+    maps then need no copy into a layout of their own."""
+    fits = x.device.type == "cpu" and not torch.is_grad_enabled()
+    return x.contiguous(memory_format=torch.channels_last) if fits else x
