@@ -9,6 +9,7 @@ from PIL import ImageChops
 
 from adapters.small import diffusers_keys, factors, kohya_keys, peft_folder, same, weights_of, written
 from calotype import DiffusionPipeline
+from calotype.adapters.host import AdapterHost
 from calotype.adapters.layers import DOWN
 from calotype.errors import ComponentError, InputError, RepositoryError, WeightsError
 from calotype.graph.unit import unit
@@ -173,6 +174,21 @@ def test_from_a_hub_with_its_configuration_and_nothing_else(pipe, files, hub):
     assert fetched == {"adapter_model.safetensors", "adapter_config.json"}
     with pytest.raises(RepositoryError, match="someone/wobbly has no file other.safetensors"):
         pipe.load_adapter("someone/wobbly", "b", filename="other.safetensors")
+
+
+def test_all_components_get_an_adapter_or_none(pipe, files, monkeypatch):
+    plain, add, asked = drawn(pipe), AdapterHost.add, []
+
+    def full(host, *args):
+        asked.append(host)
+        if len(asked) == 2:
+            raise torch.OutOfMemoryError("no room")
+        add(host, *args)
+
+    monkeypatch.setattr(AdapterHost, "add", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        pipe.load_adapter(files["both"])
+    assert len(asked) == 2 and pipe.adapters == {} and drawn(pipe).tobytes() == plain.tobytes()
 
 
 # -- recipes -----------------------------------------------------------------------------------------------------------

@@ -61,9 +61,11 @@ class WithAdapters:
     """The part of a pipeline that knows of adapters."""
 
     if TYPE_CHECKING:
-        components: Mapping[str, Any]
         _residency: Residency
         _generations: Generations
+
+        @property
+        def components(self) -> dict[str, Any]: ...
 
     @property
     def adapters(self) -> dict[str, AdapterInfo]:
@@ -130,8 +132,13 @@ class WithAdapters:
         changes = placed(file, _networks(self), component=component, only=only)
         with _alone(self, list(changes)) as hosted:
             _refuse_fused(self, list(changes))
-            for at, layers in changes.items():
-                hosted(at, lambda host, layers=layers: host.add(name, Loaded(layers, file.digest), weight))
+            try:
+                for at, layers in changes.items():
+                    hosted(at, lambda host, layers=layers: host.add(name, Loaded(layers, file.digest), weight))
+            except BaseException:  # a device without room: all components have it, or none
+                for at in [at for at, (_, host) in _hosts(self).items() if name in host.loaded]:
+                    hosted(at, lambda host: host.remove(name))
+                raise
         return self.adapters[name]
 
     def set_adapters(
