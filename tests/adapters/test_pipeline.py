@@ -172,7 +172,7 @@ def test_from_a_hub_with_its_configuration_and_nothing_else(pipe, files, hub):
     assert info.name == "wobbly" and info.digest == hashlib.sha256(repository["adapter_model.safetensors"]).hexdigest()
     fetched = {line.rpartition("/")[2].rpartition(" ")[2] for line in hub.downloads()}
     assert fetched == {"adapter_model.safetensors", "adapter_config.json"}
-    with pytest.raises(RepositoryError, match="someone/wobbly has no file other.safetensors"):
+    with pytest.raises(RepositoryError, match=r"someone/wobbly has no file other\.safetensors"):
         pipe.load_adapter("someone/wobbly", "b", filename="other.safetensors")
 
 
