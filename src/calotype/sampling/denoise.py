@@ -93,6 +93,7 @@ class Denoise(Node):
         self.inner = (predict, *self.steer, *self.after_step)
         self.noise_source, self.batch_branches, self.may_skip = noise_source, batch_branches, optional
         self.injected = {u: _injected_parameters(u) for u in self.inner}
+        self.tagged = {u: _tags(u) for u in self.inner}
         self.doc = predict.doc
         for inner in self.inner:
             if "latents" not in inner.parameters:
@@ -402,8 +403,10 @@ class _Loop:
         return inner.parts(self.parts)
 
     def _injected(self, inner: Unit[..., Any], step: Step, branch: Branch) -> dict[str, Any]:
-        known = {name: step if is_step else branch for name, is_step in self.node.injected[inner]}
-        return known | {name: branch.tag if isinstance(branch.tag, kind) else None for name, kind in _tags(inner)}
+        known: dict[str, Any] = {name: step if is_step else branch for name, is_step in self.node.injected[inner]}
+        for name, kind in self.node.tagged[inner]:
+            known[name] = branch.tag if isinstance(branch.tag, kind) else None
+        return known
 
     def _collated(self, wire: str, branch: Branch, hint: Any) -> Any:
         return collate(wire, self.run.gather(wire, branch, self.items), hint)
