@@ -130,6 +130,25 @@ def test_inference_changes_no_input_and_no_result():
 
 
 @torch.no_grad()
+def test_levels_can_be_hooked_to():
+    ours, _ = pair(**SPACE["deeper"])
+    x = pictures(ours)
+    z = ours.encode(x).latent_dist.mean
+    expected, seen = ours.decode(z).sample, []
+    levels = [*ours.encoder.down_blocks, *ours.decoder.up_blocks]
+    hooks = [level.register_forward_hook(lambda level, _, out: seen.append((level, out.shape))) for level in levels]
+    assert torch.equal(ours.encode(x).latent_dist.mean, z)
+    assert torch.equal(ours.decode(z).sample, expected)
+    assert [level for level, _ in seen] == levels
+    assert seen[0][1] == (2, 8, 8, 12) and seen[-1][1] == (2, 8, 16, 24)
+    for hook in hooks:
+        hook.remove()
+    ours.decoder.up_blocks[0].register_forward_pre_hook(lambda level, given: (given[0] * 0,))
+    assert not torch.equal(ours.decode(z).sample, expected)
+    assert len(seen) == len(levels)
+
+
+@torch.no_grad()
 def test_half_precision():
     ours, _ = pair()
     half = ours.bfloat16()

@@ -45,13 +45,32 @@ class Upsample(Upsample2D):
 class Level(nn.Module):
     """Residual blocks of one width, then, except on the last level, a halving or a doubling.
 
-    The layers are run from outside, one by one, so that no map is held on to that the next layer does not need.
+    A network runs the layers one by one, so that no map is held on to that the next layer does not need; a level that
+    something is hooked to is called as a whole.
     """
 
     def __init__(self, config: AutoencoderKLConfig, in_channels: int, out_channels: int, count: int) -> None:
         super().__init__()
         widths = [in_channels, *[out_channels] * (count - 1)]
         self.resnets = nn.ModuleList(Resnet(config, width, out_channels) for width in widths)
+        self.downsamplers: nn.ModuleList | None = None
+        self.upsamplers: nn.ModuleList | None = None
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        for layer in self.layers():
+            x = layer(x)
+        return x
+
+    def layers(self) -> Iterator[nn.Module]:
+        """The layers in the order that they run in."""
+        for part in (self.resnets, self.downsamplers, self.upsamplers):
+            yield from part or ()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether something is to happen when the level is called: a hook, or compiled code."""
+        hooks = self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks
+        return any(hooks) or self._compiled_call_impl is not None
 
 
 class DownBlock(Level):
@@ -59,7 +78,8 @@ class DownBlock(Level):
 
     def __init__(self, config: AutoencoderKLConfig, in_channels: int, out_channels: int, *, last: bool) -> None:
         super().__init__(config, in_channels, out_channels, config.layers_per_block)
-        self.downsamplers = None if last else nn.ModuleList([Downsample2D(out_channels, padding=0)])
+        if not last:
+            self.downsamplers = nn.ModuleList([Downsample2D(out_channels, padding=0)])
 
 
 class UpBlock(Level):
@@ -67,7 +87,8 @@ class UpBlock(Level):
 
     def __init__(self, config: AutoencoderKLConfig, in_channels: int, out_channels: int, *, last: bool) -> None:
         super().__init__(config, in_channels, out_channels, config.layers_per_block + 1)
-        self.upsamplers = None if last else nn.ModuleList([Upsample(out_channels)])
+        if not last:
+            self.upsamplers = nn.ModuleList([Upsample(out_channels)])
 
 
 class MidBlock(nn.Module):
@@ -89,10 +110,13 @@ class MidBlock(nn.Module):
 
 
 def _layers(blocks: nn.ModuleList) -> Iterator[nn.Module]:
-    """The layers of all levels, from the first to the last."""
+    """What to run, from the first to the last: the layers of all levels, and levels that are watched as they are."""
     for block in blocks:
-        for name in ("resnets", "downsamplers", "upsamplers"):
-            yield from getattr(block, name, None) or ()
+        assert isinstance(block, Level)
+        if block.is_watched:
+            yield block
+        else:
+            yield from block.layers()
 
 
 class Encoder(nn.Module):
