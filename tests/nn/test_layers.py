@@ -8,6 +8,7 @@ from calotype.nn.attention import SpatialSelfAttention
 from calotype.nn.resample import Downsample2D, Resample, Upsample2D
 from calotype.nn.resnet import ResnetBlock2D
 from calotype.nn.time import GaussianFourierTime, SinusoidalTime, TimestepEmbedding
+from calotype.nn.transformer import Attention, Text
 
 
 def test_sinusoidal_time():
@@ -94,3 +95,21 @@ def test_attention_is_the_formula():
     attended = functional.softmax(q @ k.mT / 2, dim=-1) @ v
     expected = x + layer.to_out[0](attended.transpose(1, 2).flatten(2)).mT.reshape(x.shape)
     torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("bias", [None, torch.tensor([0.0, 0.0, -10000.0])])
+@torch.no_grad()
+def test_scores_of_half_precision_are_kept_in_float32(bias):
+    """What `upcast_attention` asks for holds in any case: scores beyond float16's 65,504 give the same attention."""
+    torch.manual_seed(0)
+    layer = Attention(32, 2, 32).half()
+    for projection in (layer.to_q, layer.to_k):
+        projection.weight.copy_(20 * torch.eye(32))
+    rows, states = (torch.randn(shape).half() * 20 for shape in ((10, 32), (2, 3, 32)))
+    found = layer(rows, 2, Text(states, None if bias is None else bias.half().view(1, 1, 1, 3)))
+    query, (keys, values) = layer._heads(layer.to_q(rows), 2).float(), layer.project(states)
+    scores = query @ keys.float().mT
+    assert scores.abs().max() > 65504
+    weights = (scores / 4 + (0 if bias is None else bias)).softmax(-1)
+    expected = layer.float().to_out[0]((weights @ values.float()).transpose(1, 2).reshape(10, 32))
+    torch.testing.assert_close(found.float(), expected, rtol=2e-3, atol=2e-2)
