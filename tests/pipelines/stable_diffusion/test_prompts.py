@@ -46,6 +46,9 @@ def test_a_plain_prompt_is_meant_as_it_stands() -> None:
         ("[red:1.2)", r"the '\[' at position 0 of the prompt is closed by '\)' at position 8"),
         ("[red:0.8]", r"square brackets take no weight, got ':0.8'; write \(word:0.9\) instead"),
         ("a cat\\", r"the prompt ends with a backslash, which must precede a character: a cat\\"),
+        ("(cat:1001)", "must weigh from -1000 to 1000, got 1001 for 'cat'"),
+        ("(cat:-" + "9" * 400 + ")", "must weigh from -1000 to 1000, got -inf for 'cat'"),
+        (f"{'(' * 80}cat{')' * 80}", "must weigh from -1000 to 1000, got 1051.15 for 'cat'"),
         (f"{'a' * 50}(", r"never closed.*: \.\.\.a{20}\($"),
     ],
 )

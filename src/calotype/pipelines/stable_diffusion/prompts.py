@@ -13,6 +13,9 @@ PromptSyntax = Literal["weighted", "plain"]
 STEP = 1.1
 """What a pair of brackets without a number multiplies (round) or divides (square) a weight by."""
 
+MOST = 1000.0
+"""The most that a stretch of a prompt may weigh, by brackets within brackets or by a number."""
+
 _TOKEN = re.compile(r"\\.|\\$|[()\[\]]|:\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*\)|[^\\()\[\]:]+|:", re.DOTALL)
 _CLOSES = {"(": ")", "[": "]"}
 
@@ -31,7 +34,8 @@ def parse_prompt(prompt: str, syntax: PromptSyntax = "weighted") -> list[Run]:
     multiply. A backslash takes the character after it as it stands. A `"plain"` prompt is one run.
 
     Raises:
-        InputError: brackets that do not match, a weight in square brackets or a backslash before nothing.
+        InputError: brackets that do not match, a weight in square brackets or beyond 1000, or a backslash before
+            nothing.
     """
     if syntax == "plain":
         return [Run(prompt, 1.0)]
@@ -77,6 +81,11 @@ def _close(prompt: str, token: str, at: int, open_: list[tuple[str, int, int]], 
         )
     factor = float(token[1:-1]) if token[0] == ":" else STEP if bracket == "(" else 1 / STEP
     runs[first:] = [Run(text, weight * factor) for text, weight in runs[first:]]
+    if heavy := next((run for run in runs[first:] if abs(run.weight) > MOST), None):
+        raise InputError(
+            f"a part of the prompt must weigh from {-MOST:g} to {MOST:g}, got {heavy.weight:g} for "
+            f"{heavy.text[:40]!r}: {_shown(prompt, opened)}"
+        )
 
 
 def _merged(runs: list[Run]) -> list[Run]:
