@@ -13,6 +13,7 @@ from calotype.graph.hints import Each
 from calotype.graph.inputs import Inputs
 from calotype.graph.unit import unit
 from calotype.sampling import (
+    APG,
     ClassifierFree,
     Denoise,
     EulerAncestralDiscreteScheduler,
@@ -85,6 +86,19 @@ def test_latents_of_parts(scheduler):
         assert torch.equal(single.video, made[together][3].video) and torch.equal(single.audio, made[together][3].audio)
     for a, b in zip(made[True], made[False], strict=True):
         assert torch.allclose(a.video, b.video, atol=1e-5) and torch.allclose(a.audio, b.audio, atol=1e-5)
+
+
+def test_each_part_has_a_guidance_state_of_its_own():
+    def talked(momentum):
+        @unit
+        def guidance(guidance_scale: float) -> Guidance:
+            return APG(guidance_scale, eta=0.5, momentum=momentum)
+
+        pipe = pipeline(embeds, sigmas, start, Denoise(talk, latents="start", guidance=guidance), inputs=Talk)
+        return pipe(prompt="b", seed=6, outputs=("start",)).start
+
+    moved, still = talked(-0.5), talked(0.0)
+    assert not torch.allclose(moved.video, still.video) and not torch.allclose(moved.audio, still.audio)
 
 
 def test_parts_get_noise_of_their_own():
