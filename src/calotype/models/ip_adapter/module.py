@@ -101,6 +101,9 @@ class LayerProjection(nn.Module):
         self.to_k_ip = nn.Linear(text_channels, channels, bias=False)
         self.to_v_ip = nn.Linear(text_channels, channels, bias=False)
 
+    def forward(self, tokens: Float[Tensor, "b tokens c"]) -> tuple[Tensor, Tensor]:
+        return self.to_k_ip(tokens), self.to_v_ip(tokens)
+
 
 PROJECTIONS: dict[str, type[LinearProjection | FullProjection | Resampler]] = {
     "linear": LinearProjection,
@@ -144,4 +147,4 @@ class IPAdapter(Network):
             wanted = "[batch, states, " if ndim == 3 else "[batch, "
             raise InputError(f"picture must be {wanted}{self.config.image_dim}], got {list(picture.shape)}")
         tokens = self.image_proj(picture)
-        return tuple((layer.to_k_ip(tokens), layer.to_v_ip(tokens)) for layer in self.ip_adapter.values())
+        return tuple(layer(tokens) for layer in self.ip_adapter.values())

@@ -4,6 +4,7 @@ from calotype.pipelines.stable_diffusion.adapter import t2i_adapter
 from calotype.pipelines.stable_diffusion.control import control
 from calotype.pipelines.stable_diffusion.ensemble import StableDiffusionXLEnsemblePipeline
 from calotype.pipelines.stable_diffusion.high_resolution import HIGH_RESOLUTION, HIGH_RESOLUTION_XL, high_resolution
+from calotype.pipelines.stable_diffusion.image_prompt import ip_adapter
 from calotype.pipelines.stable_diffusion.pipeline import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
@@ -29,5 +30,6 @@ __all__ = [
     "StableDiffusionXLPipeline",
     "control",
     "high_resolution",
+    "ip_adapter",
     "t2i_adapter",
 ]

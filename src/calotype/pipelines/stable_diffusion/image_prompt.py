@@ -1,0 +1,124 @@
+"""Pictures as prompts: an IP-Adapter as units that any pipeline of Stable Diffusion can be given.
+
+pipe = pipe.with_units(ip_adapter(), ip_adapter=adapter, image_encoder=encoder, feature_extractor=processor)
+pipe(prompt="in the rain", ip_image=photo, ip_scale=0.6)
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from calotype.graph.branches import Branches
+from calotype.graph.hints import Component, Each, Pad
+from calotype.graph.inputs import Inputs
+from calotype.graph.unit import unit
+from calotype.models.ip_adapter import IPAdapter
+from calotype.nn.transformer import PicturePrompt
+from calotype.pipelines.latents import Latents
+from calotype.pipelines.packs import UnitPack
+from calotype.pipelines.pictures import Picture, fitted, to_mask
+from calotype.pipelines.stable_diffusion.naming import checked_names, renamed_inputs, renamed_unit
+from calotype.pipelines.stable_diffusion.steering import UNetSteering, within
+from calotype.sampling import Step
+
+if TYPE_CHECKING:
+    CLIPVisionModelWithProjection: TypeAlias = Any
+    CLIPImageProcessor: TypeAlias = Any
+else:
+    CLIPVisionModelWithProjection = Component["transformers:CLIPVisionModelWithProjection"]
+    CLIPImageProcessor = Component["transformers:CLIPImageProcessor"] | Component["transformers:CLIPImageProcessorPil"]
+
+
+class PicturePromptInputs(Inputs):
+    """What a user may set of a picture that prompts."""
+
+    ip_image: Each[Picture] | None = Field(default=None, description="A picture of what to draw, beside the prompt.")
+    ip_scale: float = Field(default=1.0, ge=0, le=10, description="How much it counts beside the prompt.")
+    ip_start: float = Field(default=0.0, ge=0, lt=1, description="The share of the loop from which it counts.")
+    ip_end: float = Field(default=1.0, gt=0, le=1, description="The share of the loop up to which it counts.")
+    ip_mask: Each[Picture] | None = Field(default=None, description="Where it counts: white; else everywhere.")
+
+
+@unit
+def ip_layers(
+    ip_image: Picture,
+    prompt_embeds: Branches[Annotated[Float[Tensor, "b l c"], Pad(1)]],
+    *,
+    ip_adapter: IPAdapter,
+    image_encoder: CLIPVisionModelWithProjection,
+    feature_extractor: CLIPImageProcessor,
+) -> Branches[tuple[Tensor, ...]]:
+    """The picture's keys and values [1, tokens, c] in each layer, one after the other: the same in every step. On the
+    prompt's branch of guidance they are the picture's, on others those of no picture."""
+    pixels = feature_extractor(images=ip_image.convert("RGB"), return_tensors="pt").pixel_values
+    pixels = pixels.to(image_encoder.device, image_encoder.dtype)
+
+    def seen(pixels: Tensor, *, nothing: bool) -> Tensor:
+        if ip_adapter.config.reads_hidden_states:
+            states = image_encoder(torch.zeros_like(pixels) if nothing else pixels, output_hidden_states=True)
+            return states.hidden_states[-2]  # type: ignore[no-any-return]
+        vector = image_encoder(pixels).image_embeds
+        return torch.zeros_like(vector) if nothing else vector
+
+    def projected(nothing: bool) -> tuple[Tensor, ...]:
+        states = seen(pixels, nothing=nothing).to(ip_adapter.device, ip_adapter.dtype)
+        return tuple(part for layer in ip_adapter(states) for part in layer)
+
+    kinds = {name: name != "positive" for name in prompt_embeds}
+    made = {nothing: projected(nothing) for nothing in set(kinds.values())}
+    return Branches(**{name: made[nothing] for name, nothing in kinds.items()})
+
+
+@unit
+def ip_region(ip_mask: Picture, ip_image: Picture, height: int, width: int) -> Float[Tensor, "1 1 h w"]:
+    """Where the picture counts, at the size of what is drawn."""
+    return to_mask(fitted(ip_mask, height, width))
+
+
+@unit
+def picture_prompted(
+    latents: Latents,
+    step: Step,
+    ip_layers: tuple[Tensor, ...],
+    ip_region: Float[Tensor, "b 1 h w"] | None,
+    ip_scale: float,
+    ip_start: float,
+    ip_end: float,
+) -> UNetSteering | None:
+    """What the denoiser's layers attend to beside the text, at a step within the window; None at others.
+
+    Source: Ye et al., "IP-Adapter: Text Compatible Image Prompt Adapter for Text-to-Image Diffusion Models", 2023.
+    """
+    if not within(step, (ip_start, ip_end)) or ip_scale == 0:
+        return None
+    layers = tuple(zip(ip_layers[::2], ip_layers[1::2], strict=True))
+    mask = None if ip_region is None else ip_region.to(latents.device)
+    return UNetSteering(pictures=(PicturePrompt(layers, ip_scale, mask),))
+
+
+def ip_adapter(name: str = "ip", adapter: str = "ip_adapter") -> UnitPack:
+    """The pack for one IP-Adapter and one picture, for `with_units`; for several at once one each.
+
+    Args:
+        name: what the inputs begin with: `ip_adapter("style")` adds `style_image`, `style_scale`, `style_start`,
+            `style_end` and `style_mask`.
+        adapter: the name of the adapter among the components; `image_encoder` and `feature_extractor` are shared.
+
+    Raises:
+        InputError: `name` or `adapter` is no name.
+    """
+    names = checked_names("ip", name, PicturePromptInputs, "ip_layers", "ip_region")
+    parts = checked_names("ip_adapter", adapter)
+    return UnitPack(
+        (renamed_unit(ip_layers, names | parts), renamed_unit(ip_region, names)),
+        renamed_inputs(PicturePromptInputs, names),
+        steer=(renamed_unit(picture_prompted, names).named(f"prompted_by_{name}"),),
+        components={
+            adapter: IPAdapter,
+            "image_encoder": CLIPVisionModelWithProjection,
+            "feature_extractor": CLIPImageProcessor,
+        },
+    )
