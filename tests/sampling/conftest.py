@@ -13,7 +13,7 @@ import torch
 
 import calotype.sampling as ours
 
-STEPS = (1, 2, 4, 8, 30, 50)
+STEPS = (1, 2, 7, 50)
 SIGMAS = ("sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down")
 
 
