@@ -27,10 +27,12 @@ def size(
     """The size of the picture to make.
 
     Raises:
-        InputError: a side that latents cannot have, with the nearest that they can.
+        InputError: a side that latents cannot have, with the nearest that they can, or a picture without pixels.
         ConfigError: nothing says how large, as the network's configuration has no `sample_size`.
     """
     step = vae.config.downscale
+    if image is not None and 0 in image.size:
+        raise InputError(f"image must have pixels, got {image.width}x{image.height}")
     if image is not None:
         default = Size(image.height, image.width)
     else:
