@@ -132,7 +132,8 @@ def test_the_picture_is_read_once_and_branches_in_turn_or_in_one_batch_are_equal
     for limit in (0, 10**9):
         monkeypatch.setattr("calotype.sampling.denoise.BATCHED_ELEMENTS", limit)
         made.append(ours(pipe, ip_image=picture(), generator=drawn(), **STEPS)[0])
-    assert len(runs) == 2  # with the picture and without, for both calls
+    pipe(ip_image=picture(), **{**STEPS, "prompt": "red"})
+    assert len(runs) == 2  # with the picture and without, for all calls
     torch.testing.assert_close(made[0], made[1], rtol=1e-5, atol=1e-4)
 
 

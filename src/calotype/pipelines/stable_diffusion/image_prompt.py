@@ -4,7 +4,7 @@ pipe = pipe.with_units(ip_adapter(), ip_adapter=adapter, image_encoder=encoder, 
 pipe(prompt="in the rain", ip_image=photo, ip_scale=0.6)
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -42,34 +42,43 @@ class PicturePromptInputs(Inputs):
     ip_mask: Each[Picture] | None = Field(default=None, description="Where it counts: white; else everywhere.")
 
 
+class PictureLayers(NamedTuple):
+    """Keys and values [1, tokens, c] in each layer, one after the other: a picture's, and those of no picture."""
+
+    ip_seen: tuple[Tensor, ...]
+    ip_unseen: tuple[Tensor, ...]
+
+
 @unit
-def ip_layers(
+def ip_states(
     ip_image: Picture,
-    prompt_embeds: Branches[Annotated[Float[Tensor, "b l c"], Pad(1)]],
     *,
     ip_adapter: IPAdapter,
     image_encoder: CLIPVisionModelWithProjection,
     feature_extractor: CLIPImageProcessor,
-) -> Branches[tuple[Tensor, ...]]:
-    """The picture's keys and values [1, tokens, c] in each layer, one after the other: the same in every step. On the
-    prompt's branch of guidance they are the picture's, on others those of no picture."""
+) -> PictureLayers:
+    """What the adapter makes of the picture for each layer: the same in every step, whatever the prompt."""
     pixels = feature_extractor(images=ip_image.convert("RGB"), return_tensors="pt").pixel_values
     pixels = pixels.to(image_encoder.device, image_encoder.dtype)
-
-    def seen(pixels: Tensor, *, nothing: bool) -> Tensor:
-        if ip_adapter.config.reads_hidden_states:
-            states = image_encoder(torch.zeros_like(pixels) if nothing else pixels, output_hidden_states=True)
-            return states.hidden_states[-2]  # type: ignore[no-any-return]
+    if ip_adapter.config.reads_hidden_states:
+        both = [
+            image_encoder(p, output_hidden_states=True).hidden_states[-2] for p in (pixels, torch.zeros_like(pixels))
+        ]
+    else:
         vector = image_encoder(pixels).image_embeds
-        return torch.zeros_like(vector) if nothing else vector
+        both = [vector, torch.zeros_like(vector)]
+    layers = (ip_adapter(states.to(ip_adapter.device, ip_adapter.dtype)) for states in both)
+    return PictureLayers(*(tuple(part for layer in each for part in layer) for each in layers))
 
-    def projected(nothing: bool) -> tuple[Tensor, ...]:
-        states = seen(pixels, nothing=nothing).to(ip_adapter.device, ip_adapter.dtype)
-        return tuple(part for layer in ip_adapter(states) for part in layer)
 
-    kinds = {name: name != "positive" for name in prompt_embeds}
-    made = {nothing: projected(nothing) for nothing in set(kinds.values())}
-    return Branches(**{name: made[nothing] for name, nothing in kinds.items()})
+@unit
+def ip_layers(
+    ip_seen: tuple[Tensor, ...],
+    ip_unseen: tuple[Tensor, ...],
+    prompt_embeds: Branches[Annotated[Float[Tensor, "b l c"], Pad(1)]],
+) -> Branches[tuple[Tensor, ...]]:
+    """The picture's keys and values on the prompt's branch of guidance, those of no picture on others."""
+    return Branches(**{name: ip_seen if name == "positive" else ip_unseen for name in prompt_embeds})
 
 
 @unit
@@ -110,10 +119,14 @@ def ip_adapter(name: str = "ip", adapter: str = "ip_adapter") -> UnitPack:
     Raises:
         InputError: `name` or `adapter` is no name.
     """
-    names = checked_names("ip", name, PicturePromptInputs, "ip_layers", "ip_region")
+    names = checked_names("ip", name, PicturePromptInputs, "ip_seen", "ip_unseen", "ip_layers", "ip_region")
     parts = checked_names("ip_adapter", adapter)
     return UnitPack(
-        (renamed_unit(ip_layers, names | parts), renamed_unit(ip_region, names)),
+        (
+            renamed_unit(ip_states, names | parts).named(f"{name}_states"),
+            renamed_unit(ip_layers, names),
+            renamed_unit(ip_region, names),
+        ),
         renamed_inputs(PicturePromptInputs, names),
         steer=(renamed_unit(picture_prompted, names).named(f"prompted_by_{name}"),),
         components={
