@@ -27,9 +27,7 @@ class AdapterInputs(Inputs):
         default=None, description="What the picture is to follow (a sketch, a pose), scaled and cropped to the size."
     )
     adapter_scale: float = Field(default=1.0, ge=0, le=10, description="How closely to follow it.")
-    adapter_start: float = Field(
-        default=0.0, ge=0, lt=1, description="The share of the loop from which it counts."
-    )
+    adapter_start: float = Field(default=0.0, ge=0, lt=1, description="The share of the loop from which it counts.")
     adapter_end: float = Field(default=1.0, gt=0, le=1, description="The share of the loop up to which it counts.")
 
 
