@@ -155,5 +155,5 @@ def test_what_is_refused(tmp_path):
         pipe(ip_scale=0.5, **STEPS)
     with pytest.raises(UnusedInput, match="ip_mask"):
         pipe(ip_mask=left_half(), **STEPS)
-    with pytest.raises(ComponentNotLoaded, match="needs component .feature_extractor."):
+    with pytest.raises(ComponentNotLoaded, match="needs component 'feature_extractor'"):
         pipe(ip_image=picture(), **STEPS)
