@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calotype.errors import RepositoryError
-from calotype.weights.code.source import Code
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
     from calotype.pipelines.recipe import Recipe
+    from calotype.weights.code.source import Code
 
 
 @dataclass(frozen=True)
