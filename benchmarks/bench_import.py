@@ -12,6 +12,10 @@ PAIRS = {
         "from calotype import MiniAutoencoderKL, MiniTransformer2DModel, TextToImagePipeline, WordTextEncoder",
         "from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline",
     ),
+    "import Stable Diffusion": (
+        "from calotype import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel",
+        "from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel",
+    ),
 }
 FLOOR = "import torch"
 ARRAYS = ("torch", "numpy")

@@ -52,6 +52,7 @@ def test_pipelines_do_without_slow_libraries_that_they_do_not_use():
 ROWS = {
     "DDPM": "from calotype import DDPMPipeline, UNet2DModel, DDPMScheduler",
     "embedded": "from calotype import MiniAutoencoderKL, MiniTransformer2DModel, TextToImagePipeline, WordTextEncoder",
+    "Stable Diffusion": "from calotype import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel",
 }
 """A pipeline class with its network classes, as the benchmark of imports measures it."""
 
@@ -76,7 +77,7 @@ def beyond_torch(code: str) -> frozenset[str]:
     return frozenset(done.stdout.split())
 
 
-@pytest.mark.parametrize(("row", "most"), [("DDPM", 165), ("embedded", 168)])
+@pytest.mark.parametrize(("row", "most"), [("DDPM", 165), ("embedded", 168), ("Stable Diffusion", 190)])
 def test_a_pipeline_class_imports_what_declares_it_and_no_more(row: str, most: int) -> None:
     found = beyond_torch(ROWS[row])
     packages = {name.split(".")[0] for name in found if not name.startswith("_sysconfigdata")}

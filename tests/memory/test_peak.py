@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from calotype import MiniAutoencoderKL, UNet2DModel
-from calotype.memory.peak import has_data, imagined, watched
+from calotype.memory.imagined import has_data
+from calotype.memory.peak import imagined, watched
 
 MIB = 2**20
 

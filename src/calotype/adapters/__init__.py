@@ -7,6 +7,7 @@ place        which layer of which component each change belongs to
 host         the adapters of one component: run beside its weights, or fused into them and taken out again
 layers       the part of that which runs in every forward pass
 inversion    textual inversion: words that a text encoder learned, added and taken away
+spans        where a tokenizer keeps words of several vectors
 locate       where the file of an adapter is
 write        the same changes in another spelling
 """

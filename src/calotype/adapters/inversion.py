@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calotype.adapters.formats import listed
+from calotype.adapters.spans import SPANS
 from calotype.errors import ComponentError, InputError, WeightsError
 from calotype.models.word_text_encoder.tokenizer import WordTokenizer, split_words
 from calotype.weights.files import SafetensorsFile
 
 VECTORS = "adapter_words"
-SPANS = "learned_spans"
-"""Where a tokenizer has the ids that stand for more vectors than one: id -> all ids."""
 _AUTOMATIC = "emb_params"
 _GREATEST = 2
 """What an encoder's configuration has for the end where it means the greatest token."""

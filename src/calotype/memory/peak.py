@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -64,8 +64,3 @@ def imagined(weights: Iterable[torch.Tensor]) -> Iterator[StorageWatch]:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, StorageWatch() as watch:
         watch.ignore(mode.from_tensor(weight) for weight in weights)
         yield watch
-
-
-def has_data(tensor: torch.Tensor) -> bool:
-    """Whether a tensor holds numbers that may be looked at: one that is only imagined has a shape alone."""
-    return not isinstance(tensor, FakeTensor)

@@ -1,21 +1,43 @@
-"""Stable Diffusion 1, 2 and XL: text to image, from a picture, within a mask, by instruction, and refined."""
+"""Stable Diffusion 1, 2 and XL: from a prompt, a picture, a mask or an instruction. Each name loads on first use."""
 
-from calotype.pipelines.stable_diffusion.adapter import t2i_adapter
-from calotype.pipelines.stable_diffusion.control import control
-from calotype.pipelines.stable_diffusion.ensemble import StableDiffusionXLEnsemblePipeline
-from calotype.pipelines.stable_diffusion.high_resolution import HIGH_RESOLUTION, HIGH_RESOLUTION_XL, high_resolution
-from calotype.pipelines.stable_diffusion.image_prompt import ip_adapter
-from calotype.pipelines.stable_diffusion.pipeline import (
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
-)
-from calotype.pipelines.stable_diffusion.pix2pix import StableDiffusionInstructPix2PixPipeline
-from calotype.pipelines.stable_diffusion.sdxl import (
-    StableDiffusionXLImg2ImgPipeline,
-    StableDiffusionXLInpaintPipeline,
-    StableDiffusionXLPipeline,
-)
+from typing import TYPE_CHECKING
+
+from calotype._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from calotype.pipelines.stable_diffusion.adapter import t2i_adapter
+    from calotype.pipelines.stable_diffusion.controlnet import control
+    from calotype.pipelines.stable_diffusion.ensemble import StableDiffusionXLEnsemblePipeline
+    from calotype.pipelines.stable_diffusion.image_prompt import ip_adapter
+    from calotype.pipelines.stable_diffusion.pipeline import (
+        StableDiffusionImg2ImgPipeline,
+        StableDiffusionInpaintPipeline,
+        StableDiffusionPipeline,
+    )
+    from calotype.pipelines.stable_diffusion.pix2pix import StableDiffusionInstructPix2PixPipeline
+    from calotype.pipelines.stable_diffusion.sdxl import (
+        StableDiffusionXLImg2ImgPipeline,
+        StableDiffusionXLInpaintPipeline,
+        StableDiffusionXLPipeline,
+    )
+    from calotype.pipelines.stable_diffusion.second_loop import HIGH_RESOLUTION, HIGH_RESOLUTION_XL, high_resolution
+
+_WHERE = {
+    "HIGH_RESOLUTION": "second_loop",
+    "HIGH_RESOLUTION_XL": "second_loop",
+    "StableDiffusionImg2ImgPipeline": "pipeline",
+    "StableDiffusionInpaintPipeline": "pipeline",
+    "StableDiffusionInstructPix2PixPipeline": "pix2pix",
+    "StableDiffusionPipeline": "pipeline",
+    "StableDiffusionXLEnsemblePipeline": "ensemble",
+    "StableDiffusionXLImg2ImgPipeline": "sdxl",
+    "StableDiffusionXLInpaintPipeline": "sdxl",
+    "StableDiffusionXLPipeline": "sdxl",
+    "control": "controlnet",
+    "high_resolution": "second_loop",
+    "ip_adapter": "image_prompt",
+    "t2i_adapter": "adapter",
+}
 
 __all__ = [
     "HIGH_RESOLUTION",
@@ -33,3 +55,5 @@ __all__ = [
     "ip_adapter",
     "t2i_adapter",
 ]
+
+__getattr__ = lazy_names(__name__, _WHERE)

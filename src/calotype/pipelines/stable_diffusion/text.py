@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from calotype.adapters.inversion import SPANS
+from calotype.adapters.spans import SPANS
 from calotype.errors import InputError
 from calotype.graph.hints import Component
 from calotype.pipelines.stable_diffusion.prompts import PromptSyntax, parse_prompt

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from calotype.errors import InputError
 from calotype.graph.hints import Pad, Settings
 from calotype.graph.unit import unit
-from calotype.memory.peak import has_data
+from calotype.memory.imagined import has_data
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.nn.perturbation import Perturbation
 from calotype.pipelines.autoencoder import Autoencoder, Size, encoded, mask_of, scaled

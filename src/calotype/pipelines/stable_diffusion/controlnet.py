@@ -17,7 +17,7 @@ from calotype.graph.branches import Branches
 from calotype.graph.hints import Each, Pad, Settings
 from calotype.graph.inputs import Inputs
 from calotype.graph.unit import unit
-from calotype.memory.peak import has_data
+from calotype.memory.imagined import has_data
 from calotype.models.controlnet import ControlNetModel, EmbeddedCondition
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.packs import UnitPack
