@@ -232,6 +232,7 @@ class _Loop:
         self.levels: NoiseLevels = self._collated(node.sigmas, POSITIVE, node.reads[node.sigmas])
         self.after = [u for u in node.after_step if self._triggered(u, active)]
         self.steer = [u for u in node.steer if self._triggered(u, active)]
+        self._steered_names = _steered_parameters(node.predict)
         self._arguments: dict[tuple[str, ...], dict[Unit[..., Any], dict[str, Any]]] = {}
         self._together: dict[tuple[str, ...], bool] = {}
         self._after_arguments = [self._unit_arguments(u, POSITIVE) for u in self.after]
@@ -331,7 +332,7 @@ class _Loop:
             made = _called(inner, shown, {**arguments[inner], **self._injected(inner, step, branch)})
             steering = made if steering is None else steering if made is None else steering + made
         predict = self.node.predict
-        injected = self._injected(predict, step, branch) | dict.fromkeys(_steered_parameters(predict), steering)
+        injected = self._injected(predict, step, branch) | dict.fromkeys(self._steered_names, steering)
         return _called(predict, shown, {**arguments[predict], **injected})
 
     def _predict_batched(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
