@@ -359,7 +359,8 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
             pack: units, a `UnitPack` of units with the inputs they add, or where one is: the name of a pack that ships
                 in `calotype.community`, a file, a folder, or the id of a repository on a hub (see `from_pretrained`).
             revision: of a repository on a hub; by default the one that was approved.
-            after, before: the name of the unit to insert at; by default before the first loop.
+            after, before: the name of the unit to insert at; by default before the first loop, or before whatever
+                reads an input that a unit of the pack refines.
             components: those that the pack adds, by name; they may also be assigned later.
 
         Raises:

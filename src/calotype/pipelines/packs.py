@@ -10,6 +10,7 @@ from calotype.graph.inputs import RESERVED, Inputs
 from calotype.graph.node import Node
 from calotype.graph.unit import Unit
 from calotype.sampling.denoise import Denoise
+from calotype.sampling.guidance.policy import Guidance
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,16 @@ class UnitPack:
     Attributes:
         units: inserted where `with_units` says.
         Inputs: the inputs that they add: a subclass of `Inputs` that declares only those.
-        steer: units that steer the predictor of the first loop that follows (see `Denoise`).
+        steer, after_step, around: units for the first loop that follows (see `Denoise`): they steer its predictor,
+            refine its value after each step, or make another guidance policy of its own.
         components: the components that they use and a pipeline may not have, by name, with their types.
     """
 
     units: tuple[Node, ...]
     Inputs: type[Inputs] | None = None
     steer: tuple[Unit[..., Any], ...] = ()
+    after_step: tuple[Unit[..., Any], ...] = ()
+    around: tuple[Unit[..., Guidance], ...] = ()
     components: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -35,17 +39,17 @@ class UnitPack:
 
 
 def inserted(graph: Graph, pack: UnitPack, after: str | None, before: str | None) -> tuple[Node, ...]:
-    """The graph's nodes with the units of a pack at the place named; by default before the first loop.
+    """The graph's nodes with the units of a pack at the place named; by default before the first loop, or before
+    whatever reads an input that they refine.
 
     Raises:
-        GraphError: no node of that name, both places given, a unit of a name that is there already, or no loop follows
-            that the pack could steer.
+        GraphError: no node of that name, both places given, a unit of a name that is there already, an input refined
+            where nothing reads it any more, or no loop follows that the pack could change.
     """
-    units = pack.units
     names = [node.name for node in graph.nodes]
     if after is not None and before is not None:
         raise GraphError("with_units: give after= or before=, not both")
-    for unit in units:
+    for unit in pack.units:
         if getattr(unit, "name", None) in names:
             raise GraphError(
                 f"with_units: {graph.owner} already has a unit {unit.name!r}; rename one with .renamed(...)"
@@ -59,21 +63,58 @@ def inserted(graph: Graph, pack: UnitPack, after: str | None, before: str | None
             )
         )
     if at is None:
-        place = next((i for i, node in enumerate(graph.nodes) if node.is_loop), len(names))
-    else:
-        place = names.index(at) + (after is not None)
-    return (*graph.nodes[:place], *units, *_steered(graph, graph.nodes[place:], pack.steer))
+        return _in_place(graph, pack)
+    place = names.index(at) + (after is not None)
+    for unit in pack.units:
+        _refuse_too_late(graph, unit, place)
+    return (*graph.nodes[:place], *pack.units, *_changed(graph, graph.nodes[place:], pack))
 
 
-def _steered(graph: Graph, nodes: Sequence[Node], steer: Sequence[Unit[..., Any]]) -> tuple[Node, ...]:
-    """Nodes whose first loop is steered by more units."""
-    if not steer:
+def _in_place(graph: Graph, pack: UnitPack) -> tuple[Node, ...]:
+    """The nodes with each unit of a pack before the first loop or, where it refines an input, before who reads that."""
+    loop = next((i for i, node in enumerate(graph.nodes) if node.is_loop), len(graph.nodes))
+    places = [min(loop, _first_reader(graph, unit)) for unit in pack.units]
+    nodes: list[Node] = []
+    for number, node in enumerate(graph.nodes[:loop]):
+        nodes += [unit for unit, place in zip(pack.units, places, strict=True) if place == number]
+        nodes.append(node)
+    nodes += [unit for unit, place in zip(pack.units, places, strict=True) if place == loop]
+    return (*nodes, *_changed(graph, graph.nodes[loop:], pack))
+
+
+def _first_reader(graph: Graph, unit: Node) -> int:
+    """The position of the first node that reads an input which the unit refines; the end where there is none."""
+    refined = _refined_inputs(graph, unit)
+    return next((i for i, node in enumerate(graph.nodes) if not refined.isdisjoint(node.reads)), len(graph.nodes))
+
+
+def _refuse_too_late(graph: Graph, unit: Node, place: int) -> None:
+    """Raise `GraphError` for a unit that refines an input where nothing reads it any more: it would do nothing."""
+    for wire in sorted(_refined_inputs(graph, unit)):
+        readers = [i for i, node in enumerate(graph.nodes) if wire in node.reads]
+        made_anew = wire in graph.outputs or any(wire in node.writes for node in graph.nodes[:place])
+        if readers and readers[-1] < place and not made_anew:
+            first = graph.nodes[readers[0]].name
+            raise GraphError(
+                f"with_units: {unit.name} refines {wire!r}, which nothing reads after it; insert it before={first!r}, "
+                "or leave the place out"
+            )
+
+
+def _refined_inputs(graph: Graph, unit: Node) -> frozenset[str]:
+    return frozenset(unit.writes) & frozenset(unit.reads) & frozenset(graph.inputs)
+
+
+def _changed(graph: Graph, nodes: Sequence[Node], pack: UnitPack) -> tuple[Node, ...]:
+    """Nodes whose first loop has the units of a pack that are for a loop."""
+    added = (*pack.steer, *pack.after_step, *pack.around)
+    if not added:
         return tuple(nodes)
     at = next((i for i, node in enumerate(nodes) if isinstance(node, Denoise)), None)
     if at is None:
         raise GraphError(
-            f"with_units: {steer[0].name} steers a loop, but none follows in {graph.owner} where the units are inserted"
+            f"with_units: {added[0].name} is for a loop, but none follows in {graph.owner} where the units are inserted"
         )
     loop = nodes[at]
     assert isinstance(loop, Denoise)
-    return (*nodes[:at], loop.steered(*steer), *nodes[at + 1 :])
+    return (*nodes[:at], loop.with_more(pack.steer, pack.after_step, pack.around), *nodes[at + 1 :])

@@ -61,6 +61,8 @@ class Denoise(Node):
             that they leave alone, None. A parameter of the predictor of that type receives the sum.
         noise_source: the wire that holds the source of a stochastic solver's fresh noise; by default, or where it is
             None, each item draws from a generator of its own seed.
+        around: units that make another policy of the one before, which is their parameter `policy`, and of inputs; one
+            whose input is None leaves it as it is. They run in the plan too.
         batch_branches: predict all branches in one batch, or in turn; by default whichever is better for the size.
         optional: the loop may be skipped, which leaves `latents` as they are.
 
@@ -83,12 +85,13 @@ class Denoise(Node):
         after_step: Sequence[Unit[..., Any]] = (),
         steer: Sequence[Unit[..., Any]] = (),
         noise_source: str | None = None,
+        around: Sequence[Unit[..., Guidance]] = (),
         batch_branches: bool | None = None,
         optional: bool = False,
     ) -> None:
         self.name, self.latents, self.sigmas, self.scheduler = name, latents, sigmas, scheduler
         guidance = guidance or unguided
-        self.predict, self.guidance = predict, guidance
+        self.predict, self.guidance, self.around = predict, guidance, tuple(around)
         self.after_step, self.steer = tuple(after_step), tuple(steer)
         self.inner = (predict, *self.steer, *self.after_step)
         self.noise_source, self.batch_branches, self.may_skip = noise_source, batch_branches, optional
@@ -105,11 +108,12 @@ class Denoise(Node):
                 )
         for inner in self.steer:
             self._refuse_unsteerable(inner)
-        if guidance.uses:
-            raise GraphError(
-                f"{name}: {guidance.name} decides the branches before anything runs, so it has no components"
-            )
-        self.plan_reads = frozenset(guidance.reads)
+        for deciding in (guidance, *self.around):
+            if deciding.uses:
+                raise GraphError(
+                    f"{name}: {deciding.name} decides the branches before anything runs, so it has no components"
+                )
+        self.plan_reads = frozenset(self._plan_reads())
         hint = predict.parameters["latents"]
         self.reads = MappingProxyType(self._all_reads() | {latents: hint, sigmas: NoiseLevels, "seed": int})
         self.uses = MappingProxyType({scheduler: Scheduler} | {n: h for u in self.inner for n, h in u.uses.items()})
@@ -118,13 +122,24 @@ class Denoise(Node):
     def __repr__(self) -> str:
         return f"<loop {self.name}: {self.predict.name} on {self.latents}>"
 
-    def steered(self, *units: Unit[..., Any]) -> "Denoise":
-        """The same loop with more units that steer its predictor."""
+    def with_more(
+        self,
+        steer: Sequence[Unit[..., Any]] = (),
+        after_step: Sequence[Unit[..., Any]] = (),
+        around: Sequence[Unit[..., Guidance]] = (),
+    ) -> "Denoise":
+        """The same loop with more units that steer its predictor, refine its value or make another policy."""
         return Denoise(
             self.predict, name=self.name, latents=self.latents, sigmas=self.sigmas, scheduler=self.scheduler,
-            guidance=self.guidance, after_step=self.after_step, steer=(*self.steer, *units),
-            noise_source=self.noise_source, batch_branches=self.batch_branches, optional=self.may_skip,
+            guidance=self.guidance, after_step=(*self.after_step, *after_step), steer=(*self.steer, *steer),
+            noise_source=self.noise_source, around=(*self.around, *around), batch_branches=self.batch_branches,
+            optional=self.may_skip,
         )  # fmt: skip
+
+    def _plan_reads(self) -> dict[str, Any]:
+        """The wires that decide the branches."""
+        more = {w: h for u in self.around for w, h in u.reads.items() if w != u.wire("policy")}
+        return {**self.guidance.reads, **more}
 
     def _refuse_unsteerable(self, inner: Unit[..., Any]) -> None:
         made = bare(next(iter(inner.returns.values())))
@@ -140,7 +155,7 @@ class Denoise(Node):
         if self.blockers(absent):
             return None
         running = [u for u in self.inner if u is self.predict or self._runs(u, absent)]
-        reads = {w for u in running for w in self._outer(u)} | set(self.guidance.reads)
+        reads = {w for u in running for w in self._outer(u)} | self.plan_reads
         uses = {n for u in running for n in u.uses}
         reads |= {self.latents, self.sigmas, "seed"} | ({self.noise_source} if self.noise_source else set())
         return Active(frozenset(reads), frozenset(uses | {self.scheduler}))
@@ -195,20 +210,27 @@ class Denoise(Node):
                 return
 
     def _policy(self, inputs: Mapping[str, Any]) -> Guidance:
+        policy = self._decided(self.guidance, inputs) or NoGuidance()
+        for inner in self.around:
+            policy = self._decided(inner, {**inputs, inner.wire("policy"): policy}) or policy
+        return policy
+
+    def _decided(self, deciding: Unit[..., Guidance], inputs: Mapping[str, Any]) -> Guidance | None:
+        """What a unit that decides the branches makes of the inputs; None where one that it needs is None."""
         values = {}
-        for parameter in self.guidance.parameters:
-            wire = self.guidance.wire(parameter)
+        for parameter in deciding.parameters:
+            wire = deciding.wire(parameter)
             if isinstance(inputs[wire], list):
                 raise InputError(f"{wire} must be one value for the whole call, got a list: it decides the branches")
-            if inputs[wire] is None and wire in self.guidance.needs:
-                return NoGuidance()
+            if inputs[wire] is None and wire in deciding.needs:
+                return None
             values[parameter] = inputs[wire]
-        return self.guidance.fn(**values)
+        return deciding.fn(**values)
 
     def _all_reads(self) -> dict[str, Any]:
         outer = {w: h for u in self.inner for w, h in self._outer(u).items()}
         source = {self.noise_source: NoiseSource | None} if self.noise_source else {}
-        return {**outer, **self.guidance.reads, **source}
+        return {**outer, **self._plan_reads(), **source}
 
     def _outer(self, inner: Unit[..., Any]) -> dict[str, Any]:
         """The wires that a unit in the loop reads from outside of it."""
@@ -232,7 +254,7 @@ class _Loop:
         self.levels: NoiseLevels = self._collated(node.sigmas, POSITIVE, node.reads[node.sigmas])
         self.after = [u for u in node.after_step if self._triggered(u, active)]
         self.steer = [u for u in node.steer if self._triggered(u, active)]
-        self._steered_names = _steered_parameters(node.predict)
+        self._steered_names = [name for name, h in node.predict.parameters.items() if _is_steering(bare(h))]
         self._arguments: dict[tuple[str, ...], dict[Unit[..., Any], dict[str, Any]]] = {}
         self._together: dict[tuple[str, ...], bool] = {}
         self._after_arguments = [self._unit_arguments(u, POSITIVE) for u in self.after]
@@ -436,11 +458,6 @@ def _outer_parameters(inner: Unit[..., Any]) -> dict[str, Any]:
         and not _is_steering(bare(hint))
         and not _is_tag(bare(hint))
     }
-
-
-def _steered_parameters(inner: Unit[..., Any]) -> list[str]:
-    """The parameters of a predictor that receive what steers it."""
-    return [name for name, hint in inner.parameters.items() if _is_steering(bare(hint))]
 
 
 def _tags(inner: Unit[..., Any]) -> list[tuple[str, Any]]:

@@ -172,7 +172,7 @@ def test_only_the_first_loop_is_steered(sd):
     loops = {node.name: node for node in wider.graph.nodes if node.is_loop}
     assert [unit.name for unit in loops["denoise"].steer] == ["controlled_control"]
     assert not loops["hires"].steer
-    with pytest.raises(GraphError, match="controlled_control steers a loop, but none follows"):
+    with pytest.raises(GraphError, match="controlled_control is for a loop, but none follows"):
         sd.pipe.with_units(control(), after="denoise")
 
 
