@@ -21,9 +21,10 @@ class Conv2d(nn.Conv2d):
         bias = self.bias
         if shift is not None:
             bias = shift.view(-1) if bias is None else bias + shift.view(-1)
-        if self.weight.numel() >= _LARGE_WEIGHT and self._is_better_as_product(x):
-            return self._as_product(x, bias)
-        return functional.conv2d(x, self.weight, bias, self.stride, self.padding)
+        weight = self.weight  # read once: one that is stored packed is decoded every time
+        if weight.numel() >= _LARGE_WEIGHT and self._is_better_as_product(x):
+            return self._as_product(x, weight, bias)
+        return functional.conv2d(x, weight, bias, self.stride, self.padding)
 
     def _is_better_as_product(self, x: Tensor) -> bool:
         batch, _, height, width = x.shape
@@ -36,7 +37,7 @@ class Conv2d(nn.Conv2d):
             and self.groups == 1
         )
 
-    def _as_product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def _as_product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         stride, padding, kernel = self.stride, self.padding, self.kernel_size
         assert not isinstance(padding, str)
         height, width = (
@@ -45,5 +46,5 @@ class Conv2d(nn.Conv2d):
         )
         patches = functional.unfold(x, kernel, padding=padding, stride=stride)
         rows = patches.transpose(1, 2).reshape(len(x) * height * width, -1)
-        out = functional.linear(rows, self.weight.flatten(1), bias)
+        out = functional.linear(rows, weight.flatten(1), bias)
         return out.view(len(x), height, width, -1).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,74 @@
+"""Half a byte a weight: 4-bit whole numbers in groups, and the 4-bit normal float."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from calotype.memory.storage.precision import Parts, Precision, Shape, in_groups, look_up4, pack4, scale_to
+
+GROUP = 128
+BLOCK = 64
+NORMAL_FLOAT = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+"""The levels of the 4-bit normal float: quantiles of the normal distribution, as published ("QLoRA: Efficient
+Finetuning of Quantized LLMs", Dettmers et al., 2023, appendix E)."""
+
+
+class Int4(Precision):
+    """Whole numbers from 0 to 15 in groups of 128 along a row: `weight = least + scale * code`.
+
+    `least` and `scale` are each group's: an error is at most half a scale, 1/30 of what the group spans.
+    """
+
+    name, parts = "int4", ("codes", "scale", "least")
+
+    def encode_rows(self, rows: Tensor) -> Parts:
+        groups = in_groups(rows, GROUP)
+        least, most = groups.aminmax(dim=-1, keepdim=True)
+        scale = most / 15 - least / 15  # apart, because the difference itself may be beyond float32
+        scale = torch.where(scale == 0, 1.0, scale)
+        codes = ((groups - least) / scale).round().clamp(0, 15)
+        return {"codes": pack4(codes.flatten(1)), "scale": scale[..., 0], "least": least[..., 0]}
+
+    def decode_rows(self, parts: Parts, width: int) -> Tensor:
+        codes = look_up4(parts["codes"], torch.arange(16.0, device=parts["codes"].device))
+        groups = codes.unflatten(1, (-1, GROUP))
+        return (groups * parts["scale"][..., None] + parts["least"][..., None]).flatten(1)[:, :width]
+
+    def row_bytes(self, width: int) -> int:
+        return math.ceil(width / GROUP) * (GROUP // 2 + 8)
+
+
+class NormalFloat4(Precision):
+    """One of 16 levels times the largest weight of each block of 64: the 4-bit normal float of QLoRA.
+
+    Blocks follow one another through the whole weight, as bitsandbytes packs it; where rows are no multiple of 64 long
+    they straddle rows, and the weight is one row to us. An error is at most 0.152 of the block's largest weight, half
+    of the widest gap between levels.
+    """
+
+    name, parts = "nf4", ("codes", "absmax")
+
+    def grid(self, shape: Shape) -> tuple[int, int]:
+        count, width = super().grid(shape)
+        return (count, width) if width % BLOCK == 0 else (1, count * width)
+
+    def encode_rows(self, rows: Tensor) -> Parts:
+        blocks = in_groups(rows, BLOCK)
+        absmax = scale_to(blocks, 1.0)
+        levels = rows.new_tensor(NORMAL_FLOAT)
+        codes = torch.bucketize(blocks / absmax, (levels[1:] + levels[:-1]) / 2)
+        return {"codes": pack4(codes.flatten(1)), "absmax": absmax[..., 0]}
+
+    def decode_rows(self, parts: Parts, width: int) -> Tensor:
+        levels = torch.tensor(NORMAL_FLOAT, device=parts["codes"].device)
+        blocks = look_up4(parts["codes"], levels).unflatten(1, (-1, BLOCK))
+        return (blocks * parts["absmax"][..., None]).flatten(1)[:, :width]
+
+    def row_bytes(self, width: int) -> int:
+        return math.ceil(width / BLOCK) * (BLOCK // 2 + 4)
