@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
 from calotype.nn.activations import added
+from calotype.nn.attention_control import AttentionControl, AttentionSite, Heads, controlled
 
 KeysAndValues: TypeAlias = tuple[Tensor, Tensor]
 """One layer's keys and values of the text, each `[b, heads, tokens, head channels]`."""
@@ -36,18 +37,21 @@ class Text(NamedTuple):
 
     `states` are the text's hidden states `[b, tokens, channels]`, or the keys and values of every layer, in the
     order of the layers' `index`. `bias` is added to the scores, `[b, 1, 1, tokens]`, or `None`. `pictures` are attended
-    to apart from the text, and added.
+    to apart from the text, and added. `controls` look into every layer, for maps of `size`.
     """
 
     states: Tensor | Sequence[KeysAndValues]
     bias: Tensor | None = None
     pictures: tuple[PicturePrompt, ...] = ()
+    controls: tuple[AttentionControl, ...] = ()
+    size: tuple[int, int] = (0, 0)
 
     def at(self, height: int, width: int) -> "Text":
-        """The same with the pictures' masks as rows `[#b, height * width, 1]`."""
+        """The same for a map of a size: with the pictures' masks as rows `[#b, height * width, 1]`."""
+        text = self._replace(size=(height, width)) if self.controls else self
         if all(picture.mask is None for picture in self.pictures):
-            return self
-        return self._replace(pictures=tuple(_sized(picture, height, width) for picture in self.pictures))
+            return text
+        return text._replace(pictures=tuple(_sized(picture, height, width) for picture in self.pictures))
 
 
 def _sized(picture: PicturePrompt, height: int, width: int) -> PicturePrompt:
@@ -62,7 +66,7 @@ class Attention(nn.Module):
     where that is `None`.
 
     `index` is the layer's place among those of its network that attend to the text, and `place` that among those that
-    may attend to pictures as well, or `None`; the network sets both.
+    may attend to pictures as well, or `None`; `name` is its name there. The network sets them.
     """
 
     def __init__(self, channels: int, heads: int, text_channels: int | None = None) -> None:
@@ -72,6 +76,7 @@ class Attention(nn.Module):
         self.of_text = text_channels is not None
         self.index = 0
         self.place: int | None = None
+        self.name = ""
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(context_channels, channels, bias=False)
         self.to_v = nn.Linear(context_channels, channels, bias=False)
@@ -84,11 +89,15 @@ class Attention(nn.Module):
             return own
         query, bias = self._heads(self.to_q(rows), batch), None
         if self.of_text:
-            states, bias, _ = text
+            states, bias = text.states, text.bias
             keys, values = self.project(states) if isinstance(states, Tensor) else states[self.index]
         else:
             keys, values = self._heads(self.to_k(rows), batch), self._heads(self.to_v(rows), batch)
-        attended = scaled_dot_product_attention(query, keys, values, attn_mask=bias)
+        if text.controls:
+            site = AttentionSite(self.name, *text.size, words=keys.shape[2] if self.of_text else 0)
+            attended = controlled(text.controls, site, Heads(query, keys, values, bias))
+        else:
+            attended = scaled_dot_product_attention(query, keys, values, attn_mask=bias)
         seen = attended.transpose(1, 2).reshape(rows.shape)
         if self.place is not None:
             for picture in text.pictures:

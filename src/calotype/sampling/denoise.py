@@ -22,7 +22,7 @@ from calotype.sampling.guidance.policy import Guidance, NoGuidance, advance
 from calotype.sampling.guidance.predictions import Predictions
 from calotype.sampling.noise import NoiseSource, per_item
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
-from calotype.sampling.steering import Steering
+from calotype.sampling.steering import Steering, summed
 from calotype.sampling.step import Step
 
 Items = Sequence[tuple[int, int]]
@@ -254,7 +254,7 @@ class _Loop:
         self.levels: NoiseLevels = self._collated(node.sigmas, POSITIVE, node.reads[node.sigmas])
         self.after = [u for u in node.after_step if self._triggered(u, active)]
         self.steer = [u for u in node.steer if self._triggered(u, active)]
-        self._steered_names = [name for name, h in node.predict.parameters.items() if _is_steering(bare(h))]
+        self._steered = _steered_parameters(node.predict)
         self._arguments: dict[tuple[str, ...], dict[Unit[..., Any], dict[str, Any]]] = {}
         self._together: dict[tuple[str, ...], bool] = {}
         self._after_arguments = [self._unit_arguments(u, POSITIVE) for u in self.after]
@@ -345,21 +345,18 @@ class _Loop:
         branch = self.branches[name]
         if (name,) not in self._arguments:
             self._arguments[(name,)] = {u: self._unit_arguments(u, branch) for u in (self.node.predict, *self.steer)}
-        return self._steered(shown, step, (name,), branch)
+        return self._predict_steered(shown, step, (name,), branch)
 
-    def _steered(self, shown: Any, step: Step, names: tuple[str, ...], branch: Branch) -> Any:
+    def _predict_steered(self, shown: Any, step: Step, names: tuple[str, ...], branch: Branch) -> Any:
         """The prediction for these branches, with what steers it at this step."""
-        arguments, steering = self._arguments[names], None
-        for inner in self.steer:
-            made = _called(inner, shown, {**arguments[inner], **self._injected(inner, step, branch)})
-            steering = made if steering is None else steering if made is None else steering + made
-        predict = self.node.predict
-        injected = self._injected(predict, step, branch) | dict.fromkeys(self._steered_names, steering)
+        arguments, predict = self._arguments[names], self.node.predict
+        made = [_called(u, shown, {**arguments[u], **self._injected(u, step, branch)}) for u in self.steer]
+        injected = self._injected(predict, step, branch) | summed(self._steered, made)
         return _called(predict, shown, {**arguments[predict], **injected})
 
     def _predict_batched(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
         several = map_leaves(lambda t: torch.cat([t] * len(names)), shown)
-        output = self._steered(several, step, names, self.branches[names[0]])
+        output = self._predict_steered(several, step, names, self.branches[names[0]])
         if isinstance(output, Tensor):
             return dict(zip(names, output.chunk(len(names)), strict=True))
         size = len(self.items)
@@ -458,6 +455,11 @@ def _outer_parameters(inner: Unit[..., Any]) -> dict[str, Any]:
         and not _is_steering(bare(hint))
         and not _is_tag(bare(hint))
     }
+
+
+def _steered_parameters(inner: Unit[..., Any]) -> dict[str, type[Steering]]:
+    """The parameters of a predictor that receive what steers it, and of which type."""
+    return {name: bare(hint) for name, hint in inner.parameters.items() if _is_steering(bare(hint))}
 
 
 def _tags(inner: Unit[..., Any]) -> list[tuple[str, Any]]:

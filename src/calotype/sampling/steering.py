@@ -1,16 +1,47 @@
 """What steers a predictor from within the loop: the values that further networks make at each step."""
 
 from abc import ABC, abstractmethod
-from typing import Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from calotype.nn.attention_control import AttentionControl
 
 
 class Steering(ABC):
     """What a predictor is given beside its inputs at one step. A family of networks derives its own, a frozen value.
 
-    Units in `Denoise(..., steer=[...])` make them, and the predictor's parameter of such a type receives their sum, or
-    `None` where no unit made one.
+    Units in `Denoise(..., steer=[...])` make them, and the predictor's parameter of such a type receives the sum of
+    those of its type, or `None` where no unit made one.
     """
 
     @abstractmethod
     def __add__(self, other: Self) -> Self:
         """Both at once."""
+
+
+@dataclass(frozen=True)
+class AttentionSteering(Steering):
+    """What looks into the attention of any network at one step; of two steerings, one after the other."""
+
+    controls: "tuple[AttentionControl, ...]"
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)((*self.controls, *other.controls))
+
+
+def looked_into(attention: AttentionSteering | None) -> "tuple[AttentionControl, ...]":
+    """The controls of a steering, for the network's `attention=`; none where nothing steers."""
+    return () if attention is None else attention.controls
+
+
+def summed(parameters: Mapping[str, type[Steering]], made: Sequence[Steering | None]) -> dict[str, Steering | None]:
+    """What each parameter of a predictor receives of what units made: the sum of those of its type, or None."""
+    return {name: _sum([value for value in made if isinstance(value, kind)]) for name, kind in parameters.items()}
+
+
+def _sum(values: Sequence[Steering]) -> Steering | None:
+    return reduce(add, values) if values else None

@@ -7,6 +7,8 @@ Billion Parameters", 2023); words enter attention as further keys and values (Ni
 """
 
 import math
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from einops import rearrange
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calotype.models.mini_transformer.config import MiniTransformer2DConfig
+from calotype.nn.attention_control import AttentionControl, AttentionSite, Heads, controlled
 from calotype.nn.network import Network
 from calotype.nn.perturbation import Perturbation
 
@@ -42,6 +45,10 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
+Controls: TypeAlias = tuple[Sequence[AttentionControl], AttentionSite] | None
+"""What looks into a block's attention, and which block that is."""
+
+
 class TransformerBlock(nn.Module):
     """Attention over image tokens and words, then a gated feed-forward layer, both modulated and gated."""
 
@@ -61,19 +68,22 @@ class TransformerBlock(nn.Module):
         self.gate_up = nn.Linear(width, 2 * inner, bias=False)
         self.down = nn.Linear(inner, width, bias=False)
 
-    def forward(self, x: Tensor, modulation: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, text: Tensor, mask: Tensor, controls: Controls = None) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation)[:, :, None].unbind(1)
-        x = x + gate1 * self.attend(modulate(self.norm1(x), shift1, scale1), text, mask)
+        x = x + gate1 * self.attend(modulate(self.norm1(x), shift1, scale1), text, mask, controls)
         gate, up = self.gate_up(modulate(self.norm2(x), shift2, scale2)).chunk(2, dim=-1)
         fed: Tensor = self.down(F.silu(gate) * up)
         return x + gate2 * fed
 
-    def attend(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+    def attend(self, x: Tensor, text: Tensor, mask: Tensor, controls: Controls = None) -> Tensor:
         q, k, v = rearrange(self.to_qkv(x), "b l (n h d) -> n b h l d", n=3, h=self.num_heads)
         text_k, text_v = rearrange(self.text_kv(text), "b l (n h d) -> n b h l d", n=2, h=self.num_heads)
         k = self.norm_k(torch.cat([k, text_k], dim=2))
         v = torch.cat([v, text_v], dim=2)
-        attended = F.scaled_dot_product_attention(self.norm_q(q), k, v, attn_mask=mask)
+        if controls is None:
+            attended = F.scaled_dot_product_attention(self.norm_q(q), k, v, attn_mask=mask)
+        else:
+            attended = controlled(*controls, Heads(self.norm_q(q), k, v, mask))
         out: Tensor = self.to_out(rearrange(attended, "b h l d -> b l (h d)"))
         return out
 
@@ -108,8 +118,10 @@ class MiniTransformer2DModel(Network):
         encoder_mask: Bool[Tensor, "b l"],
         pooled: Float[Tensor, "b d"],
         perturbation: Perturbation | None = None,
+        attention: Sequence[AttentionControl] = (),
     ) -> Float[Tensor, "b c h w"]:
-        """`timestep` is sigma: 0 for data, 1 for noise. `perturbation`: of some blocks, for guidance away from it."""
+        """`timestep` is sigma: 0 for data, 1 for noise. `perturbation`: of some blocks, for guidance away from it.
+        `attention`: what observes and alters the attention of every block."""
         _, _, height, width = latents.shape
         x = self.proj_in(rearrange(latents, "b c h w -> b (h w) c"))
         x = x + self.positions(height, width, x)
@@ -118,11 +130,13 @@ class MiniTransformer2DModel(Network):
         mask = self.attention_mask(encoder_mask, x)
         perturbed = perturbation.among(len(self.blocks), type(self).__name__) if perturbation else frozenset()
         skip = perturbation is not None and perturbation.kind == "skip"
+        words = encoder_hidden_states.shape[1]
         for index, block in enumerate(self.blocks):
+            controls = (attention, AttentionSite(f"blocks.{index}", height, width, words)) if attention else None
             if index not in perturbed:
-                x = block(x, modulation, encoder_hidden_states, mask)
+                x = block(x, modulation, encoder_hidden_states, mask, controls)
             elif not skip:
-                x = block(x, modulation, encoder_hidden_states, self.alone_mask(mask, x))
+                x = block(x, modulation, encoder_hidden_states, self.alone_mask(mask, x), controls)
         shift, scale = self.modulation_out(condition)[:, None].chunk(2, dim=-1)
         velocity: Tensor = self.proj_out(modulate(self.norm_out(x), shift, scale))
         return rearrange(velocity, "b (h w) c -> b c h w", h=height)

@@ -12,6 +12,7 @@ from calotype.models.unet_2d_condition.config import UNet2DConditionConfig
 from calotype.models.unet_2d_condition.keys import AVERAGE_REMARKS, RENAMES
 from calotype.models.unet_2d_condition.text import ProjectedText
 from calotype.nn.activations import ACTIVATIONS, activated
+from calotype.nn.attention_control import AttentionControl
 from calotype.nn.conditions import added_vector, times
 from calotype.nn.network import Network
 from calotype.nn.perturbation import Perturbation
@@ -65,6 +66,9 @@ class UNet2DConditionModel(Network):
             layer.index = index
         for place, layer in enumerate(self.picture_layers()):
             layer.place = place
+        for name, module in self.named_modules():
+            if isinstance(module, Attention):
+                module.name = name
 
     @classmethod
     def parse_config(cls, fields: Mapping[str, Any]) -> Any:
@@ -87,6 +91,7 @@ class UNet2DConditionModel(Network):
         return_dict: bool = True,
         perturbation: Perturbation | None = None,
         picture_prompts: Sequence[PicturePrompt] = (),
+        attention: Sequence[AttentionControl] = (),
     ) -> UNet2DConditionOutput | tuple[Tensor]:
         """Predict what was added to `sample`.
 
@@ -110,6 +115,7 @@ class UNet2DConditionModel(Network):
             return_dict: `False` for a plain tuple.
             perturbation: `"identity_attention"` of the middle, for guidance away from what that predicts.
             picture_prompts: an IP-Adapter's, one for each picture.
+            attention: what observes and alters the attention of every layer.
 
         Raises:
             InputError: a shape does not fit, or a condition is missing or has no meaning for this network.
@@ -120,7 +126,8 @@ class UNet2DConditionModel(Network):
         steering = self._steering(down_block_additional_residuals, mid_block_additional_residual)
         extra = self._extra(down_intrablock_additional_residuals)
         alone = self._alone(perturbation)
-        text = text._replace(pictures=self._pictures(picture_prompts, len(sample)))
+        pictures = self._pictures(picture_prompts, len(sample))
+        text = text._replace(pictures=pictures, controls=tuple(attention))
 
         x = self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample)
         skips = [x]

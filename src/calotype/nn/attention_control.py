@@ -1,0 +1,89 @@
+"""Looking into the attention of a network during one forward pass, and altering it.
+
+A control enters with the call, as `attention=` of a network's `forward`, and lies nowhere else: networks that many calls
+share stay as they are.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class AttentionSite(NamedTuple):
+    """Which attention of a network is controlled.
+
+    Attributes:
+        layer: the layer's name among the network's modules, such as `"blocks.2"`.
+        height, width: the map whose pixels ask, row by row.
+        words: how many of the keys, the last ones, are the text's tokens; the others are pixels.
+    """
+
+    layer: str
+    height: int
+    width: int
+    words: int
+
+
+class Heads(NamedTuple):
+    """What a layer attends with: queries [b, heads, n, c], keys and values [b, heads, m, c].
+
+    `bias` says what may be seen (bool), or is added to the scores; it expands to [b, heads, n, m]. None is everything.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    bias: Tensor | None = None
+
+    def seeing(self, seen: Bool[Tensor, "#b #h #n #m"]) -> "Heads":
+        """The same where only this is seen, of what was. Every query must keep something to see."""
+        bias = self.bias
+        if bias is None:
+            return self._replace(bias=seen)
+        return self._replace(bias=bias & seen if bias.dtype == torch.bool else bias.masked_fill(~seen, -torch.inf))
+
+
+class AttentionControl:
+    """What observes and alters attention; derived classes override what they need. One serves one forward pass.
+
+    The rows of the batch are those that the network was called with.
+    """
+
+    def heads(self, site: AttentionSite, heads: Heads) -> Heads:
+        """Queries, keys, values and what may be seen, before a layer attends. More keys go before those that are there,
+        so that the words stay the last ones."""
+        return heads
+
+    def watches(self, site: AttentionSite) -> bool:
+        """Whether `probabilities` is called for a layer. It is slower there, and holds one number for each pair."""
+        return False
+
+    def probabilities(self, site: AttentionSite, probabilities: Float[Tensor, "b h n m"]) -> Float[Tensor, "b h n m"]:
+        """How much each query takes of each value: a row adds up to 1."""
+        return probabilities
+
+
+def controlled(controls: Sequence[AttentionControl], site: AttentionSite, heads: Heads) -> Float[Tensor, "b h n c"]:
+    """What a layer attends to under controls, one after the other."""
+    for control in controls:
+        heads = control.heads(site, heads)
+    watching = [control for control in controls if control.watches(site)]
+    if not watching:
+        return scaled_dot_product_attention(heads.queries, heads.keys, heads.values, attn_mask=heads.bias)
+    probabilities = shares(heads)
+    for control in watching:
+        probabilities = control.probabilities(site, probabilities)
+    return probabilities.to(heads.values.dtype) @ heads.values
+
+
+def shares(heads: Heads) -> Float[Tensor, "b h n m"]:
+    """How much each query takes of each value, in float32."""
+    queries, keys, _, bias = heads
+    scores = (queries @ keys.transpose(-1, -2)).float() * queries.shape[-1] ** -0.5
+    if bias is not None:
+        scores = scores.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else scores + bias.float()
+    return scores.softmax(dim=-1)
