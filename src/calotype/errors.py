@@ -11,6 +11,7 @@
     ├── ConfigError             a configuration does not describe what it should (also a ValueError)
     ├── RepositoryError         a pipeline folder or its index is wrong
     │   └── UntrustedCode       code of others that this user did not approve
+    ├── TrainingError           a training run cannot go on (not a finite loss, a full disk, another run's checkpoint)
     └── WeightsError            a weight file, or its keys and shapes, are wrong
 
 Messages say who, what was wanted, what was found and what to type next.
@@ -62,6 +63,10 @@ class RepositoryError(CalotypeError):
 
 class UntrustedCode(RepositoryError):
     """Code of others that this user did not approve. The message shows what it is and how to approve it."""
+
+
+class TrainingError(CalotypeError):
+    """A training run cannot go on. The message says where the last good checkpoint is."""
 
 
 class WeightsError(CalotypeError):

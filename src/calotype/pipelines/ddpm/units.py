@@ -30,7 +30,7 @@ def noise(seed: int, noise_source: NoiseSource | None, *, unet: UNet2DModel) -> 
 @unit
 def predicted(latents: Latents, step: Step, *, unet: UNet2DModel) -> Tensor:
     """What the network predicts at the step's timestep: [b, c, h, w]."""
-    output: Any = unet(latents, step.timestep, return_dict=False)
+    output: Any = unet(latents, step.each_timestep, return_dict=False)
     prediction: Tensor = output[0]
     return prediction
 

@@ -1,0 +1,68 @@
+"""From rows of a data set to batches for the objective: the pipeline's own units make what its predictor reads."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from calotype.graph.hints import Pad, metadata_of
+from calotype.sampling.collate import collate, map_leaves
+from calotype.training.objective import Batch
+from calotype.training.rows import Row
+from calotype.training.wires import TrainedWires, item_values
+
+if TYPE_CHECKING:
+    from calotype.pipelines.base import DiffusionPipeline
+
+
+class Source(Protocol):
+    """Where the values of frozen nodes come from: computed, or remembered in a cache."""
+
+    def values(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values on the stored wires of a row with these inputs; nothing for what is to be computed."""
+
+
+class Computed:
+    """Nothing is remembered: every value is computed when it is needed."""
+
+    def values(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
+
+
+class Items:
+    """Makes batches of rows.
+
+    Args:
+        pipe: whose units make the values.
+        wires: what is wanted of them.
+        source: where the values of frozen nodes come from.
+    """
+
+    def __init__(self, pipe: "DiffusionPipeline", wires: TrainedWires, source: Source | None = None) -> None:
+        self.pipe, self.wires, self.source = pipe, wires, source or Computed()
+
+    def batch(self, rows: Sequence[Row], inputs: Sequence[Mapping[str, Any]]) -> Batch:
+        """A batch of rows with these inputs. Gradients reach trained components that make conditions."""
+        each = [self.item(one) for one in inputs]
+        values = {wire: self._joined(wire, [item[wire] for item in each]) for wire in self.wires.wanted}
+        clean = map_leaves(_detached, values[self.wires.clean])
+        conditions = {wire: values[wire] for wire in self.wires.conditions}
+        return Batch(clean, conditions, torch.tensor([row.weight for row in rows], dtype=torch.float32))
+
+    def item(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The values on the wanted wires of one row."""
+        known = self.source.values(inputs)
+        open_wires = [wire for wire in self.wires.wanted if wire not in known]
+        made = item_values(self.pipe, inputs, open_wires, known) if open_wires else {}
+        return {wire: known[wire] if wire in known else made[wire] for wire in self.wires.wanted}
+
+    def _joined(self, wire: str, values: Sequence[Any]) -> Any:
+        hint = self.wires.conditions.get(wire)
+        if hint is None or not any(isinstance(m, Pad) for m in metadata_of(hint)):
+            hint = self.pipe._graph().wires.get(wire, hint)
+        return collate(wire, values, hint)
+
+
+def _detached(value: Tensor) -> Tensor:
+    return value.detach()

@@ -1,0 +1,89 @@
+"""How a run trains, as a value: one model of settings for Python, the command line and files."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from calotype.configured import explained
+from calotype.errors import ConfigError
+from calotype.training.objective import AnyObjective, Denoising
+from calotype.training.optimizer import AdamW, Optimizer, Rate
+from calotype.training.targets import AnyTarget
+from calotype.training.values import Value
+
+
+class Validation(Value):
+    """What is looked at while a run trains.
+
+    Attributes:
+        every: after how many steps.
+        calls: inputs of calls whose pictures are saved; each needs a seed of its own to be comparable.
+        held_out: the share of the rows that is kept out of training, whose loss is measured at fixed noise.
+        rows: at most so many of them.
+    """
+
+    every: int = Field(default=500, ge=1)
+    calls: tuple[Mapping[str, Any], ...] = ()
+    held_out: float = Field(default=0.0, ge=0.0, lt=1.0)
+    rows: int = Field(default=64, ge=1)
+
+
+class TrainingSettings(Value):
+    """How a run trains.
+
+    Attributes:
+        target: what is trained.
+        objective: what it learns to do.
+        optimizer, rate: how its parameters move.
+        steps: how many times they do.
+        batch: how many rows the network sees at once.
+        accumulate: how many batches one step is of.
+        clip: the longest that the gradient may be; None leaves it as it is.
+        average: the decay of the moving average that is saved and validated with; None saves the last parameters.
+        precision: `"bf16"` or `"fp16"` computes in half precision what allows it; parameters stay float32.
+        recompute: compute activations again in the backward pass, which takes less memory and more time.
+        dropout: the share of the rows in which a text is left out, by input.
+        inputs: inputs that all rows have in common.
+        loop, clean: which loop, and which wire holds the data, where the pipeline leaves a choice.
+        cache: compute what is frozen once, and keep it in this folder, below the run's or an absolute path.
+        checkpoint_every: after how many steps a checkpoint is written; one is at the end too.
+        keep: how many checkpoints are kept.
+        validation: what is looked at while it trains.
+        log: where losses go: a table of the run's folder, and TensorBoard's files.
+        seed: of everything that is random.
+    """
+
+    target: AnyTarget
+    objective: AnyObjective = Denoising()
+    optimizer: Optimizer = AdamW()
+    rate: Rate = Rate()
+    steps: int = Field(ge=1)
+    batch: int = Field(default=1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    clip: float | None = Field(default=1.0, gt=0.0)
+    average: float | None = Field(default=None, gt=0.0, lt=1.0)
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    recompute: bool = False
+    dropout: Mapping[str, float] = {}
+    inputs: Mapping[str, Any] = {}
+    loop: str | None = None
+    clean: str | None = None
+    cache: str | None = None
+    checkpoint_every: int = Field(default=500, ge=1)
+    keep: int | None = Field(default=3, ge=1)
+    validation: Validation = Validation()
+    log: tuple[Literal["csv", "tensorboard"], ...] = ("csv",)
+    seed: int = Field(default=0, ge=0)
+
+
+LATER = frozenset({"steps", "checkpoint_every", "keep", "validation", "log", "cache"})
+"""Settings that may change when a run goes on: none of them changes what a step does."""
+
+
+def parse_settings(fields: Mapping[str, Any]) -> TrainingSettings:
+    """Settings from their fields. Raises `ConfigError`, naming every field that is wrong."""
+    try:
+        return TrainingSettings(**fields)
+    except ValidationError as error:
+        raise ConfigError(explained("Trainer", TrainingSettings, error)) from None

@@ -1,0 +1,209 @@
+"""What is trained, as a value: all weights of a network, a low-rank change of some layers, or a word.
+
+A target is put into a pipeline, which gives what is `Trained`: its parameters by name, and how to save and remove them.
+"""
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from calotype.adapters.names import layers_of
+from calotype.adapters.write import save_changes
+from calotype.errors import ComponentError, ConfigError, did_you_mean
+from calotype.training.lowrank import LowRankLayer, attach_trained
+from calotype.training.values import Value
+
+if TYPE_CHECKING:
+    from calotype.adapters.formats import Format
+    from calotype.pipelines.base import DiffusionPipeline
+
+ATTENTION = r"(to_q|to_k|to_v|to_out(\.0)?|to_qkv|q_proj|k_proj|v_proj|out_proj)"
+"""The layers of attention by the last part of their name: what adapters change unless more is asked for."""
+
+
+class Trained:
+    """What is trained in one pipeline: a module that holds exactly the trained parameters, by name.
+
+    Attributes:
+        component: the component that computes with them.
+        module: holds them; its `state_dict` is what a checkpoint has.
+    """
+
+    def __init__(self, pipe: "DiffusionPipeline", component: str, module: nn.Module) -> None:
+        self.pipe, self.component, self.module = pipe, component, module
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by name."""
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def swapped(self, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Other values, such as averages, in place of the trained ones while the context lasts."""
+        own = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self._fill(values)
+        try:
+            yield
+        finally:
+            self._fill(own)
+
+    @torch.no_grad()
+    def _fill(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
+        self.pipe.changed(self.component)
+
+    def train(self, mode: bool) -> None:
+        """Turn dropout and the like on or off."""
+        self.module.train(mode)
+
+    def remove(self) -> None:
+        """Take out what was put into the pipeline for training."""
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write what was learned below a folder, and return the files or folders."""
+        raise NotImplementedError
+
+
+class Target(Value):
+    """What is trained."""
+
+    component: str
+
+    @abstractmethod
+    def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
+        """Put it into a pipeline. Raises `ComponentError` where it does not fit."""
+
+    def network(self, pipe: "DiffusionPipeline") -> nn.Module:
+        """The network that is trained, or changed. Raises `ComponentError` where there is none."""
+        found = pipe.components.get(self.component)
+        if not isinstance(found, nn.Module):
+            known = [name for name, c in pipe.components.items() if isinstance(c, nn.Module)]
+            raise ComponentError(
+                f"component: there is no network {self.component!r} to train{did_you_mean(self.component, known)}; the "
+                f"networks of this {type(pipe).__name__} are {', '.join(known)}"
+            )
+        return found
+
+
+class FullWeights(Target):
+    """All weights of a network, in place.
+
+    Attributes:
+        only: train only the parameters in whose name this regular expression is found.
+    """
+
+    kind: Literal["full"] = "full"
+    only: str | None = None
+
+    def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
+        network = self.network(pipe)
+        if any(p.is_floating_point() and p.dtype != torch.float32 for p in network.parameters()):
+            raise ComponentError(
+                f"{self.component!r} is {next(network.parameters()).dtype}, whose steps are too coarse to train all "
+                "weights; load the pipeline with dtype='float32' (mixed precision is precision='bf16')"
+            )
+        chosen = _matching(self.component, self.only, [name for name, _ in network.named_parameters()])
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name in chosen and parameter.is_floating_point())
+        return _TrainedNetwork(pipe, self.component, network)
+
+
+class _TrainedNetwork(Trained):
+    def remove(self) -> None:
+        self.pipe.changed(self.component)
+
+    def save(self, folder: Path) -> list[Path]:
+        self.pipe.save_pretrained(folder)
+        return [folder]
+
+
+class LowRankChange(Target):
+    """A LoRA, or a DoRA, of some layers of a network; the network's own weights stay as they are.
+
+    Attributes:
+        rank: how large it is.
+        alpha: what the change is multiplied by, over the rank; by default the rank.
+        layers: a regular expression that the last parts of a layer's name match; by default those of attention.
+        dora: learn the length of each row of the changed weights too.
+        dropout: the share of a layer's input that the change does not see, in training.
+        formats: in which spellings the result is saved.
+    """
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(default=16, ge=1)
+    alpha: float | None = Field(default=None, gt=0.0)
+    layers: str = ATTENTION
+    dora: bool = False
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    formats: tuple[Literal["diffusers", "kohya", "peft"], ...] = ("diffusers", "kohya")
+
+    def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
+        network = self.network(pipe)
+        there = layers_of(network)
+        names = _matching(self.component, rf"(^|\.){self.layers}$", list(there))
+        draw = torch.Generator().manual_seed(seed)
+        network.requires_grad_(False)
+        scale = (self.alpha or self.rank) / self.rank
+        changes = {}
+        for name in names:
+            weight: torch.Tensor = there[name].weight  # type: ignore[assignment]
+            rank = min(self.rank, *weight.shape[:2])  # a narrow layer has no use for more
+            changes[name] = LowRankLayer(
+                there[name], rank, scale * rank, dora=self.dora, dropout=self.dropout, draw=draw
+            )
+        return _TrainedLayers(pipe, self.component, there, changes, self.formats)
+
+
+class _TrainedLayers(Trained):
+    def __init__(
+        self,
+        pipe: "DiffusionPipeline",
+        component: str,
+        layers: Mapping[str, nn.Module],
+        changes: Mapping[str, LowRankLayer],
+        formats: "tuple[Format, ...]",
+    ) -> None:
+        self.changes, self.formats = changes, formats
+        module = nn.ModuleDict({name.replace(".", "/"): change for name, change in changes.items()})
+        super().__init__(pipe, component, module)
+        self._handles: list[RemovableHandle] = [attach_trained(layers[n], change) for n, change in changes.items()]
+        pipe.changed(component)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.pipe.changed(self.component)
+
+    def save(self, folder: Path) -> list[Path]:
+        placed: dict[str, Any] = {self.component: {name: change.change() for name, change in self.changes.items()}}
+        networks = {name: c for name, c in self.pipe.components.items() if isinstance(c, nn.Module)}
+        places = {
+            "diffusers": folder / "pytorch_lora_weights.safetensors",
+            "kohya": folder / "kohya.safetensors",
+            "peft": folder / "peft",
+        }
+        return [save_changes(places[form], placed, networks, form) for form in self.formats]
+
+
+AnyTarget = Annotated[FullWeights | LowRankChange, Field(discriminator="kind")]
+
+
+def _matching(component: str, pattern: str | None, names: list[str]) -> list[str]:
+    """The names in which a pattern is found. Raises `ConfigError` for a wrong pattern, or one that is in none."""
+    try:
+        found = [name for name in names if pattern is None or re.search(pattern, name)]
+    except re.error as error:
+        raise ConfigError(f"{pattern!r} is not a regular expression: {error}") from None
+    if not found:
+        raise ConfigError(f"no layer of {component!r} matches {pattern!r}; its names are like {', '.join(names[:6])}")
+    return found

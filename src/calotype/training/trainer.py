@@ -1,0 +1,261 @@
+"""`Trainer`: a pipeline, rows of data and settings become an adapter's file or a repository."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from calotype.errors import ConfigError, TrainingError
+from calotype.graph.memo import fingerprint
+from calotype.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from calotype.training.items import Items, Source
+from calotype.training.log import open_logs
+from calotype.training.loop import Loop, LossModule, StepReport
+from calotype.training.predictor import Predictor
+from calotype.training.recompute import recomputed
+from calotype.training.rows import Row, as_rows, mixed
+from calotype.training.settings import LATER, TrainingSettings, parse_settings
+from calotype.training.targets import Trained
+from calotype.training.validation import validate
+from calotype.training.wires import TrainedWires, trained_wires
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from calotype.pipelines.base import DiffusionPipeline
+
+logger = logging.getLogger(__name__)
+
+RESULT = "result"
+"""The folder of what was learned, below the run's."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run leaves.
+
+    Attributes:
+        files: what was learned: adapters' files, or the folder of a repository.
+        steps: how many steps were done.
+        loss: of the last step; None where a finished run was only looked at again.
+    """
+
+    files: tuple[Path, ...]
+    steps: int
+    loss: float | None
+
+
+class Trainer:
+    """Trains a part of a pipeline on rows of data.
+
+    The pipeline's own units prepare the data and its own predictor is trained, so any pipeline that makes clean latents
+    of an input trains without code of its own.
+
+    Args:
+        pipe: trained in place; `train` leaves it as it was but for full weights.
+        data: rows, or mappings of the pipeline's inputs.
+        output: the folder of the run: checkpoints, the log, pictures, the result.
+        source: where the values of frozen units come from; by default they are computed in every step.
+        settings: how to train; or its fields as keywords.
+
+    Raises:
+        ConfigError: a setting is unknown or wrong.
+        InputError: there is no data.
+        GraphError: the pipeline has no loop to train, or nothing tells what the loop should arrive at.
+    """
+
+    def __init__(
+        self,
+        pipe: "DiffusionPipeline",
+        data: Iterable[Row | Mapping[str, Any]],
+        output: str | PathLike[str],
+        *,
+        source: Source | None = None,
+        settings: TrainingSettings | None = None,
+        **fields: Any,
+    ) -> None:
+        if settings is not None and fields:
+            raise ConfigError(f"Trainer takes settings= or fields of them, not both: {', '.join(fields)}")
+        self.settings = settings or parse_settings(fields)
+        self.pipe, self.output, self.source = pipe, Path(output).expanduser(), source
+        self.rows, self.held_out = _parted(as_rows(data), self.settings)
+        self.wires: TrainedWires = trained_wires(
+            pipe._graph(), [self.settings.target.component], loop=self.settings.loop, clean=self.settings.clean
+        )
+
+    def train(self, *, resume: bool = False, progress: bool = True) -> TrainingResult:
+        """Train, and write what was learned.
+
+        Args:
+            resume: go on from the last checkpoint of the folder, where there is one.
+            progress: show a bar.
+
+        Raises:
+            TrainingError: the folder has checkpoints and `resume` is not given, or they are of another run; the loss is
+                not finite; a checkpoint cannot be written.
+            ComponentError: there is no such network to train.
+        """
+        with ExitStack() as stack:
+            accelerator = _accelerator(self.pipe, self.settings)
+            trained = stack.enter_context(self._put())
+            loop = self._loop(trained, accelerator)
+            self._restore(loop, resume)
+            if self.settings.recompute:
+                stack.enter_context(recomputed(self.settings.target.network(self.pipe)))
+            last = self._run(loop, progress)
+            files = self._save(loop) if accelerator.is_main_process else []
+            accelerator.wait_for_everyone()
+        return TrainingResult(tuple(files), loop.done, None if last is None else last.loss)
+
+    # -- before ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _put(self) -> Iterator[Trained]:
+        """What is trained, in a pipeline whose other parts are frozen while the context lasts."""
+        networks = [c for c in self.pipe.components.values() if isinstance(c, nn.Module)]
+        flags = {p: p.requires_grad for network in networks for p in network.parameters()}
+        modes = {network: network.training for network in networks}
+        for network in networks:
+            network.requires_grad_(False)
+        trained = self.settings.target.put(self.pipe, mixed(self.settings.seed, "target"))
+        trained.train(True)
+        try:
+            yield trained
+        finally:
+            trained.remove()
+            for parameter, flag in flags.items():
+                parameter.requires_grad_(flag)
+                parameter.grad = None
+            for network, mode in modes.items():
+                network.train(mode)
+
+    def _loop(self, trained: Trained, accelerator: "Accelerator") -> Loop:
+        self.pipe.to(accelerator.device)
+        for name in self.wires.components:
+            if isinstance(component := self.pipe.components[name], nn.Module):
+                component.to(accelerator.device)
+        items = Items(self.pipe, self.wires, self.source)
+        predictor = Predictor(self.wires.loop, self.pipe.components)
+        module = LossModule(trained, items, predictor, self.settings.objective)
+        return Loop(trained, module, self.rows, self.settings, accelerator)
+
+    def _restore(self, loop: Loop, resume: bool) -> None:
+        last = last_checkpoint(self.output)
+        if last is None:
+            return
+        if not resume:
+            raise TrainingError(
+                f"{self.output} has checkpoints, the last is {last.name}; go on from it with resume=True (calotype "
+                "train --resume), or give another folder"
+            )
+        checkpoint = load_checkpoint(last)
+        _refuse_another_run(last, checkpoint.facts, self.facts)
+        loop.restore(checkpoint)
+        logger.info("going on from %s", last)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the run is of: with other facts, its checkpoints are of no use."""
+        settings = self.settings.model_dump(mode="json", exclude=set(LATER))
+        return {**settings, "pipeline": type(self.pipe).__name__, "data": _digest(self.rows)}
+
+    # -- the run ---------------------------------------------------------------------------------------------------
+
+    def _run(self, loop: Loop, progress: bool) -> StepReport | None:
+        """Every step that is left. Returns the report of the last."""
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        main = loop.accelerator.is_main_process
+        self.output.mkdir(parents=True, exist_ok=True)
+        logs = open_logs(self.settings.log, self.output, loop.done) if main else []
+        report, facts, began = None, self.facts, time.monotonic()
+        bar = tqdm(total=self.settings.steps, initial=loop.done, disable=not (progress and main), unit="step")
+        try:
+            while loop.done < self.settings.steps:
+                report = self._step(loop)
+                held_out = self._looked_at(loop) if main else {}
+                seconds = {"seconds": round(time.monotonic() - began, 3)}
+                for log in logs:
+                    log.write({**vars(report), **held_out, **seconds})
+                if main and self._is_due(loop.done, self.settings.checkpoint_every):
+                    save_checkpoint(self.output, loop.state(facts), self.settings.keep)
+                bar.set_postfix(loss=f"{report.loss:.4f}")
+                bar.update()
+        finally:
+            bar.close()
+            for log in logs:
+                log.close()
+        return report
+
+    def _step(self, loop: Loop) -> StepReport:
+        try:
+            return loop.step()
+        except TrainingError as error:
+            last = last_checkpoint(self.output)
+            kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
+            raise TrainingError(
+                f"{error}; {kept}. A lower rate, clip=1.0 or precision='no' may help; resume=True goes on from there"
+            ) from None
+
+    def _looked_at(self, loop: Loop) -> dict[str, float]:
+        if not self._is_due(loop.done, self.settings.validation.every):
+            return {}
+        return validate(loop, self.settings, self.held_out, self.output / "validation")
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.settings.steps
+
+    def _save(self, loop: Loop) -> list[Path]:
+        """Write what was learned, averaged where it is to be, with the settings beside it."""
+        folder = self.output / RESULT
+        values = loop.average.values if loop.average else {n: p.detach() for n, p in loop.trained.parameters.items()}
+        with loop.trained.swapped(values):
+            files = loop.trained.save(folder)
+        settings = json.dumps(self.settings.model_dump(mode="json"), indent=2)
+        (self.output / "settings.json").write_text(settings + "\n", encoding="utf-8")
+        return files
+
+
+def _accelerator(pipe: "DiffusionPipeline", settings: TrainingSettings) -> "Accelerator":
+    try:
+        from accelerate import Accelerator
+    except ImportError:
+        raise ConfigError("training needs the package accelerate: pip install 'calotype[train]'") from None
+    return Accelerator(cpu=pipe.device.type == "cpu", mixed_precision=settings.precision)
+
+
+def _parted(rows: list[Row], settings: TrainingSettings) -> tuple[list[Row], list[Row]]:
+    """The rows to train on, and those to keep out."""
+    count = round(len(rows) * settings.validation.held_out)
+    if not count:
+        return rows, []
+    if count == len(rows):
+        raise ConfigError(f"validation.held_out keeps all {count} rows out of training; give a smaller share")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(mixed(settings.seed, "held out")))
+    kept = set(order[:count].tolist())
+    return [r for i, r in enumerate(rows) if i not in kept], [rows[i] for i in sorted(kept)][: settings.validation.rows]
+
+
+def _digest(rows: Iterable[Row]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        inputs = [(name, fingerprint(str(v) if isinstance(v, Path) else v)) for name, v in sorted(row.inputs.items())]
+        found.update(repr((row.name, inputs, row.weight, row.bucket)).encode())
+    return found.hexdigest()
+
+
+def _refuse_another_run(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(wanted))
+    other = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if other:
+        shown = "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in other[:4])
+        raise TrainingError(f"{path} is of another run: {shown}. Give the same settings and data, or another folder")

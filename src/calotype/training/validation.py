@@ -1,0 +1,34 @@
+"""What is looked at while a run trains: pictures of fixed calls, and the loss of rows that it never sees."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from calotype.training.loop import Loop
+from calotype.training.rows import Row
+from calotype.training.settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
+
+
+def validate(loop: Loop, settings: TrainingSettings, held_out: Sequence[Row], folder: Path) -> dict[str, float]:
+    """Save the pictures of the validation calls and return the held-out loss, as `held_out`.
+
+    Both are of the moving average where there is one. Nothing of the run is changed, its random numbers neither.
+    """
+    trained, wanted = loop.trained, settings.validation
+    averaged = trained.swapped(loop.average.values) if loop.average else nullcontext()
+    trained.train(False)
+    try:
+        with averaged:
+            found: Mapping[str, float] = {}
+            if held_out:
+                found = {"held_out": loop.loss_of(held_out, settings.seed)}
+            trained.pipe.changed(trained.component)
+            for number, call in enumerate(wanted.calls):
+                folder.mkdir(parents=True, exist_ok=True)
+                trained.pipe(**{"seed": settings.seed, **call}).save(folder / f"step-{loop.done:08d}-{number}.png")
+    finally:
+        trained.train(True)
+    return dict(found)

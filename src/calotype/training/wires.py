@@ -1,0 +1,214 @@
+"""What training takes from a pipeline's graph: its loop, what the loop should arrive at, and what its predictor reads.
+
+The objective takes the place of the loop, of its noise levels and of what it starts from. Everything else is made by
+the very units that inference runs.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from calotype.errors import GraphError, MissingInput, did_you_mean
+from calotype.graph.branches import POSITIVE
+from calotype.graph.hints import bare
+from calotype.graph.inputs import ABSENT, RESERVED, Call
+from calotype.graph.node import Node
+from calotype.graph.plan import Plan, PlannedNode
+from calotype.graph.run import Run
+from calotype.pipelines.latents import CleanLatents
+from calotype.sampling.denoise import Denoise
+from calotype.sampling.parameters import outer_parameters
+
+if TYPE_CHECKING:
+    from calotype.graph.graph import Graph
+    from calotype.pipelines.base import DiffusionPipeline
+
+
+@dataclass(frozen=True)
+class TrainedWires:
+    """What an objective needs of each item.
+
+    Attributes:
+        loop: the loop whose predictor is trained.
+        clean: the wire that holds the data, as the loop should leave it.
+        conditions: what the predictor and what steers it read from outside of the loop, with types.
+        live: nodes that must run in every step: they use trained components, or are random.
+        cached: nodes that need to run once only.
+        stored: the wires that pass from the cached nodes to the live ones and to the loop.
+        components: the components that every step uses.
+    """
+
+    loop: Denoise
+    clean: str
+    conditions: Mapping[str, Any]
+    live: tuple[Node, ...]
+    cached: tuple[Node, ...]
+    stored: tuple[str, ...]
+    components: tuple[str, ...]
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Every wire that an item of a batch has a value on."""
+        return tuple(dict.fromkeys((self.clean, *self.conditions)))
+
+
+def trained_wires(
+    graph: "Graph", trained: Sequence[str], *, loop: str | None = None, clean: str | None = None
+) -> TrainedWires:
+    """What training these components takes from a graph.
+
+    Args:
+        trained: names of components.
+        loop: which loop, where there are several.
+        clean: the wire that holds the data; by default the one of type `CleanLatents` that a unit makes of an input.
+
+    Raises:
+        GraphError: there is no such loop or wire, or nothing tells which is meant.
+    """
+    node = _loop(graph, loop)
+    wire = clean or _clean(graph)
+    if wire not in {w for n in graph.nodes for w in n.writes} | set(graph.inputs):
+        known = [w for n in graph.nodes for w in n.writes]
+        raise GraphError(f"clean: {graph.owner} makes no {wire!r}{did_you_mean(wire, known)}")
+    conditions = _conditions(node)
+    live, cached = _divided(graph, (wire, *conditions), trained)
+    made_once = {w for n in cached for w in n.writes}
+    read = {wire, *conditions, *(w for n in live for w in n.reads)}
+    uses = {name for n in live for name in n.uses} | {n for u in (node.predict, *node.steer) for n in u.uses}
+    return TrainedWires(
+        node, wire, conditions, live, cached,
+        stored=tuple(w for w in dict.fromkeys(w for n in cached for w in n.writes) if w in made_once & read),
+        components=tuple(name for name in graph.components if name in uses),
+    )  # fmt: skip
+
+
+def _loop(graph: "Graph", name: str | None) -> Denoise:
+    loops = {node.name: node for node in graph.nodes if isinstance(node, Denoise)}
+    if name is None and len(loops) == 1:
+        return next(iter(loops.values()))
+    if name is None or name not in loops:
+        near = "" if name is None else did_you_mean(name, loops)
+        raise GraphError(f"loop: name the loop of {graph.owner} to train{near}; it has {', '.join(loops) or 'none'}")
+    return loops[name]
+
+
+def _clean(graph: "Graph") -> str:
+    found = [w for n in graph.nodes for w, h in n.writes.items() if bare(h) is CleanLatents]
+    first = list(dict.fromkeys(found))
+    if not first:
+        raise GraphError(
+            f"{graph.owner} makes no CleanLatents of its inputs, so what the loop should arrive at is not known: "
+            "insert a unit that makes them of a picture, with pipe.with_units(calotype.training.PICTURES), or name a "
+            "wire with clean="
+        )
+    return first[0]
+
+
+def _conditions(loop: Denoise) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for inner in (loop.predict, *loop.steer):
+        for parameter, hint in outer_parameters(inner).items():
+            found.setdefault(inner.wire(parameter), hint)
+    return found
+
+
+def _divided(
+    graph: "Graph", wanted: Iterable[str], trained: Sequence[str]
+) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """The nodes that make these wires: those that run in every step, and those that need to run once."""
+    needed: list[Node] = []
+    open_wires = set(wanted)
+    for node in reversed(graph.nodes):
+        if not node.is_loop and not open_wires.isdisjoint(node.writes):
+            needed.append(node)
+            open_wires |= set(node.reads)
+    changing, live, cached = {"seed"}, [], []
+    for node in reversed(needed):
+        hot = node.impure or node.random or not set(trained).isdisjoint(node.uses.keys() - node.idle)
+        if hot or not changing.isdisjoint(node.reads):
+            live.append(node)
+            changing |= set(node.writes)
+        else:
+            cached.append(node)
+    return tuple(live), tuple(cached)
+
+
+@dataclass(frozen=True)
+class ItemPlan:
+    """The nodes that one item needs for the wires that are wanted, and the wires that are None for it."""
+
+    nodes: tuple[PlannedNode, ...]
+    skipped: Mapping[str, str]
+    absent: frozenset[str]
+
+
+def plan_item(graph: "Graph", call: Call, wanted: Iterable[str], given: Mapping[str, Any]) -> ItemPlan:
+    """Which nodes make the wanted wires of one item, where some values are given.
+
+    Raises:
+        MissingInput: a node needs an input that the item does not have.
+    """
+    absent = {name for name, value in call.values.items() if value is None}
+    running: list[PlannedNode] = []
+    skipped: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.is_loop or set(node.writes) <= given.keys():
+            continue
+        active = node.active(frozenset(absent - given.keys()))
+        if active is None:
+            blockers = node.blockers(frozenset(absent))
+            skipped[node.name] = f"{', '.join(blockers)} is None"
+            absent |= {w for w in node.writes if w not in node.reads}
+        else:
+            running.append(PlannedNode(node, active))
+    open_wires, kept = set(wanted) - given.keys(), list[PlannedNode]()
+    for planned in reversed(running):
+        if not open_wires.isdisjoint(planned.node.writes):
+            kept.append(planned)
+            open_wires |= planned.active.reads - given.keys()
+    missing = [w for w in open_wires if w in call.values and call.values[w] is ABSENT]
+    if missing:
+        raise MissingInput(
+            f"{', '.join(map(repr, sorted(missing)))} is missing in this row of the data; add a column of that name, "
+            "or give it for all rows with inputs="
+        )
+    return ItemPlan(tuple(reversed(kept)), skipped, frozenset(absent))
+
+
+def item_values(
+    pipe: "DiffusionPipeline", inputs: Mapping[str, Any], wanted: Sequence[str], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The values of one item on the wanted wires, by running the pipeline's units on it. Nothing is remembered.
+
+    Args:
+        inputs: of the pipeline, as a call takes them.
+        wanted: names of wires.
+        given: values to take in place of what units would make.
+
+    Raises:
+        InputError: an input is wrong, unknown or missing.
+        ComponentNotLoaded: a unit that runs uses a component that is not loaded.
+    """
+    graph = pipe._graph()
+    call = pipe._read({"seed": 0, **inputs})
+    plan = plan_item(graph, call, wanted, given)
+    for planned in plan.nodes:
+        _refuse_not_loaded(pipe, planned)
+    call = replace(call, given=dict(given), explicit=frozenset(call.explicit - RESERVED))
+    whole = Plan(graph.owner, call, plan.nodes, plan.skipped, (), tuple(wanted), (POSITIVE,), 1, 1)
+    run: Run = pipe._run(whole, None)
+    for _ in run.execute():
+        pass  # no loop is among them
+    return {wire: run.wires[wire].at(POSITIVE, 0, 0) if wire in run.wires else None for wire in wanted}
+
+
+def _refuse_not_loaded(pipe: "DiffusionPipeline", planned: PlannedNode) -> None:
+    from calotype.errors import ComponentNotLoaded
+    from calotype.graph.hints import accepts_none
+
+    for name in sorted(planned.active.uses):
+        if pipe.components.get(name) is None and not accepts_none(planned.node.uses[name]):
+            raise ComponentNotLoaded(
+                f"{planned.name} needs component {name!r} to prepare the data, but this {type(pipe).__name__} was "
+                "loaded without it; load it, or train from a cache that holds what it makes"
+            )
