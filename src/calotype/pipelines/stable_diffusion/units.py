@@ -131,7 +131,7 @@ def predicted(
     """What the network predicts at the step's timestep: [b, c, h, w]."""
     output = unet(
         beside(latents, beside_latents).to(unet.dtype),
-        step.timestep,
+        step.each_timestep,
         prompt_embeds.to(unet.dtype),
         encoder_attention_mask=attended(prompt_mask, latents.device),
         perturbation=perturbation,

@@ -80,7 +80,7 @@ def velocity(
 ) -> Latents:
     """The flow's velocity, noise minus data, at the step's sigma: [b, c, h, w]."""
     shown, embeds, pooled = (t.to(transformer.dtype) for t in (latents, prompt_embeds, pooled_embeds))
-    sigma = shown.new_full((shown.shape[0],), step.sigma)
+    sigma = torch.as_tensor(step.each_sigma, dtype=torch.float32, device=shown.device).expand(len(shown))
     return Latents(transformer(shown, sigma, embeds, prompt_mask, pooled, perturbation))
 
 
