@@ -32,16 +32,16 @@ class Int4(Precision):
         least, most = groups.aminmax(dim=-1, keepdim=True)
         scale = most / 15 - least / 15  # apart, because the difference itself may be beyond float32
         scale = torch.where(scale == 0, 1.0, scale)
-        codes = ((groups - least) / scale).round().clamp(0, 15)
-        return {"codes": pack4(codes.flatten(1)), "scale": scale[..., 0], "least": least[..., 0]}
+        codes = ((groups - least) / scale).round().clamp(0, 15).flatten(1)[:, : _even(rows.shape[1])]
+        return {"codes": pack4(codes), "scale": scale[..., 0], "least": least[..., 0]}
 
     def decode_rows(self, parts: Parts, width: int) -> Tensor:
         codes = look_up4(parts["codes"], torch.arange(16.0, device=parts["codes"].device))
-        groups = codes.unflatten(1, (-1, GROUP))
+        groups = in_groups(codes, GROUP)
         return (groups * parts["scale"][..., None] + parts["least"][..., None]).flatten(1)[:, :width]
 
     def row_bytes(self, width: int) -> int:
-        return math.ceil(width / GROUP) * (GROUP // 2 + 8)
+        return _even(width) // 2 + math.ceil(width / GROUP) * 8
 
 
 class NormalFloat4(Precision):
@@ -72,3 +72,7 @@ class NormalFloat4(Precision):
 
     def row_bytes(self, width: int) -> int:
         return math.ceil(width / BLOCK) * (BLOCK // 2 + 4)
+
+
+def _even(width: int) -> int:
+    return width + width % 2

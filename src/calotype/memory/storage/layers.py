@@ -51,22 +51,21 @@ class Stored(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Stored":
         """Apply `fn`, a move or a conversion: packed tensors are shown to it as whole numbers, which are never
-        converted."""
+        converted, and stay the same objects, as parameters do."""
         names = [part_name(name) for name in self.precision.parts]
-        types = {name: self._buffers[name].dtype for name in names}  # type: ignore[union-attr]
-        self._view(dict.fromkeys(names))
+        kept: dict[str, Any] = {name: self._buffers.pop(name) for name in names}
         try:
             super()._apply(fn, recurse)
         finally:
-            self._view(types)
+            self._buffers.update(kept)
+        for name, tensor in kept.items():
+            moved = fn(tensor.view(_BITS[tensor.itemsize])).view(tensor.dtype)
+            if moved.is_meta or tensor.is_meta:
+                self._buffers[name] = moved
+            elif moved.data_ptr() != tensor.data_ptr() or moved.device != tensor.device:
+                tensor.data = moved
         self.computed = fn(torch.empty(0, dtype=self.computed)).dtype
         return self
-
-    def _view(self, types: dict[str, Any]) -> None:
-        """See packed tensors as of these types, or as whole numbers of their size where the type is None."""
-        for name, dtype in types.items():
-            tensor: Any = self._buffers[name]
-            self._buffers[name] = tensor.view(dtype or _BITS[tensor.itemsize])
 
 
 class StoredEmbedding(Stored, nn.Embedding):
