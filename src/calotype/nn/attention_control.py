@@ -1,7 +1,7 @@
 """Looking into the attention of a network during one forward pass, and altering it.
 
-A control enters with the call, as `attention=` of a network's `forward`, and lies nowhere else: networks that many calls
-share stay as they are.
+A control enters with the call, as `attention=` of a network's `forward`, and lies nowhere else: networks that many
+calls share stay as they are.
 """
 
 from collections.abc import Sequence
@@ -86,4 +86,4 @@ def shares(heads: Heads) -> Float[Tensor, "b h n m"]:
     scores = (queries @ keys.transpose(-1, -2)).float() * queries.shape[-1] ** -0.5
     if bias is not None:
         scores = scores.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else scores + bias.float()
-    return scores.softmax(dim=-1)
+    return torch.softmax(scores, dim=-1)

@@ -20,8 +20,8 @@ class UnitPack:
     Attributes:
         units: inserted where `with_units` says.
         Inputs: the inputs that they add: a subclass of `Inputs` that declares only those.
-        steer, after_step, around: units for the first loop that follows (see `Denoise`): they steer its predictor,
-            refine its value after each step, or make another guidance policy of its own.
+        steer, after_step, around, objectives: units for the first loop that follows (see `Denoise`): they steer its
+            predictor, refine its value after each step, make another guidance policy of its own, or guide by gradients.
         components: the components that they use and a pipeline may not have, by name, with their types.
     """
 
@@ -30,6 +30,7 @@ class UnitPack:
     steer: tuple[Unit[..., Any], ...] = ()
     after_step: tuple[Unit[..., Any], ...] = ()
     around: tuple[Unit[..., Guidance], ...] = ()
+    objectives: tuple[Unit[..., Any], ...] = ()
     components: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -107,7 +108,7 @@ def _refined_inputs(graph: Graph, unit: Node) -> frozenset[str]:
 
 def _changed(graph: Graph, nodes: Sequence[Node], pack: UnitPack) -> tuple[Node, ...]:
     """Nodes whose first loop has the units of a pack that are for a loop."""
-    added = (*pack.steer, *pack.after_step, *pack.around)
+    added = (*pack.steer, *pack.after_step, *pack.around, *pack.objectives)
     if not added:
         return tuple(nodes)
     at = next((i for i, node in enumerate(nodes) if isinstance(node, Denoise)), None)
@@ -117,4 +118,5 @@ def _changed(graph: Graph, nodes: Sequence[Node], pack: UnitPack) -> tuple[Node,
         )
     loop = nodes[at]
     assert isinstance(loop, Denoise)
-    return (*nodes[:at], loop.with_more(pack.steer, pack.after_step, pack.around), *nodes[at + 1 :])
+    changed = loop.with_more(pack.steer, pack.after_step, pack.around, pack.objectives)
+    return (*nodes[:at], changed, *nodes[at + 1 :])

@@ -82,6 +82,13 @@ def equal(a: Any, b: Any) -> bool:
         return False
 
 
+def fixed_differs(values: Sequence[Any]) -> bool:
+    """Whether values are no arrays and differ, so that one batch cannot hold them."""
+    if all(isinstance(v, Tensor) or is_composite(v) or is_row(v) for v in values):
+        return False
+    return not all(equal(v, values[0]) for v in values[1:])
+
+
 def split_items(batch: T, count: int) -> list[T]:
     """The items of a batch, each with a first dimension of 1."""
     return [map_leaves(lambda t, i=i: t[i : i + 1], batch) for i in range(count)]

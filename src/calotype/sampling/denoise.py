@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -16,13 +17,22 @@ from calotype.graph.hints import Pad, accepts_none, bare, fits, metadata_of, spe
 from calotype.graph.node import Active, Node
 from calotype.graph.run import Run, StepEvent
 from calotype.graph.unit import Unit, unit
-from calotype.sampling.collate import collate, equal, is_composite, is_row, leaves_of, map_leaves, split_items
+from calotype.sampling.collate import collate, fixed_differs, leaves_of, map_leaves, split_items
 from calotype.sampling.guidance.classifier_free import ClassifierFree
 from calotype.sampling.guidance.policy import Guidance, NoGuidance, advance
 from calotype.sampling.guidance.predictions import Predictions
 from calotype.sampling.noise import NoiseSource, per_item
+from calotype.sampling.parameters import (
+    estimate_parameters,
+    injected_parameters,
+    is_steering,
+    is_tag,
+    outer_parameters,
+    steered_parameters,
+    tag_parameters,
+)
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
-from calotype.sampling.steering import Steering, summed
+from calotype.sampling.steering import summed
 from calotype.sampling.step import Step
 
 Items = Sequence[tuple[int, int]]
@@ -59,6 +69,8 @@ class Denoise(Node):
         after_step: units that refine `latents` after every step (keeping a known part, blending windows).
         steer: units that run before every prediction, on what the network is shown, and make a `Steering` or, at steps
             that they leave alone, None. A parameter of the predictor of that type receives the sum.
+        objectives: units that say how far a step's clean sample, their parameter of type `Estimate`, is from what is
+            wanted, a number for each item; the prediction moves against its gradient, which goes through the network.
         noise_source: the wire that holds the source of a stochastic solver's fresh noise; by default, or where it is
             None, each item draws from a generator of its own seed.
         around: units that make another policy of the one before, which is their parameter `policy`, and of inputs; one
@@ -67,8 +79,8 @@ class Denoise(Node):
         optional: the loop may be skipped, which leaves `latents` as they are.
 
     Raises:
-        GraphError: a unit lacks `latents` or makes several values, the guidance unit uses components, or the predictor
-            does not take what a unit in `steer` makes.
+        GraphError: a unit lacks `latents` or makes several values, the guidance unit uses components, the predictor
+            does not take what a unit in `steer` makes, or an objective takes no `Estimate`.
     """
 
     is_loop = True
@@ -84,6 +96,7 @@ class Denoise(Node):
         guidance: Unit[..., Guidance] | None = classifier_free,
         after_step: Sequence[Unit[..., Any]] = (),
         steer: Sequence[Unit[..., Any]] = (),
+        objectives: Sequence[Unit[..., Any]] = (),
         noise_source: str | None = None,
         around: Sequence[Unit[..., Guidance]] = (),
         batch_branches: bool | None = None,
@@ -92,11 +105,11 @@ class Denoise(Node):
         self.name, self.latents, self.sigmas, self.scheduler = name, latents, sigmas, scheduler
         guidance = guidance or unguided
         self.predict, self.guidance, self.around = predict, guidance, tuple(around)
-        self.after_step, self.steer = tuple(after_step), tuple(steer)
-        self.inner = (predict, *self.steer, *self.after_step)
+        self.after_step, self.steer, self.objectives = tuple(after_step), tuple(steer), tuple(objectives)
+        self.inner = (predict, *self.steer, *self.objectives, *self.after_step)
         self.noise_source, self.batch_branches, self.may_skip = noise_source, batch_branches, optional
-        self.injected = {u: _injected_parameters(u) for u in self.inner}
-        self.tagged = {u: _tags(u) for u in self.inner}
+        self.injected = {u: injected_parameters(u) for u in self.inner}
+        self.tagged = {u: tag_parameters(u) for u in self.inner}
         self.doc = predict.doc
         for inner in self.inner:
             if "latents" not in inner.parameters:
@@ -108,6 +121,9 @@ class Denoise(Node):
                 )
         for inner in self.steer:
             self._refuse_unsteerable(inner)
+        for inner in self.objectives:
+            if not estimate_parameters(inner):
+                raise GraphError(f"{name}: {inner.name} is an objective; it needs a parameter `estimate: Estimate`")
         for deciding in (guidance, *self.around):
             if deciding.uses:
                 raise GraphError(
@@ -127,13 +143,14 @@ class Denoise(Node):
         steer: Sequence[Unit[..., Any]] = (),
         after_step: Sequence[Unit[..., Any]] = (),
         around: Sequence[Unit[..., Guidance]] = (),
+        objectives: Sequence[Unit[..., Any]] = (),
     ) -> "Denoise":
-        """The same loop with more units that steer its predictor, refine its value or make another policy."""
+        """The same loop with more units that steer its predictor, refine its value, make another policy or guide."""
         return Denoise(
             self.predict, name=self.name, latents=self.latents, sigmas=self.sigmas, scheduler=self.scheduler,
             guidance=self.guidance, after_step=(*self.after_step, *after_step), steer=(*self.steer, *steer),
-            noise_source=self.noise_source, around=(*self.around, *around), batch_branches=self.batch_branches,
-            optional=self.may_skip,
+            objectives=(*self.objectives, *objectives), noise_source=self.noise_source,
+            around=(*self.around, *around), batch_branches=self.batch_branches, optional=self.may_skip,
         )  # fmt: skip
 
     def _plan_reads(self) -> dict[str, Any]:
@@ -143,9 +160,9 @@ class Denoise(Node):
 
     def _refuse_unsteerable(self, inner: Unit[..., Any]) -> None:
         made = bare(next(iter(inner.returns.values())))
-        if not _is_steering(made):
+        if not is_steering(made):
             raise GraphError(f"{self.name}: {inner.name} makes {spell(made)}, but a unit in `steer` makes a Steering")
-        if not any(fits(made, h) for h in self.predict.parameters.values() if _is_steering(bare(h))):
+        if not any(fits(made, h) for h in self.predict.parameters.values() if is_steering(bare(h))):
             raise GraphError(
                 f"{self.name}: {inner.name} steers by {spell(made)}, but {self.predict.name} has no parameter of that "
                 f"type; add `steering: {spell(made)} | None`"
@@ -176,7 +193,7 @@ class Denoise(Node):
         """Raise `InputError` for a branch that asks for a variant which the predictor does not have."""
         hints = [bare(hint) for hint in self.predict.parameters.values()]
         for branch in branches:
-            if isinstance(branch.tag, Tag) and not any(isinstance(branch.tag, h) for h in hints if _is_tag(h)):
+            if isinstance(branch.tag, Tag) and not any(isinstance(branch.tag, h) for h in hints if is_tag(h)):
                 kind = type(branch.tag).__name__
                 raise InputError(
                     f"{self.name}: the guidance asks for the branch {branch.name!r}, but {self.predict.name} has no "
@@ -234,7 +251,7 @@ class Denoise(Node):
 
     def _outer(self, inner: Unit[..., Any]) -> dict[str, Any]:
         """The wires that a unit in the loop reads from outside of it."""
-        return {inner.wire(name): hint for name, hint in _outer_parameters(inner).items()}
+        return {inner.wire(name): hint for name, hint in outer_parameters(inner).items()}
 
     def _runs(self, inner: Unit[..., Any], absent: frozenset[str]) -> bool:
         return not any(w in absent for w in self._outer(inner) if w in inner.needs)
@@ -254,10 +271,11 @@ class _Loop:
         self.levels: NoiseLevels = self._collated(node.sigmas, POSITIVE, node.reads[node.sigmas])
         self.after = [u for u in node.after_step if self._triggered(u, active)]
         self.steer = [u for u in node.steer if self._triggered(u, active)]
-        self._steered = _steered_parameters(node.predict)
+        self._steered = steered_parameters(node.predict)
         self._arguments: dict[tuple[str, ...], dict[Unit[..., Any], dict[str, Any]]] = {}
         self._together: dict[tuple[str, ...], bool] = {}
         self._after_arguments = [self._unit_arguments(u, POSITIVE) for u in self.after]
+        self._objectives = {u: self._unit_arguments(u, POSITIVE) for u in node.objectives if self._triggered(u, active)}
 
     def steps(self) -> Iterator[StepEvent]:
         latents = self._collated(self.node.latents, POSITIVE, self.node.reads[self.node.latents])
@@ -267,8 +285,7 @@ class _Loop:
         sources = self._noise_sources(len(states))
         for index in range(count):
             step = self.levels.step(index)
-            shown = map_leaves(lambda t, i=index: self.scheduler.model_input(t, self.levels, i), latents)
-            output, guided = self._guide(latents, self._predict(shown, step), step, guided)
+            output, guided = (self._drawn if self._objectives else self._guided)(latents, step, guided)
             before = latents
             latents, states = self._advance(latents, output, index, states, sources)
             for inner, arguments in zip(self.after, self._after_arguments, strict=True):
@@ -327,9 +344,33 @@ class _Loop:
 
         return map_leaves(leaf, latents, *found.values()), after
 
-    def _predict(self, shown: Any, step: Step) -> dict[str, Any]:
-        """The prediction on every branch of the step; those of one kind of predictor may share a batch."""
-        names = self.policy.active(step)
+    def _guided(self, latents: Any, step: Step, states: Sequence[Any]) -> tuple[Any, list[Any]]:
+        """The guided prediction of a step, and the guidance's states."""
+        return self._guide(latents, self._predict(latents, step, self.policy.active(step)), step, states)
+
+    def _drawn(self, latents: Any, step: Step, states: Sequence[Any]) -> tuple[Any, list[Any]]:
+        """The same, drawn towards what the objectives want."""
+        from calotype.sampling.objective import gradient, lowered  # only who has objectives needs it
+
+        first, *others = self.policy.active(step)
+        reading, level = self.levels.plans[step.index].clean, self.levels.here[step.index]
+
+        def value(inner: Unit[..., Any], x: Any, clean: Any) -> Any:
+            given = dict.fromkeys(estimate_parameters(inner), clean) | self._injected(inner, step, POSITIVE)
+            return _called(inner, x, {**self._objectives[inner], **given})
+
+        positive, slopes = gradient(
+            latents, reading, lambda x: self._predict(x, step, (first,))[first],
+            [(u.name, partial(value, u)) for u in self._objectives],
+        )  # fmt: skip
+        found = {first: positive, **self._predict(latents, step, others)}
+        output, states = self._guide(latents, found, step, states)
+        rest = iter(slopes)
+        return map_leaves(lambda out: lowered(out, next(rest), level, reading), output), states
+
+    def _predict(self, latents: Any, step: Step, names: Sequence[str]) -> dict[str, Any]:
+        """The prediction on some branches of the step; those of one kind of predictor may share a batch."""
+        shown = map_leaves(lambda t: self.scheduler.model_input(t, self.levels, step.index), latents)
         found: dict[str, Any] = {}
         kinds: dict[Any, list[str]] = {}
         for name in names:
@@ -394,7 +435,7 @@ class _Loop:
     def _joined(self, inner: Unit[..., Any], branches: Sequence[Branch]) -> dict[str, Any] | None:
         """What a unit takes for all branches in one batch; None where they differ in a value that is no array."""
         each = [self._wire_values(inner, b) for b in branches]
-        if any(_fixed_differs([values[name] for values in each]) for name in each[0]):
+        if any(fixed_differs([values[name] for values in each]) for name in each[0]):
             return None
         return {name: collate(name, [v[name] for v in each], self._rule(inner, name)) for name in each[0]}
 
@@ -403,7 +444,7 @@ class _Loop:
 
     def _wire_values(self, inner: Unit[..., Any], branch: Branch) -> dict[str, Any]:
         values = {}
-        for name, hint in _outer_parameters(inner).items():
+        for name, hint in outer_parameters(inner).items():
             wire = inner.wire(name)
             values[name] = self._collated(wire, branch, self._rule(inner, name))
             if values[name] is None and not accepts_none(hint):
@@ -442,53 +483,6 @@ class _Loop:
             per_item([torch.Generator().manual_seed(_mixed(seed, self.node.name, part)) for seed in seeds])
             for part in range(count)
         ]
-
-
-def _outer_parameters(inner: Unit[..., Any]) -> dict[str, Any]:
-    """The parameters of a unit in the loop that come from outside of it."""
-    return {
-        name: hint
-        for name, hint in inner.parameters.items()
-        if name != "latents"
-        and name != inner.branch_parameter
-        and bare(hint) is not Step
-        and not _is_steering(bare(hint))
-        and not _is_tag(bare(hint))
-    }
-
-
-def _steered_parameters(inner: Unit[..., Any]) -> dict[str, type[Steering]]:
-    """The parameters of a predictor that receive what steers it, and of which type."""
-    return {name: bare(hint) for name, hint in inner.parameters.items() if _is_steering(bare(hint))}
-
-
-def _tags(inner: Unit[..., Any]) -> list[tuple[str, Any]]:
-    """The parameters of a unit in the loop that receive the branch's tag, and of which type."""
-    return [(name, bare(hint)) for name, hint in inner.parameters.items() if _is_tag(bare(hint))]
-
-
-def _is_tag(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, Tag)
-
-
-def _is_steering(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, Steering)
-
-
-def _injected_parameters(inner: Unit[..., Any]) -> tuple[tuple[str, bool], ...]:
-    """The parameters of a unit in the loop that the loop itself gives it, and whether each is the step."""
-    return tuple(
-        (name, bare(hint) is Step)
-        for name, hint in inner.parameters.items()
-        if bare(hint) is Step or name == inner.branch_parameter
-    )
-
-
-def _fixed_differs(values: Sequence[Any]) -> bool:
-    """Whether values of the branches are no arrays and differ, so that one batch cannot hold them."""
-    if all(isinstance(v, Tensor) or is_composite(v) or is_row(v) for v in values):
-        return False
-    return not all(equal(v, values[0]) for v in values[1:])
 
 
 def _called(inner: Unit[..., Any], latents: Any, arguments: Mapping[str, Any]) -> Any:

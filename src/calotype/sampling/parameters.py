@@ -1,0 +1,59 @@
+"""What the parameters of a unit in the loop receive: from the loop itself, or from outside of it."""
+
+from typing import Any, NewType
+
+from torch import Tensor
+
+from calotype.graph.branches import Tag
+from calotype.graph.hints import bare
+from calotype.graph.unit import Unit
+from calotype.sampling.steering import Steering
+from calotype.sampling.step import Step
+
+Estimate = NewType("Estimate", Tensor)
+"""The clean sample [b, ...] that the positive prediction of a step implies: a parameter of this type receives it."""
+
+
+def outer_parameters(inner: Unit[..., Any]) -> dict[str, Any]:
+    """The parameters that come from outside of the loop."""
+    return {
+        name: hint
+        for name, hint in inner.parameters.items()
+        if name != "latents" and name != inner.branch_parameter and not _is_given(bare(hint))
+    }
+
+
+def injected_parameters(inner: Unit[..., Any]) -> tuple[tuple[str, bool], ...]:
+    """The parameters that receive the step or the branch, and whether each is the step."""
+    return tuple(
+        (name, bare(hint) is Step)
+        for name, hint in inner.parameters.items()
+        if bare(hint) is Step or name == inner.branch_parameter
+    )
+
+
+def steered_parameters(inner: Unit[..., Any]) -> dict[str, type[Steering]]:
+    """The parameters of a predictor that receive what steers it, and of which type."""
+    return {name: bare(hint) for name, hint in inner.parameters.items() if is_steering(bare(hint))}
+
+
+def tag_parameters(inner: Unit[..., Any]) -> list[tuple[str, Any]]:
+    """The parameters that receive the branch's tag, and of which type."""
+    return [(name, bare(hint)) for name, hint in inner.parameters.items() if is_tag(bare(hint))]
+
+
+def estimate_parameters(inner: Unit[..., Any]) -> list[str]:
+    """The parameters that receive the clean sample."""
+    return [name for name, hint in inner.parameters.items() if bare(hint) is Estimate]
+
+
+def is_tag(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Tag)
+
+
+def is_steering(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Steering)
+
+
+def _is_given(hint: Any) -> bool:
+    return hint is Step or hint is Estimate or is_steering(hint) or is_tag(hint)
