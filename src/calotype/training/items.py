@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from calotype.graph.hints import Pad, metadata_of
-from calotype.sampling.collate import collate, map_leaves
+from calotype.sampling.collate import collate, is_composite, is_row, map_leaves
 from calotype.training.objective import Batch
 from calotype.training.rows import Row
 from calotype.training.wires import TrainedWires, item_values
@@ -46,6 +46,7 @@ class Items:
         """A batch of rows with these inputs. Gradients reach trained components that make conditions."""
         each = [self.item(one) for one in inputs]
         values = {wire: self._joined(wire, [item[wire] for item in each]) for wire in self.wires.wanted}
+        values = {wire: _moved(value, self.pipe.device) for wire, value in values.items()}
         clean = map_leaves(_detached, values[self.wires.clean])
         conditions = {wire: values[wire] for wire in self.wires.conditions}
         return Batch(clean, conditions, torch.tensor([row.weight for row in rows], dtype=torch.float32))
@@ -62,6 +63,15 @@ class Items:
         if hint is None or not any(isinstance(m, Pad) for m in metadata_of(hint)):
             hint = self.pipe._graph().wires.get(wire, hint)
         return collate(wire, values, hint)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Arrays on a device; a mask that says which tokens are there stays where its unit left it."""
+    if is_row(value):
+        return tuple(_moved(part, device) for part in value)
+    if isinstance(value, Tensor) or is_composite(value):
+        return map_leaves(lambda t: t if t.dtype == torch.bool else t.to(device), value)
+    return value
 
 
 def _detached(value: Tensor) -> Tensor:

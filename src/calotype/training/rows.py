@@ -88,6 +88,14 @@ def dropped(inputs: Mapping[str, Any], shares: Mapping[str, float], seed: int, t
     return found
 
 
+def variants(inputs: Mapping[str, Any], shares: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Everything that `dropped` may make of a row's inputs."""
+    found = [dict(inputs)]
+    for name in shares:
+        found += [{**one, name: ""} for one in found if one.get(name)]
+    return found
+
+
 def mixed(*parts: object) -> int:
     """A seed that follows from these parts and no others."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()

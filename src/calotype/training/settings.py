@@ -47,6 +47,7 @@ class TrainingSettings(Value):
         inputs: inputs that all rows have in common.
         loop, clean: which loop, and which wire holds the data, where the pipeline leaves a choice.
         cache: compute what is frozen once, and keep it in this folder, below the run's or an absolute path.
+        workers: how many processes fill the cache.
         checkpoint_every: after how many steps a checkpoint is written; one is at the end too.
         keep: how many checkpoints are kept.
         validation: what is looked at while it trains.
@@ -70,6 +71,7 @@ class TrainingSettings(Value):
     loop: str | None = None
     clean: str | None = None
     cache: str | None = None
+    workers: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
     keep: int | None = Field(default=3, ge=1)
     validation: Validation = Validation()
@@ -77,7 +79,7 @@ class TrainingSettings(Value):
     seed: int = Field(default=0, ge=0)
 
 
-LATER = frozenset({"steps", "checkpoint_every", "keep", "validation", "log", "cache"})
+LATER = frozenset({"steps", "checkpoint_every", "keep", "validation", "log", "cache", "workers"})
 """Settings that may change when a run goes on: none of them changes what a step does."""
 
 

@@ -16,13 +16,14 @@ from torch import nn
 
 from calotype.errors import ConfigError, TrainingError
 from calotype.graph.memo import fingerprint
+from calotype.training.cache import Cached, CacheReport, prepare_cache
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from calotype.training.items import Items, Source
 from calotype.training.log import open_logs
 from calotype.training.loop import Loop, LossModule, StepReport
 from calotype.training.predictor import Predictor
 from calotype.training.recompute import recomputed
-from calotype.training.rows import Row, as_rows, mixed
+from calotype.training.rows import Row, as_rows, mixed, variants
 from calotype.training.settings import LATER, TrainingSettings, parse_settings
 from calotype.training.targets import Trained
 from calotype.training.validation import validate
@@ -64,7 +65,6 @@ class Trainer:
         pipe: trained in place; `train` leaves it as it was but for full weights.
         data: rows, or mappings of the pipeline's inputs.
         output: the folder of the run: checkpoints, the log, pictures, the result.
-        source: where the values of frozen units come from; by default they are computed in every step.
         settings: how to train; or its fields as keywords.
 
     Raises:
@@ -79,18 +79,37 @@ class Trainer:
         data: Iterable[Row | Mapping[str, Any]],
         output: str | PathLike[str],
         *,
-        source: Source | None = None,
         settings: TrainingSettings | None = None,
         **fields: Any,
     ) -> None:
         if settings is not None and fields:
             raise ConfigError(f"Trainer takes settings= or fields of them, not both: {', '.join(fields)}")
         self.settings = settings or parse_settings(fields)
-        self.pipe, self.output, self.source = pipe, Path(output).expanduser(), source
+        self.pipe, self.output = pipe, Path(output).expanduser()
         self.rows, self.held_out = _parted(as_rows(data), self.settings)
         self.wires: TrainedWires = trained_wires(
             pipe._graph(), [self.settings.target.component], loop=self.settings.loop, clean=self.settings.clean
         )
+
+    def prepare(self, *, progress: bool = True) -> CacheReport:
+        """Compute what is frozen for all rows and keep it in the folder `cache`. What is there already is left alone.
+
+        Raises:
+            ConfigError: `cache` is not set.
+            InputError: a row cannot be read, or lacks an input.
+            TrainingError: a worker failed.
+        """
+        settings = self.settings
+        rows = [{**settings.inputs, **row.inputs} for row in (*self.rows, *self.held_out)]
+        inputs = [one for row in rows for one in variants(row, settings.dropout)]
+        return prepare_cache(self.pipe, self.wires, inputs, self.cache, workers=settings.workers, progress=progress)
+
+    @property
+    def cache(self) -> Path:
+        """The folder of what is frozen. Raises `ConfigError` where none is set."""
+        if self.settings.cache is None:
+            raise ConfigError("cache is not set: give a folder, such as cache='cache'")
+        return self.output / self.settings.cache
 
     def train(self, *, resume: bool = False, progress: bool = True) -> TrainingResult:
         """Train, and write what was learned.
@@ -106,8 +125,9 @@ class Trainer:
         """
         with ExitStack() as stack:
             accelerator = _accelerator(self.pipe, self.settings)
+            source = self._source(accelerator, progress)
             trained = stack.enter_context(self._put())
-            loop = self._loop(trained, accelerator)
+            loop = self._loop(trained, accelerator, source)
             self._restore(loop, resume)
             if self.settings.recompute:
                 stack.enter_context(recomputed(self.settings.target.network(self.pipe)))
@@ -117,6 +137,18 @@ class Trainer:
         return TrainingResult(tuple(files), loop.done, None if last is None else last.loss)
 
     # -- before ----------------------------------------------------------------------------------------------------
+
+    def _source(self, accelerator: "Accelerator", progress: bool) -> Source | None:
+        """Where the values of frozen units come from. The cache is filled where their components are loaded."""
+        if self.settings.cache is None:
+            return None
+        if accelerator.is_main_process and all(
+            self.pipe.components.get(name) is not None for node in self.wires.cached for name in node.uses
+        ):
+            report = self.prepare(progress=progress)
+            logger.info("%s: %d values computed, %d there already", self.cache, report.computed, report.found)
+        accelerator.wait_for_everyone()
+        return Cached(self.cache, self.pipe, self.wires)
 
     @contextmanager
     def _put(self) -> Iterator[Trained]:
@@ -138,12 +170,12 @@ class Trainer:
             for network, mode in modes.items():
                 network.train(mode)
 
-    def _loop(self, trained: Trained, accelerator: "Accelerator") -> Loop:
+    def _loop(self, trained: Trained, accelerator: "Accelerator", source: Source | None) -> Loop:
         self.pipe.to(accelerator.device)
         for name in self.wires.components:
             if isinstance(component := self.pipe.components[name], nn.Module):
                 component.to(accelerator.device)
-        items = Items(self.pipe, self.wires, self.source)
+        items = Items(self.pipe, self.wires, source)
         predictor = Predictor(self.wires.loop, self.pipe.components)
         module = LossModule(trained, items, predictor, self.settings.objective)
         return Loop(trained, module, self.rows, self.settings, accelerator)

@@ -60,7 +60,7 @@ class P2(LossWeighting):
 
     def __call__(self, level: Level, clean: Mix) -> float:
         snr = _snr(level)
-        return min(snr * clean.output**2 / (self.k + snr) ** self.gamma, MOST)
+        return min(snr * clean.output**2 / math.pow(self.k + snr, self.gamma), MOST)
 
 
 class SigmaSquared(LossWeighting):

@@ -1,0 +1,236 @@
+"""Split training: what is frozen runs once over the data, in several processes, and is kept on the disk.
+
+In the second phase every step reads what was kept, so the frozen components need not be loaded. The values are those
+that the units would make: the same losses, the same gradients.
+"""
+
+import logging
+import multiprocessing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from calotype.errors import ConfigError, TrainingError
+from calotype.pipelines.adapters import adapters_of
+from calotype.training.cache_keys import FileDigests, Keys, digest
+from calotype.training.cache_store import Manifest, Store, read_manifest, write_shard
+from calotype.training.wires import TrainedWires, item_values
+
+if TYPE_CHECKING:
+    from calotype.pipelines.base import DiffusionPipeline
+
+logger = logging.getLogger(__name__)
+
+ROWS_IN_A_SHARD = 64
+
+Job = tuple[dict[str, Any], dict[str, str]]
+"""The inputs of a row, and the keys of the wires that are to be computed of it."""
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What preparing a cache did.
+
+    Attributes:
+        computed: how many values were computed.
+        found: how many were there already.
+        damaged: shards that were cut, changed or missing, and so did not count.
+    """
+
+    computed: int
+    found: int
+    damaged: tuple[str, ...] = field(default=())
+
+
+class Cached:
+    """Values of frozen units, read from a cache. What the cache does not have raises `TrainingError`.
+
+    Args:
+        folder: of the cache, as `prepare_cache` left it.
+        pipe: whose values they are; its frozen components may be left out.
+        wires: what is stored.
+
+    Raises:
+        ConfigError: there is no cache in the folder, or it is of other weights.
+    """
+
+    def __init__(self, folder: Path, pipe: "DiffusionPipeline", wires: TrainedWires) -> None:
+        manifest = read_manifest(folder)
+        if not manifest.shards:
+            raise ConfigError(f"{folder} holds no cache; fill it with prepare_cache, or calotype train")
+        self._folder, self._wires = folder, wires
+        self._keys = Keys(pipe, wires, fingerprints(pipe, wires, manifest), FileDigests(manifest.files))
+        self._store = Store(folder, manifest)
+        self._hints = {wire: pipe._graph().wires[wire] for wire in wires.stored}
+
+    def values(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values on the stored wires of a row with these inputs."""
+        found = {}
+        for wire, key in self._keys.of(inputs).items():
+            if key is not None and key not in self._store:
+                raise TrainingError(
+                    f"{self._folder} has no {wire!r} of {_shown(inputs)}: the cache was filled for other inputs, units "
+                    "or weights; fill it again"
+                )
+            found[wire] = None if key is None else self._store.get(key, self._hints[wire])
+        return found
+
+
+def prepare_cache(
+    pipe: "DiffusionPipeline",
+    wires: TrainedWires,
+    inputs: Iterable[Mapping[str, Any]],
+    folder: Path,
+    *,
+    workers: int = 1,
+    progress: bool = False,
+) -> CacheReport:
+    """Compute what is frozen for all inputs, as far as it is not there, and remove what no input needs any more.
+
+    Args:
+        pipe: computes; with several workers each gets its frozen components, in shared memory.
+        wires: what is stored.
+        inputs: of the rows, with everything that a row may be given in training.
+        folder: where it is kept. A process that is killed loses what was not in a shard yet, and no more.
+        workers: how many processes compute, each with one thread; 1 computes in this one.
+        progress: show a bar.
+
+    Raises:
+        InputError: a row cannot be read, or lacks an input.
+        TrainingError: a worker failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = read_manifest(folder)
+    prints = fingerprints(pipe, wires, manifest)
+    files = FileDigests(manifest.files)
+    keys, store = Keys(pipe, wires, prints, files), Store(folder, manifest)
+    wanted: dict[str, None] = {}
+    jobs: list[Job] = []
+    for row in inputs:
+        own = {wire: key for wire, key in keys.of(row).items() if key is not None}
+        todo = {wire: key for wire, key in own.items() if key not in store and key not in wanted}
+        wanted |= dict.fromkeys(own.values())
+        if todo:
+            jobs.append((dict(row), todo))
+    parts = [jobs[at : at + ROWS_IN_A_SHARD] for at in range(0, len(jobs), ROWS_IN_A_SHARD)]
+    if workers > 1 and len(jobs) > 1:
+        if len(parts) < workers:
+            parts = [jobs[at::workers] for at in range(workers)]
+        _spread(pipe, wires, parts, folder, min(workers, len(parts)))
+    else:
+        _compute(pipe, parts, folder, progress)
+    Store(folder, manifest).keep(wanted)
+    manifest.files, manifest.components = files.known, _described(pipe, prints)
+    manifest.write(folder)
+    computed = sum(len(todo) for _, todo in jobs)
+    return CacheReport(computed, len(wanted) - computed, tuple(store.damaged))
+
+
+@torch.no_grad()
+def _compute(pipe: "DiffusionPipeline", parts: Sequence[Sequence[Job]], folder: Path, progress: bool = False) -> None:
+    """Compute parts of the work, a shard each."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    for part in tqdm(parts, disable=not progress, unit="shard"):
+        values: dict[str, Any] = {}
+        for row, todo in part:
+            made = item_values(pipe, row, tuple(todo), {})
+            values |= {key: made[wire] for wire, key in todo.items()}
+        write_shard(folder, values)
+
+
+# -- workers -----------------------------------------------------------------------------------------------------------
+
+
+def _spread(
+    pipe: "DiffusionPipeline", wires: TrainedWires, parts: Sequence[Sequence[Job]], folder: Path, workers: int
+) -> None:
+    """Compute parts of the work in processes of their own."""
+    context = torch.multiprocessing.get_context("spawn")
+    used = {name for node in wires.cached for name in node.uses}
+    components = {name: c for name, c in pipe.components.items() if name in used}
+    failures = context.SimpleQueue()
+    processes = [
+        context.Process(target=_work, args=(type(pipe), components, parts[n::workers], folder, failures))
+        for n in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        why = failures.get() if not failures.empty() else f"exit codes {[process.exitcode for process in processes]}"
+        raise TrainingError(f"the data could not be prepared: {why}; what is done is kept, run it again to go on")
+
+
+def _work(
+    cls: type["DiffusionPipeline"],
+    components: Mapping[str, Any],
+    parts: Sequence[Sequence[Job]],
+    folder: Path,
+    failures: "multiprocessing.SimpleQueue[str]",
+) -> None:
+    """What a worker does."""
+    torch.set_num_threads(1)
+    try:
+        _compute(cls(device="cpu", memo=0, **components), parts, folder)
+    except Exception as error:
+        failures.put(f"{type(error).__name__}: {error}")
+        raise SystemExit(1) from None
+
+
+# -- components --------------------------------------------------------------------------------------------------------
+
+
+def fingerprints(pipe: "DiffusionPipeline", wires: TrainedWires, manifest: Manifest) -> dict[str, str]:
+    """What each component of the frozen units is known by: its own digest where it is loaded, else that which the cache
+    was filled with, if its files are still the same.
+
+    Raises:
+        ConfigError: a component is not loaded, and the cache cannot tell whether it is the same.
+    """
+    found = {}
+    for name in sorted({name for node in wires.cached for name in node.uses}):
+        component = pipe.components.get(name)
+        if component is not None:
+            found[name] = digest(pipe._digests.of(name, component), adapters_of({name: component}))
+        elif name in manifest.components and manifest.components[name]["stamp"] == stamp(pipe, name) is not None:
+            found[name] = manifest.components[name]["fingerprint"]
+        elif name in manifest.components:
+            raise ConfigError(
+                f"the cache was filled with a {name!r} that is not loaded now, and its files are not those of "
+                f"{pipe._source or 'this pipeline'}; load the pipeline whole and fill the cache again"
+            )
+    return found
+
+
+def _described(pipe: "DiffusionPipeline", prints: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    return {name: {"fingerprint": found, "stamp": stamp(pipe, name)} for name, found in prints.items()}
+
+
+def stamp(pipe: "DiffusionPipeline", component: str) -> list[list[Any]] | None:
+    """Names, sizes and times of change of the files that a component was, or would be, loaded from; None where the
+    pipeline is not from a folder."""
+    from calotype.weights.repository import open_repository
+
+    if pipe._source is None:
+        return None
+    name, _, revision = pipe._source.rpartition("@")
+    if name and not Path(pipe._source).exists():
+        return [[component, revision]]  # of a hub, where a commit is all there is to say
+    repository = open_repository(pipe._source)
+    names = sorted(name for name in repository.files() if name.startswith(f"{component}/"))
+    folder = repository.fetch(names)
+    return [[name, *_facts(folder / name)] for name in names]
+
+
+def _facts(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _shown(inputs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={str(value)[:60]!r}" for name, value in inputs.items())

@@ -1,0 +1,198 @@
+"""What a cached value is known by: the code that made it, the weights it used, and what went in.
+
+A key follows from these and from nothing else, so that a changed prompt, picture, unit or weight has other keys, and
+everything it does not affect has the same.
+"""
+
+import ast
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from calotype import __version__
+from calotype.errors import ConfigError, InputError
+from calotype.graph.hints import bare
+from calotype.graph.memo import fingerprint, knowable
+from calotype.graph.node import Node
+from calotype.graph.unit import Unit
+from calotype.training.wires import TrainedWires, plan_item
+
+if TYPE_CHECKING:
+    from calotype.pipelines.base import DiffusionPipeline
+
+PLACEHOLDER = (1, 1)
+"""The size of what stands for a picture file while it is found out which units a row needs."""
+
+
+def digest(*parts: object) -> str:
+    """A digest of the texts of these parts."""
+    return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+
+
+class FileDigests:
+    """Digests of files' contents; a file that keeps its size and its time of change is read once only.
+
+    Args:
+        known: what was found before: size, time of change in nanoseconds and digest by path.
+    """
+
+    def __init__(self, known: Mapping[str, tuple[int, int, str]] | None = None) -> None:
+        self.known: dict[str, tuple[int, int, str]] = dict(known or {})
+
+    def of(self, path: Path) -> str:
+        """The digest of a file. Raises `InputError` where there is none."""
+        try:
+            facts = path.stat()
+            found = self.known.get(str(path))
+            if found is None or found[:2] != (facts.st_size, facts.st_mtime_ns):
+                with path.open("rb") as file:
+                    content = hashlib.file_digest(file, "sha256").hexdigest()
+                found = (facts.st_size, facts.st_mtime_ns, content)
+                self.known[str(path)] = found
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error}") from None
+        return found[2]
+
+
+class Keys:
+    """Finds the keys of a row's stored wires.
+
+    Args:
+        pipe: whose graph and inputs; its components may be left out.
+        wires: what is stored.
+        components: the fingerprint of each component that a cached unit uses.
+        files: digests of picture files.
+    """
+
+    def __init__(
+        self, pipe: "DiffusionPipeline", wires: TrainedWires, components: Mapping[str, str], files: FileDigests
+    ) -> None:
+        self._pipe, self._wires, self._components, self._files = pipe, wires, components, files
+        self._codes = {node.name: digest(node_code(node), __version__) for node in wires.cached}
+        self._cached = set(self._codes)
+        self._known: dict[Any, dict[str, str | None]] = {}
+
+    def of(self, inputs: Mapping[str, Any]) -> dict[str, str | None]:
+        """The key of each stored wire of a row; None where the wire is None for this row."""
+        plain = all(isinstance(v, str | int | float | Path | None) for v in inputs.values())
+        row = tuple(sorted((name, str(v)) for name, v in inputs.items())) if plain else None
+        if row is None:
+            return self._find(inputs)
+        if row not in self._known:
+            self._known[row] = self._find(inputs)
+        return self._known[row]
+
+    def _find(self, inputs: Mapping[str, Any]) -> dict[str, str | None]:
+        graph = self._pipe._graph()
+        files = {n: v for n, v in inputs.items() if self._is_file(n, v)}
+        call = self._pipe._read({"seed": 0, **inputs, **{n: Image.new("RGB", PLACEHOLDER) for n in files}})
+        plan = plan_item(graph, call, self._wires.stored, {})
+        keys: dict[str, str] = {}
+        for name, value in call.values.items():
+            keys[name] = self._files.of(Path(files[name]).expanduser()) if name in files else _key_of(name, value)
+        found: dict[str, str | None] = dict.fromkeys(self._wires.stored)
+        for planned in plan.nodes:
+            node = planned.node
+            if node.name not in self._cached:
+                continue
+            own = self._node_key(node, keys)
+            for wire in node.writes:
+                keys[wire] = digest(own, _result_name(node, wire))
+                if wire in found:
+                    found[wire] = keys[wire]
+        return found
+
+    def _node_key(self, node: Node, keys: Mapping[str, str]) -> str:
+        reads = [(name, keys.get(wire, "None")) for name, wire in _parameters(node)]
+        used = [(name, self._fingerprint(node, name)) for name in sorted(node.uses)]
+        return digest(self._codes[node.name], reads, used)
+
+    def _fingerprint(self, node: Node, name: str) -> str:
+        if name not in self._components:
+            raise ConfigError(
+                f"{node.name} uses {name!r}, whose fingerprint is not known; load it, or prepare the cache"
+            )
+        return self._components[name]
+
+    def _is_file(self, name: str, value: Any) -> bool:
+        """Whether an input's value is the path of a picture."""
+        field = self._pipe._graph().inputs.get(name)
+        is_picture = field is not None and any(member is Image.Image for member in _members(field.hint))
+        return is_picture and (isinstance(value, Path) or (isinstance(value, str) and not value.startswith("data:")))
+
+
+def _members(hint: Any) -> Iterator[Any]:
+    from calotype.graph.hints import members
+
+    for member in members(bare(hint)):
+        yield bare(member)
+
+
+def _key_of(name: str, value: Any) -> str:
+    found = fingerprint(value)
+    if not knowable(found) and name != "seed":
+        return digest(name, "unknown", type(value).__name__)
+    return digest(repr(found))
+
+
+def _parameters(node: Node) -> list[tuple[str, str]]:
+    """The names by which a node reads wires, and the wires."""
+    if isinstance(node, Unit):
+        return [(name, node.wire(name)) for name in node.parameters if name != node.branch_parameter]
+    return [(wire, wire) for wire in node.reads]
+
+
+def _result_name(node: Node, wire: str) -> str:
+    if isinstance(node, Unit):
+        return next(name for name in node.returns if node.wire(name) == wire)
+    return wire
+
+
+def node_code(node: Node) -> str:
+    """A digest of a node's code: of its function and of the functions of its own package that it refers to."""
+    fn = getattr(node, "fn", None)
+    return digest(*sorted(_codes(fn, {}).values())) if isinstance(fn, FunctionType) else digest(type(node).__qualname__)
+
+
+def _codes(fn: FunctionType, met: dict[int, str]) -> dict[int, str]:
+    """The code of a function, and of those that it names, by identity."""
+    fn = inspect.unwrap(fn)
+    met[id(fn)] = _code(fn)
+    package = fn.__module__.partition(".")[0]
+    for name in _names(fn.__code__):
+        other = fn.__globals__.get(name)
+        other = getattr(other, "fn", other)  # a unit
+        other = inspect.unwrap(other) if isinstance(other, FunctionType) else other
+        if isinstance(other, FunctionType) and other.__module__.partition(".")[0] == package and id(other) not in met:
+            _codes(other, met)
+    return met
+
+
+def _names(code: CodeType) -> set[str]:
+    """The global names in some code, and in what is defined within it."""
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return set(code.co_names).union(*(_names(one) for one in inner))
+
+
+def _code(fn: Callable[..., Any]) -> str:
+    """The code of a function without comments, layout and documentation."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(fn)))
+    except (OSError, TypeError, SyntaxError):
+        code: Any = getattr(fn, "__code__", None)
+        return repr((code.co_code, code.co_consts, code.co_names)) if code else repr(fn)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and body and _is_text(body[0]):
+            node.body = body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
