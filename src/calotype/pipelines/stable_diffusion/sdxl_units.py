@@ -30,6 +30,7 @@ from calotype.pipelines.stable_diffusion.text import (
 )
 from calotype.pipelines.stable_diffusion.units import attended, beside
 from calotype.sampling import NoiseLevels, Scheduler, Step
+from calotype.sampling.steering import AttentionSteering, looked_into
 
 Pair: TypeAlias = tuple[int, int]
 Encoder: TypeAlias = tuple[str, Any, Any]
@@ -204,6 +205,7 @@ def predicted(
     time_ids: Float[Tensor, "b n"],
     beside_latents: Float[Tensor, "b extra h w"] | None,
     steering: UNetSteering | None,
+    attention: AttentionSteering | None,
     perturbation: Perturbation | None,
     *,
     unet: UNet2DConditionModel,
@@ -216,6 +218,7 @@ def predicted(
         added_cond_kwargs={"text_embeds": pooled_embeds.to(unet.dtype), "time_ids": time_ids},
         encoder_attention_mask=attended(prompt_mask, latents.device),
         perturbation=perturbation,
+        attention=looked_into(attention),
         **steered(steering, unet),
     )
     return Latents(output.sample.float())

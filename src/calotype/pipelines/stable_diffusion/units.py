@@ -29,6 +29,7 @@ from calotype.pipelines.stable_diffusion.text import (
     weighted,
 )
 from calotype.sampling import Step
+from calotype.sampling.steering import AttentionSteering, looked_into
 
 
 @unit
@@ -124,6 +125,7 @@ def predicted(
     prompt_mask: Annotated[Bool[Tensor, "b l"], Pad(1)],
     beside_latents: Float[Tensor, "b extra h w"] | None,
     steering: UNetSteering | None,
+    attention: AttentionSteering | None,
     perturbation: Perturbation | None,
     *,
     unet: UNet2DConditionModel,
@@ -135,6 +137,7 @@ def predicted(
         prompt_embeds.to(unet.dtype),
         encoder_attention_mask=attended(prompt_mask, latents.device),
         perturbation=perturbation,
+        attention=looked_into(attention),
         **steered(steering, unet),
     )
     return Latents(output.sample.float())

@@ -16,6 +16,7 @@ from calotype.nn.perturbation import Perturbation
 from calotype.pipelines.latents import CleanLatents, Latents, Noise, shrink_mask
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask, to_picture
 from calotype.sampling import Step
+from calotype.sampling.steering import AttentionSteering, looked_into
 
 
 class PromptEmbeds(NamedTuple):
@@ -74,6 +75,7 @@ def velocity(
     prompt_embeds: Float[Tensor, "b l c"],
     prompt_mask: Bool[Tensor, "b l"],
     pooled_embeds: Float[Tensor, "b c"],
+    attention: AttentionSteering | None,
     perturbation: Perturbation | None,
     *,
     transformer: MiniTransformer2DModel,
@@ -81,7 +83,7 @@ def velocity(
     """The flow's velocity, noise minus data, at the step's sigma: [b, c, h, w]."""
     shown, embeds, pooled = (t.to(transformer.dtype) for t in (latents, prompt_embeds, pooled_embeds))
     sigma = torch.as_tensor(step.each_sigma, dtype=torch.float32, device=shown.device).expand(len(shown))
-    return Latents(transformer(shown, sigma, embeds, prompt_mask, pooled, perturbation))
+    return Latents(transformer(shown, sigma, embeds, prompt_mask, pooled, perturbation, looked_into(attention)))
 
 
 @unit
