@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from calotype.memory.storage import size_of
 from calotype.nn.network import Network, NetworkConfig
 from calotype.weights.component import load_network
 from calotype.weights.files import SafetensorsFile
@@ -38,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def peak_while_loading(folder: Path, monkeypatch, **options) -> tuple[Wide, int]:
+def peak_while_loading(folder: Path, monkeypatch, cls=Wide, **options) -> tuple[Wide, int]:
     peak, tensor = 0, SafetensorsFile.tensor
 
     def watched(file, name):
@@ -48,7 +49,7 @@ def peak_while_loading(folder: Path, monkeypatch, **options) -> tuple[Wide, int]
 
     monkeypatch.setattr(SafetensorsFile, "tensor", watched)
     before = anonymous()
-    network = load_network(Wide, folder, **options)
+    network = load_network(cls, folder, **options)
     return network, max(peak, anonymous()) - before
 
 
@@ -66,3 +67,21 @@ def test_a_conversion_takes_the_final_size(folder, monkeypatch):
     size = sum(p.nbytes for p in network.parameters())
     assert size == 24 * MIB
     assert peak <= 1.05 * size
+
+
+class Wider(Wide):
+    """12 layers of 4 MiB."""
+
+    def __init__(self, **fields):
+        super().__init__(**fields)
+        self.layers = nn.ModuleList(nn.Linear(1024, 1024, bias=False) for _ in range(12))
+
+
+@pytest.mark.parametrize("precision", ["int8", "float8_e4m3fn", "nf4"])
+def test_packing_takes_the_packed_size_and_less_than_one_tensor_more(tmp_path, monkeypatch, precision):
+    Wider().save_pretrained(tmp_path)
+    Wider.from_pretrained(tmp_path, storage={"*": precision})
+    network, peak = peak_while_loading(tmp_path, monkeypatch, cls=Wider, storage={"*": precision})
+    size = size_of(network)
+    assert size.plain == 0 and size.packed < 13 * MIB
+    assert peak <= size.packed + 4 * MIB

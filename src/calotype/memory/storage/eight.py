@@ -31,7 +31,7 @@ class Float8(Precision):
     def decode_rows(self, parts: Parts, width: int) -> Tensor:
         codes, scale = parts["codes"], parts["scale"]
         if self.dtype is torch.float8_e4m3fn:
-            return _as_half(codes).float() * (scale * 256)
+            return _as_half(codes).float().mul_(256) * scale
         return codes.float() * scale
 
     def row_bytes(self, width: int) -> int:

@@ -20,25 +20,25 @@ Finetuning of Quantized LLMs", Dettmers et al., 2023, appendix E)."""
 
 
 class Int4(Precision):
-    """Whole numbers from 0 to 15 in groups of 128 along a row: `weight = least + scale * code`.
+    """Whole numbers from 0 to 15 in groups of 128 along a row: `weight = middle + scale * (code - 7.5)`.
 
-    `least` and `scale` are each group's: an error is at most half a scale, 1/30 of what the group spans.
+    `middle` and `scale` are each group's: an error is at most half a scale, 1/30 of what the group spans.
     """
 
-    name, parts = "int4", ("codes", "scale", "least")
+    name, parts = "int4", ("codes", "scale", "middle")
 
     def encode_rows(self, rows: Tensor) -> Parts:
         groups = in_groups(rows, GROUP)
         least, most = groups.aminmax(dim=-1, keepdim=True)
-        scale = most / 15 - least / 15  # apart, because the difference itself may be beyond float32
-        scale = torch.where(scale == 0, 1.0, scale)
-        codes = ((groups - least) / scale).round().clamp(0, 15).flatten(1)[:, : _even(rows.shape[1])]
-        return {"codes": pack4(codes), "scale": scale[..., 0], "least": least[..., 0]}
+        scale, middle = most / 15 - least / 15, most / 2 + least / 2  # what they span may be beyond float32
+        steps = (groups - middle) / torch.where(scale == 0, 1.0, scale)
+        codes = (steps + 7.5).round().clamp(0, 15).flatten(1)[:, : _even(rows.shape[1])]
+        return {"codes": pack4(codes), "scale": scale[..., 0], "middle": middle[..., 0]}
 
     def decode_rows(self, parts: Parts, width: int) -> Tensor:
-        codes = look_up4(parts["codes"], torch.arange(16.0, device=parts["codes"].device))
-        groups = in_groups(codes, GROUP)
-        return (groups * parts["scale"][..., None] + parts["least"][..., None]).flatten(1)[:, :width]
+        levels = torch.arange(16.0, device=parts["codes"].device) - 7.5
+        groups = in_groups(look_up4(parts["codes"], levels), GROUP)
+        return (groups * parts["scale"][..., None] + parts["middle"][..., None]).flatten(1)[:, :width]
 
     def row_bytes(self, width: int) -> int:
         return _even(width) // 2 + math.ceil(width / GROUP) * 8
@@ -62,7 +62,7 @@ class NormalFloat4(Precision):
         blocks = in_groups(rows, BLOCK)
         absmax = scale_to(blocks, 1.0)
         levels = rows.new_tensor(NORMAL_FLOAT)
-        codes = torch.bucketize(blocks / absmax, (levels[1:] + levels[:-1]) / 2)
+        codes = torch.bucketize(blocks / absmax, (levels[1:] + levels[:-1]) / 2, out_int32=True)
         return {"codes": pack4(codes.flatten(1)), "absmax": absmax[..., 0]}
 
     def decode_rows(self, parts: Parts, width: int) -> Tensor:

@@ -1,0 +1,110 @@
+"""Weights that bitsandbytes packed, in a file that it wrote (see its metadata), are what it says that they are."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from calotype import MiniTransformer2DModel
+from calotype.errors import RepositoryError, WeightsError
+from calotype.memory.storage import PRECISIONS, precision_of
+from calotype.weights.component import load_network, save_network
+from calotype.weights.files import SafetensorsFile, write_safetensors
+from calotype.weights.normal_float import NormalFloatFile
+
+RECORDED = Path(__file__).parent / "bitsandbytes-0.50.2.safetensors"
+SAID = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+SHAPES = {"blocks.0.text_kv": (48, 64), "narrow": (24, 16), "wide": (40, 512)}
+
+
+def weight(*shape):
+    """What was packed."""
+    waves = (torch.arange(torch.Size(shape).numel()).float() * 0.37).sin().view(shape)
+    return waves * torch.linspace(0.1, 3, shape[0])[:, None]
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return SafetensorsFile(RECORDED)
+
+
+@pytest.fixture(scope="module")
+def read(recorded):
+    return NormalFloatFile(recorded, SAID, Path("config.json"))
+
+
+def parts(file, name):
+    return {part: file.tensor(f"{name}.weight_{part}") for part in ("codes", "absmax")}
+
+
+@pytest.mark.parametrize("name", ["blocks.0.text_kv", "wide"])
+def test_what_it_packed_is_decoded_as_it_decodes(recorded, read, name):
+    decoded = PRECISIONS["nf4"].decode(parts(read, name), SHAPES[name], torch.float32)
+    theirs = recorded.tensor(f"{name}.decoded")
+    assert torch.equal(decoded[-4:], theirs)
+
+
+def test_blocks_may_straddle_rows(read):
+    """Of rows that are no multiple of a block its own decoder for processors gives other rows; so against what was
+    packed."""
+    decoded = PRECISIONS["nf4"].decode(parts(read, "narrow"), (24, 16), torch.float32)
+    assert (decoded - weight(24, 16)).abs().max() < 0.152 * 3
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_it_packed_is_packed_alike(recorded, read, name):
+    ours = PRECISIONS["nf4"].encode(weight(*SHAPES[name]))
+    assert torch.equal(ours["codes"], parts(read, name)["codes"])
+    if recorded.entries[f"{name}.weight.absmax"].dtype == torch.float32:  # others were rounded once more
+        assert torch.equal(ours["absmax"].flatten(), recorded.tensor(f"{name}.weight.absmax"))
+
+
+def test_a_network_of_such_layers_loads_packed(tmp_path):
+    torch.manual_seed(0)
+    net = MiniTransformer2DModel(hidden_size=24, num_heads=2, num_layers=1, text_dim=64, in_channels=4)
+    folder = _packed_folder(tmp_path, net)
+    loaded = load_network(MiniTransformer2DModel, folder)
+    assert precision_of(loaded) == {"blocks.0.text_kv": "nf4"}
+    assert torch.equal(
+        loaded.blocks[0].text_kv.weight[-4:], SafetensorsFile(RECORDED).tensor("blocks.0.text_kv.decoded")
+    )
+
+
+def _packed_folder(tmp_path, net, **said):
+    folder = tmp_path / "packed"
+    save_network(net, folder)
+    recorded = SafetensorsFile(RECORDED)
+    theirs = {key: recorded.tensor(key) for key in recorded.entries if key.startswith("blocks.0.text_kv.weight")}
+    plain = {key: value for key, value in net.state_dict().items() if key not in theirs}
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", plain | theirs)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {**SAID, **said}}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"bnb_4bit_quant_type": "fp4"}, "of the ways of bitsandbytes only 'nf4' is read"),
+        ({"load_in_8bit": True}, "of the ways of bitsandbytes only 'nf4' is read"),
+        ({"quant_method": "torchao", "load_in_4bit": False}, "quantized by 'torchao', whose files are not read"),
+        ({"quant_method": "quanto", "load_in_4bit": False}, r"quantized by 'quanto'.* storage=\{'\*': 'int8'\}"),
+    ],
+)
+def test_other_ways_are_refused(tmp_path, said, found):
+    net = MiniTransformer2DModel(hidden_size=24, num_heads=2, num_layers=1, text_dim=64, in_channels=4)
+    with pytest.raises(RepositoryError, match=found):
+        load_network(MiniTransformer2DModel, _packed_folder(tmp_path, net, **said))
+
+
+def test_a_weight_that_is_not_what_its_state_says(tmp_path):
+    recorded = SafetensorsFile(RECORDED)
+    tensors = {key: recorded.tensor(key) for key in recorded.entries}
+    write_safetensors(tmp_path / "a.safetensors", {**tensors, "wide.weight": tensors["wide.weight"][:-1]})
+    with pytest.raises(WeightsError, match=r"wide.weight of shape \[40, 512\] in 4 bits is 10239 bytes"):
+        NormalFloatFile(SafetensorsFile(tmp_path / "a.safetensors"), SAID, Path("config.json"))
+    broken = torch.tensor(list(b"{}"), dtype=torch.uint8)
+    write_safetensors(tmp_path / "b.safetensors", {**tensors, "wide.weight.quant_state.bitsandbytes__nf4": broken})
+    with pytest.raises(WeightsError, match="is not what bitsandbytes writes"):
+        NormalFloatFile(SafetensorsFile(tmp_path / "b.safetensors"), SAID, Path("config.json"))
