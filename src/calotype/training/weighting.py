@@ -86,5 +86,6 @@ Weighting = Annotated[Flat | MinSNR | P2 | SigmaSquared | CosMap, Field(discrimi
 
 
 def _snr(level: Level) -> float:
-    """Signal over noise, as powers."""
-    return (level.alpha / level.sigma) ** 2 if level.sigma else math.inf
+    """Signal over noise, as powers; finite where there is no noise."""
+    ratio = level.alpha / max(level.sigma, 1e-6)
+    return ratio * ratio

@@ -1,0 +1,168 @@
+"""A pipeline of a few numbers that can be trained, and data for it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from calotype.graph.branches import NegativeOf
+from calotype.graph.hints import Each
+from calotype.graph.inputs import Inputs
+from calotype.graph.unit import unit
+from calotype.nn.network import Network, NetworkConfig
+from calotype.pipelines.base import DiffusionPipeline, takes
+from calotype.pipelines.latents import CleanLatents, Latents, Noise, latents, sigmas
+from calotype.pipelines.pictures import Picture, fitted, to_array, to_picture
+from calotype.sampling import Denoise, FlowMatchEuler, Scheduler, Step
+
+
+class SmallConfig(NetworkConfig):
+    """What describes the small network."""
+
+    width: int = 8
+
+
+class Small(Network):
+    """A velocity of 3-channel pictures from their values, the time and a text's vector."""
+
+    Config = SmallConfig
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        width = self.config.width
+        self.into = nn.Conv2d(3, width, 3, padding=1)
+        self.blocks = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1) for _ in range(2)])
+        self.to_q = nn.Linear(5, width)
+        self.drop = nn.Dropout(0.1)
+        self.out = nn.Conv2d(width, 3, 1)
+
+    def forward(self, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        vector = self.to_q(torch.cat([text.mean(1), sigma[:, None]], dim=1))
+        hidden = self.into(x) + vector[..., None, None]
+        for block in self.blocks:
+            hidden = torch.tanh(block(self.drop(hidden)))
+        return self.out(hidden)
+
+
+class Words(Network):
+    """Texts as [1, 2, 4]; counts how often it is asked."""
+
+    Config = NetworkConfig
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.table = nn.Embedding(101, 4)
+        self.asked = 0
+
+    def forward(self, text: str) -> Tensor:
+        self.asked += 1
+        ids = torch.tensor([[sum(map(ord, text)) % 101, len(text) % 101]])
+        return self.table(ids)
+
+
+class SmallInputs(Inputs):
+    """What a user may set."""
+
+    prompt: Each[str]
+    negative_prompt: Annotated[Each[str], NegativeOf("prompt")] = ""
+    image: Each[Picture] | None = None
+    guidance_scale: float = 2.0
+    steps: int = 3
+    size: int = 8
+
+
+@unit
+def embeds(prompt: str, *, words: Words) -> Tensor:
+    """Encode one prompt."""
+    return words(prompt)
+
+
+@unit
+def noise(seed: int, size: int) -> Noise:
+    """Standard normal noise."""
+    return Noise(torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(seed)))
+
+
+@unit
+def image_latents(image: Picture, size: int) -> CleanLatents:
+    """A picture's values."""
+    return CleanLatents(to_array(fitted(image, size, size)))
+
+
+@unit
+def start(image: Picture) -> float:
+    """Half the noise, where there is a picture."""
+    return 0.5
+
+
+@unit
+def velocity(latents: Latents, step: Step, embeds: Tensor, *, net: Small) -> Latents:
+    """The velocity at each item's level."""
+    sigma = torch.as_tensor(step.each_sigma, dtype=torch.float32).expand(len(latents))
+    return Latents(net(latents, sigma, embeds))
+
+
+@unit
+def velocity_of_one(latents: Latents, step: Step, embeds: Tensor, *, net: Small) -> Latents:
+    """The same, by the one level of the step."""
+    return Latents(net(latents, torch.full((len(latents),), step.sigma), embeds))
+
+
+@unit
+def image(latents: Latents, image: Picture | None) -> Picture:
+    """Values as a picture."""
+    return to_picture(latents)
+
+
+class SmallPipeline(DiffusionPipeline):
+    words: Words
+    net: Small
+    scheduler: Scheduler = FlowMatchEuler()
+
+    units = (embeds, noise, image_latents, start, sigmas, latents, Denoise(velocity), image)
+    __call__ = takes(SmallInputs)
+
+
+class OneByOne(DiffusionPipeline):
+    """The same with a predictor that knows one level at a time."""
+
+    words: Words
+    net: Small
+    scheduler: Scheduler = FlowMatchEuler()
+
+    units = (embeds, noise, image_latents, start, sigmas, latents, Denoise(velocity_of_one), image)
+    __call__ = takes(SmallInputs)
+
+
+def small(cls: type[DiffusionPipeline] = SmallPipeline, **components: Any) -> Any:
+    """A pipeline whose weights are always the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = {"words": Words(), "net": Small()}
+    pipe = cls(**{**made, **components}, device="cpu")
+    for network in (pipe.words, pipe.net):
+        if network is not None:
+            network.eval()
+    return pipe
+
+
+def color(red: int, green: int, blue: int, size: int = 8) -> Image.Image:
+    """A picture of one colour."""
+    return Image.new("RGB", (size, size), (red, green, blue))
+
+
+def rows(count: int = 4) -> list[dict[str, Any]]:
+    """Rows of coloured squares."""
+    return [{"prompt": f"colour {n}", "image": color(40 * n % 256, 255 - 30 * n % 256, 7 * n)} for n in range(count)]
+
+
+def files(folder: Path, count: int = 4) -> list[dict[str, Any]]:
+    """The same as files."""
+    found = []
+    for number, row in enumerate(rows(count)):
+        path = folder / f"{number}.png"
+        row["image"].save(path)
+        found.append({**row, "image": path})
+    return found
