@@ -4,6 +4,7 @@ from typing import Annotated
 
 import pytest
 import torch
+from PIL import ImageOps
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -12,7 +13,9 @@ from calotype.graph.branches import NegativeOf
 from calotype.graph.inputs import Inputs
 from calotype.graph.unit import unit
 from calotype.pipelines.packs import UnitPack
-from stubs import TextToImage, text_to_image
+from calotype.pipelines.pictures import Picture, to_picture
+from calotype.sampling import ClassifierFree, Guidance, Step
+from stubs import Net, TextInputs, TextToImage, text_to_image
 
 
 class BiasInputs(Inputs):
@@ -69,6 +72,100 @@ def test_a_twin_in_a_pack():
     assert torch.allclose(both["positive"] / 3, both["negative"] / 5)
     with pytest.raises(MissingInput, match="'style' is missing: styled reads it"):
         wider(prompt="a")
+
+
+def test_units_for_the_loop():
+    """A pack's units refine the loop's value after each step and make another policy of its own."""
+
+    @unit
+    def halved(latents: Tensor, step: Step, share: float) -> Tensor:
+        return latents * share if step.index == 3 else latents
+
+    @unit
+    def doubled(policy: Guidance, share: float) -> Guidance:
+        assert isinstance(policy, ClassifierFree)
+        return ClassifierFree(policy.scale / share)
+
+    class Share(Inputs):
+        share: float | None = None
+
+    pipe = text_to_image()
+    call = {"prompt": "a", "seed": 1, "outputs": ("latents",)}
+    last = pipe.with_units(UnitPack((), Share, after_step=(halved,)))
+    assert torch.allclose(last(**call, share=0.5).latents, pipe(**call).latents / 2)
+    assert torch.equal(last(**call).latents, pipe(**call).latents)
+    guided = pipe.with_units(UnitPack((), Share, around=(doubled,)))
+    assert torch.equal(guided(**call, share=0.5).latents, pipe(**call, guidance_scale=6.0).latents)
+    assert torch.equal(guided(**call).latents, pipe(**call).latents)
+    with pytest.raises(InputError, match="share must be"):
+        guided(**call, share=[0.5, 0.5])
+    both = guided.with_units(UnitPack((), after_step=(halved,)))
+    assert torch.allclose(both(**call, share=0.5).latents, pipe(**call, guidance_scale=6.0).latents / 2)
+
+
+def test_a_unit_that_decides_branches_has_no_components():
+    @unit
+    def asking(policy: Guidance, *, net: Net) -> Guidance:
+        return policy
+
+    with pytest.raises(GraphError, match="denoise: asking decides the branches before anything runs"):
+        text_to_image().with_units(UnitPack((), around=(asking,)))
+
+
+def test_units_for_a_loop_that_does_not_follow():
+    @unit
+    def kept(latents: Tensor) -> Tensor:
+        return latents
+
+    with pytest.raises(GraphError, match="kept is for a loop, but none follows in TextToImage"):
+        text_to_image().with_units(UnitPack((), after_step=(kept,)), after="denoise")
+
+
+def test_an_input_is_refined_before_who_reads_it():
+    @unit
+    def loud(prompt: str) -> str:
+        return prompt.upper()
+
+    shout = loud.renamed(loud="prompt")
+    pipe = text_to_image()
+    wider = pipe.with_units(UnitPack((shout, *BIAS.units), BiasInputs))
+    assert [n.name for n in wider.units] == [
+        "loud",
+        "embeds",
+        "noise",
+        "sigmas",
+        "latents",
+        "biased",
+        "denoise",
+        "image",
+    ]
+    wider(prompt="a", seed=1)
+    assert pipe.encoder.texts == ["A", ""]
+    with pytest.raises(
+        GraphError, match=r"loud refines 'prompt', which nothing reads after it; insert it before='embe"
+    ):
+        pipe.with_units([shout], after="embeds")
+
+
+def test_what_a_pipeline_makes_is_refined_at_its_end():
+    """The picture that comes out may have the name of an input, which is another value."""
+
+    class Painting(TextInputs):
+        image: Picture | None = None
+
+    @unit
+    def painted(latents: Tensor, image: Picture | None) -> Picture:
+        return to_picture(torch.sin(latents))
+
+    @unit
+    def flipped(image: Picture) -> Picture:
+        return ImageOps.mirror(image)
+
+    units = (*TextToImage.units[:-1], painted.renamed(painted="image"))
+    pipe = text_to_image(type("Painter", (TextToImage,), {"units": units, "Inputs": Painting}))
+    wider = pipe.with_units([flipped.renamed(flipped="image")], after="painted")
+    call = {"prompt": "a", "seed": 1}
+    assert ImageOps.mirror(wider(**call).image).tobytes() == pipe(**call).image.tobytes()
 
 
 def test_before_the_first_loop_unless_said():
