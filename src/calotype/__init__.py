@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calotype.models.ip_adapter import IPAdapter
     from calotype.models.mini_autoencoder import MiniAutoencoderKL
     from calotype.models.mini_transformer import MiniTransformer2DModel
+    from calotype.models.qwen_image import QwenImageTransformer2DModel
     from calotype.models.t2i_adapter import T2IAdapter
     from calotype.models.unet_2d import UNet2DModel
     from calotype.models.unet_2d_condition import UNet2DConditionModel
@@ -138,6 +139,7 @@ __all__ = [
     "Pad",
     "PerturbedAttention",
     "Picture",
+    "QwenImageTransformer2DModel",
     "Rescaled",
     "Scheduler",
     "Settings",

@@ -19,6 +19,7 @@ from calotype import (
     MiniTransformer2DModel,
     ModelConfig,
     ModelPool,
+    QwenImageTransformer2DModel,
     T2IAdapter,
     UNet2DConditionModel,
     UNet2DModel,
@@ -88,6 +89,15 @@ KL = {
 TINY = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (4, 4)}
 WORDS = {"vocab_size": 11, "hidden_size": 8, "num_layers": 1, "num_heads": 2, "norm_eps": 0.1}
 TRANSFORMER = {"hidden_size": 8, "num_heads": 2, "text_dim": 4, "mlp_ratio": 1.5, "norm_eps": 0.1}
+QWEN = {
+    "in_channels": 16,
+    "out_channels": 4,
+    "num_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 8,
+    "axes_dims_rope": (8, 2, 6),
+}
 SCALED = {"latent_channels": 2, "latents_mean": (0.5, 1.0), "latents_std": (2.0, 3.0)}
 
 FIELDS: dict[type[Network], list[dict[str, Any]]] = {
@@ -154,6 +164,10 @@ FIELDS: dict[type[Network], list[dict[str, Any]]] = {
         {"latent_magnitude": 2.0, "latent_shift": 0.25, "act_fn": "gelu"},
         {**TINY, "num_encoder_blocks": (1, 2), "num_decoder_blocks": (2, 1), "latent_channels": 3},
     ],
+    QwenImageTransformer2DModel: [
+        {**QWEN, "zero_cond_t": True},
+        {**QWEN, "use_additional_t_cond": True, "use_layer3d_rope": True},
+    ],
     WordTextEncoder: [WORDS, {**WORDS, "num_layers": 0, "word_dim": 4, "max_length": 5}],
     MiniTransformer2DModel: [TRANSFORMER, {**TRANSFORMER, "num_layers": 1, "in_channels": 3, "sample_size": 4}],
     MiniAutoencoderKL: [
@@ -207,6 +221,13 @@ def computed(network: Network) -> Sequence[torch.Tensor]:
         text = torch.randn(1, 3, network.config.text_dim, generator=draw)
         torch.nn.init.normal_(network.proj_out.weight, generator=torch.Generator().manual_seed(3))
         return [network(x, torch.tensor([0.3]), text, torch.ones(1, 3, dtype=torch.bool), text[:, 0])]
+    if isinstance(network, QwenImageTransformer2DModel):
+        for parameter in network.parameters():  # what is mapped from a file lies unaligned, which rounds otherwise
+            parameter.data = parameter.data.clone()
+        x = torch.randn(1, 10, 16, generator=draw)
+        kind = torch.tensor([1]) if network.config.use_additional_t_cond else None
+        text = torch.randn(1, 3, 8, generator=draw)
+        return [network(x, text, None, 0.3, [[(1, 2, 3), (1, 2, 2)]], additional_t_cond=kind).sample]
     assert isinstance(network, MiniAutoencoderKL)
     return [network.encode(torch.randn(1, 3, 16, 16, generator=draw))]
 

@@ -19,6 +19,8 @@ from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_autoencoder import keys as mini_autoencoder
 from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.mini_transformer import keys as mini_transformer
+from calotype.models.qwen_image import QwenImageTransformer2DModel
+from calotype.models.qwen_image import keys as qwen_image
 from calotype.models.t2i_adapter import T2IAdapter
 from calotype.models.t2i_adapter import keys as t2i_adapter
 from calotype.models.unet_2d import UNet2DModel
@@ -29,6 +31,7 @@ from calotype.models.word_text_encoder import WordTextEncoder
 from calotype.models.word_text_encoder import keys as word_text_encoder
 from calotype.weights.original import clip, unet, vae
 from calotype.weights.original import controlnet as original_controlnet
+from calotype.weights.original import qwen_image as original_qwen_image
 from calotype.weights.pool.known import Fields, KnownModel, known_model
 from calotype.weights.pool.layout import Keys, Layout, spelled
 
@@ -211,6 +214,16 @@ CATALOGUE = (
         keys=mini_autoencoder.TELLING,
         config=mini_autoencoder.config_from_shapes,
         asks=mini_autoencoder.ASKS,
+    )
+    .with_model(
+        "qwen_image_transformer",
+        QwenImageTransformer2DModel,
+        layouts=[
+            spelled(qwen_image.TELLING, told=original_qwen_image.told, lacks=["controlnet_x_embedder.weight"])
+        ],
+        config=qwen_image.config_from_shapes,
+        asks=qwen_image.ASKS,
+        ignores=[original_qwen_image.ZERO_TIME],
     )
 )
 """Every network of calotype, and the text encoders that its pipelines take from transformers."""

@@ -1,0 +1,248 @@
+"""The double-stream transformer of Qwen-Image: text and image tokens to the velocity of the image."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from calotype.errors import InputError
+from calotype.models.qwen_image.config import QwenImageTransformer2DConfig
+from calotype.models.qwen_image.parts import Modulation, Prepared, TimeText, activated_times, one_time, prepared
+from calotype.nn.double_stream import DoubleStreamBlock, Joint
+from calotype.nn.network import Network
+from calotype.nn.streams import Condition, Grid, Residual, Words, block_samples
+
+_EPS = 1e-6
+
+
+class QwenImageTransformer2DOutput(NamedTuple):
+    """What a forward pass gives: the velocity (noise - data) of every token."""
+
+    sample: Float[Tensor, "b n c"]
+
+
+class AdaptiveNorm(nn.Module):
+    """The last normalisation, scaled and shifted by the time."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, 2 * channels)
+
+    def forward(self, x: Float[Tensor, "b n c"], active: Float[Tensor, "m c"]) -> Float[Tensor, "b n c"]:
+        """`active` is the time's activated vector, one for all items or one for each."""
+        scale, shift = self.linear(active).unsqueeze(1).chunk(2, dim=-1)
+        return torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:], eps=_EPS), 1 + scale)
+
+
+class QwenImageTransformer2DModel(Network):
+    """The transformer of "Qwen-Image Technical Report" (2025), figure 6. Keywords: the fields of
+    `QwenImageTransformer2DConfig`.
+
+    A call does everything anew. A loop does what stays the same from step to step once, with `prepare`, what the
+    times do to the blocks with `modulate`, and then calls `predict`.
+    """
+
+    Config = QwenImageTransformer2DConfig
+    config: QwenImageTransformer2DConfig
+
+    def __init__(self, **fields: object) -> None:
+        super().__init__(**fields)
+        config = self.config
+        width = config.width
+        self.gradient_checkpointing = False
+        """Whether blocks are computed again on the way back instead of what they computed being kept."""
+        self.time_text_embed = TimeText(width, additional=config.use_additional_t_cond)
+        self.txt_norm = nn.RMSNorm(config.joint_attention_dim, eps=_EPS)
+        self.img_in = nn.Linear(config.in_channels, width)
+        self.txt_in = nn.Linear(config.joint_attention_dim, width)
+        self.transformer_blocks = nn.ModuleList(
+            DoubleStreamBlock(width, config.num_attention_heads) for _ in range(config.num_layers)
+        )
+        self.norm_out = AdaptiveNorm(width)
+        self.proj_out = nn.Linear(width, config.patch_size**2 * (config.out_channels or config.in_channels))
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "b n c"],
+        encoder_hidden_states: Float[Tensor, "b t d"],
+        encoder_hidden_states_mask: Shaped[Tensor, "b t"] | None = None,
+        timestep: Shaped[Tensor, "..."] | float = 1.0,
+        img_shapes: Sequence[Sequence[Grid]] | Sequence[Grid] | None = None,
+        controlnet_block_samples: Sequence[Float[Tensor, "b m w"]] | None = None,
+        additional_t_cond: Int[Tensor, " b"] | None = None,
+        return_dict: bool = True,
+    ) -> QwenImageTransformer2DOutput | tuple[Tensor]:
+        """The velocity of all image tokens, those of pictures beside the drawn one as well.
+
+        Args:
+            hidden_states: tokens of noisy latents, then of pictures beside them.
+            encoder_hidden_states: hidden states of the prompt.
+            encoder_hidden_states_mask: which of them are words.
+            timestep: sigma, 0 for data and 1 for noise, one number or one for each item.
+            img_shapes: frames, rows and columns of every picture's tokens, for each item, whose must be the same.
+            controlnet_block_samples: what a `QwenImageControlNetModel` gives.
+            additional_t_cond: 0 for a whole picture, 1 for layers; for networks with `use_additional_t_cond`.
+            return_dict: `False` for a plain tuple.
+
+        Raises:
+            InputError: a shape does not fit.
+        """
+        grids = _grids(img_shapes, hidden_states.shape[1])
+        conditions: tuple[Condition, ...] = ()
+        if controlnet_block_samples is not None:
+            conditions = (Condition(residual=block_samples(controlnet_block_samples, self.config.num_layers)),)
+        ready = self.prepare(encoder_hidden_states, grids, encoder_hidden_states_mask, conditions=conditions)
+        time = self.modulate(timestep, additional_t_cond, batch=len(hidden_states))
+        velocity = self.predict(hidden_states, time, ready)
+        return QwenImageTransformer2DOutput(velocity) if return_dict else (velocity,)
+
+    def prepare(
+        self,
+        encoder_hidden_states: Float[Tensor, "b t d"],
+        grids: Sequence[Grid],
+        encoder_hidden_states_mask: Shaped[Tensor, "#b t"] | None = None,
+        *,
+        conditions: Sequence[Condition] = (),
+        interpolate_rope: bool = False,
+    ) -> Prepared:
+        """What stays the same from step to step: projected texts and pictures, positions, who sees whom.
+
+        Args:
+            encoder_hidden_states: hidden states of the prompt.
+            grids: frames, rows and columns of the tokens of every picture that is drawn: one, or one for each layer.
+            encoder_hidden_states_mask: which of the hidden states are words.
+            conditions: what there is beside the prompt (`calotype.nn.streams`).
+            interpolate_rope: pictures of another size than the first cover the same ground.
+
+        Raises:
+            InputError: a shape does not fit.
+        """
+        if encoder_hidden_states.shape[-1] != self.config.joint_attention_dim:
+            raise InputError(
+                f"encoder_hidden_states must be {self.config.joint_attention_dim} wide (joint_attention_dim), got "
+                f"{encoder_hidden_states.shape[-1]}"
+            )
+        return prepared(
+            self.img_in,
+            lambda states: self.txt_in(self.txt_norm(states)),
+            Words(encoder_hidden_states, encoder_hidden_states_mask),
+            grids,
+            conditions,
+            self.config.axes_dims_rope,
+            layered=self.config.use_layer3d_rope,
+            interpolated=interpolate_rope,
+        )
+
+    def modulate(
+        self,
+        timestep: Shaped[Tensor, "..."] | float,
+        additional_t_cond: Int[Tensor, " m"] | None = None,
+        *,
+        batch: int = 1,
+    ) -> Modulation:
+        """What a time, sigma from 0 to 1, does to the network: one number, or one for each of `batch` items."""
+        parameter = self.proj_out.weight
+        times = one_time(timestep, batch, parameter.device)
+        active = activated_times(
+            self.time_text_embed, times, additional_t_cond, parameter.dtype, with_zero=self.config.zero_cond_t
+        )
+        return Modulation(active)
+
+    def modulate_ahead(
+        self, timesteps: Float[Tensor, " steps"], additional_t_cond: Int[Tensor, "1"] | None = None
+    ) -> tuple[Modulation, ...]:
+        """What every time of a loop does to the network, each block's weights of it read once for all times."""
+        whole = self.modulate(timesteps, additional_t_cond, batch=len(timesteps))
+        blocks = [cast(DoubleStreamBlock, block).time(whole.active) for block in self.transformer_blocks]
+        return tuple(
+            Modulation(
+                tuple(vector[step : step + 1] for vector in whole.active),
+                tuple(time.at(step) for time in blocks),
+            )
+            for step in range(len(timesteps))
+        )
+
+    def predict(
+        self,
+        tokens: Float[Tensor, "b n c"],
+        time: Modulation,
+        ready: Prepared,
+        *,
+        residuals: Sequence[Residual] = (),
+        attention: str = "sdpa",
+    ) -> Float[Tensor, "b n c2"]:
+        """The velocity of the tokens that are drawn.
+
+        Args:
+            tokens: tokens of the noisy latents.
+            time: what `modulate` gives for the step.
+            ready: what `prepare` gives.
+            residuals: what is added after blocks in this step, beside what `ready` holds.
+            attention: the kernel's name (`calotype.nn.attention_backends`).
+
+        Raises:
+            InputError: the tokens are not those of the prepared grids, or the kernel's package is not installed.
+        """
+        batch, drawn = tokens.shape[:2]
+        beside = 0 if ready.pictures is None else ready.pictures.shape[1]
+        if batch != ready.batch or drawn + beside != ready.layout.image_length:
+            raise InputError(
+                f"tokens must be [{ready.batch}, {ready.layout.image_length - beside}, {self.config.in_channels}] as "
+                f"prepared, got {list(tokens.shape)}"
+            )
+        several = len(time.active) > 1 and len(ready.layout.grids) > 1
+        joint = ready.joint(attention, several_times=several)
+        image = self.img_in(tokens)
+        if ready.pictures is not None:
+            image = torch.cat((image, ready.pictures), dim=1)
+        rows = self._through_blocks(image.flatten(0, 1), ready.text, time, joint, (*ready.residuals, *residuals), drawn)
+        image = rows.view(batch, -1, self.config.width)[:, :drawn]
+        velocity: Tensor = self.proj_out(self.norm_out(image, time.active[0]))
+        return velocity
+
+    def _through_blocks(
+        self, image: Tensor, text: Tensor, time: Modulation, joint: Joint, residuals: Sequence[Residual], drawn: int
+    ) -> Tensor:
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
+        last = len(self.transformer_blocks) - 1
+        for index, block in enumerate(self.transformer_blocks):
+            arguments = (image, text, time.of_block(index, len(joint.spans) > 1), joint, index < last)
+            image, text = checkpoint(block, *arguments, use_reentrant=False) if again else block(*arguments)
+            for add in residuals:
+                image = _with_residual(image, add, index, joint.batch, drawn)
+        return image
+
+
+def _with_residual(image: Tensor, add: Residual, block: int, batch: int, drawn: int) -> Tensor:
+    whole = image.view(batch, -1, image.shape[-1])
+    more = add(block, whole[:, :drawn])
+    if more is None:
+        return image
+    count = more.shape[1]
+    if count == whole.shape[1]:
+        return (whole + more).view(image.shape)
+    return torch.cat((whole[:, :count] + more, whole[:, count:]), dim=1).view(image.shape)
+
+
+def _grids(img_shapes: Sequence[Sequence[Grid]] | Sequence[Grid] | None, count: int) -> tuple[Grid, ...]:
+    """The grids that all items share."""
+    if not img_shapes:
+        raise InputError("img_shapes must say the frames, rows and columns of every picture's tokens: [[(1, 64, 64)]]")
+    items = [_listed(shapes) for shapes in img_shapes]
+    for other in items[1:]:
+        if other != items[0]:
+            raise InputError(f"all items of a batch must have the same img_shapes, got {items[0]} and {other}")
+    if sum(map(prod, items[0])) != count:
+        raise InputError(f"img_shapes {list(items[0])} have {sum(map(prod, items[0]))} tokens, hidden_states {count}")
+    return items[0]
+
+
+def _listed(shapes: Sequence[Grid] | Grid) -> tuple[Grid, ...]:
+    """An item's grids, of which the ecosystem lets one stand by itself."""
+    grids = [shapes] if isinstance(shapes[0], int) else shapes
+    return tuple((frames, height, width) for frames, height, width in cast(Sequence[Grid], grids))

@@ -1,0 +1,234 @@
+"""Transformer blocks in which text and image keep weights of their own and meet in one attention.
+
+The structure is that of Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis" (2024),
+figure 2, with modulation by the time alone. Tokens are rows, `[batch * tokens, channels]`, from block to block, so that
+every layer between is a plain matrix product.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from calotype.nn.attention_backends import Attend
+from calotype.nn.rope import rotated
+
+_EPS = 1e-6
+
+
+class Change(NamedTuple):
+    """How the time changes one layer: `[c]` where all rows share the time, `[b, 1, c]` where items have their own.
+
+    The normalised rows are multiplied by `scale` and moved by `shift`; what the layer gives is multiplied by `gate`.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+    def at(self, item: int) -> "Change":
+        """One item's, where items have their own."""
+        return self if self.shift.ndim == 1 else Change(*(part[item, 0] for part in self))
+
+
+class Changes(NamedTuple):
+    """How the time changes the attention and the feed-forward layer of one stream."""
+
+    attention: Change
+    feed: Change
+
+
+class BlockTime(NamedTuple):
+    """How the time changes one block. The image may have two times: the drawn picture's and that of those beside it."""
+
+    image: tuple[Changes, ...]
+    text: Changes
+
+    def at(self, item: int) -> "BlockTime":
+        """One item's, where items have their own."""
+        image = tuple(Changes(each.attention.at(item), each.feed.at(item)) for each in self.image)
+        return BlockTime(image, Changes(self.text.attention.at(item), self.text.feed.at(item)))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What all blocks of one forward pass share.
+
+    Attributes:
+        batch: how many items there are.
+        text_length: tokens of an item's texts.
+        spans: tokens of an item's image for each of the image's times.
+        turns: the rotary positions of texts and image, once for queries and once for keys.
+        mask: which token sees which, or None where all see all.
+        attend: the kernel.
+    """
+
+    batch: int
+    text_length: int
+    spans: tuple[int, ...]
+    turns: Tensor
+    mask: Tensor | None
+    attend: Attend
+
+
+class JointAttention(nn.Module):
+    """Attention of text and image to both. Queries and keys are normalised (Dehghani et al., "Scaling Vision
+    Transformers to 22 Billion Parameters", 2023, section 2.1) and turned by their positions."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.add_q_proj = nn.Linear(channels, channels)
+        self.add_k_proj = nn.Linear(channels, channels)
+        self.add_v_proj = nn.Linear(channels, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.to_add_out = nn.Linear(channels, channels)
+        self.norm_q = nn.RMSNorm(channels // heads, eps=_EPS)
+        self.norm_k = nn.RMSNorm(channels // heads, eps=_EPS)
+        self.norm_added_q = nn.RMSNorm(channels // heads, eps=_EPS)
+        self.norm_added_k = nn.RMSNorm(channels // heads, eps=_EPS)
+
+    def forward(
+        self, image: Float[Tensor, "n c"], text: Float[Tensor, "t c"], joint: Joint, text_goes_on: bool = True
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "t c"] | None]:
+        """What image and text see. Without `text_goes_on`, what the text sees is left out."""
+        batch = joint.batch
+        queries_and_keys = (self.add_q_proj(text), self.to_q(image), self.add_k_proj(text), self.to_k(image))
+        normed = self._normed([self._heads(rows, batch) for rows in queries_and_keys])
+        turned = rotated(normed, joint.turns).to(image.dtype)
+        query, key = turned.view(batch, 2, -1, *turned.shape[2:]).transpose(2, 3).unbind(1)
+        value = torch.cat([self._heads(self.add_v_proj(text), batch), self._heads(self.to_v(image), batch)], dim=1)
+        seen = joint.attend(query, key, value.transpose(1, 2), joint.mask).transpose(1, 2)
+        by_text, by_image = seen.flatten(2).split_with_sizes([joint.text_length, sum(joint.spans)], dim=1)
+        drawn: Tensor = self.to_out[0](by_image.reshape(image.shape))
+        return drawn, self.to_add_out(by_text.reshape(text.shape)) if text_goes_on else None
+
+    def _heads(self, rows: Tensor, batch: int) -> Tensor:
+        return rows.view(batch, -1, self.heads, rows.shape[-1] // self.heads)
+
+    def _normed(self, parts: Sequence[Float[Tensor, "b _ h c"]]) -> Float[Tensor, "b all h c"]:
+        """Queries of text and image, then keys of text and image, all normalised: in float32 where that is cheap."""
+        norms = (self.norm_added_q, self.norm_q, self.norm_added_k, self.norm_k)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return torch.cat([norm(part) for norm, part in zip(norms, parts, strict=True)], dim=1)
+        whole = torch.cat(list(parts), dim=1).float()
+        whole.mul_(whole.square().mean(-1, keepdim=True).add_(_EPS).rsqrt_())
+        for part, norm in zip(whole.split_with_sizes([part.shape[1] for part in parts], dim=1), norms, strict=True):
+            part.mul_(norm.weight)
+        return whole
+
+
+class Gelu(nn.Module):
+    """A linear layer and the Gaussian error linear unit, by its approximation with a hyperbolic tangent."""
+
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, inner)
+
+    def forward(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n inner"]:
+        fresh: Tensor = self.proj(rows)
+        if torch.is_grad_enabled():
+            return functional.gelu(fresh, approximate="tanh")
+        in_place: Tensor = torch.ops.aten.gelu_.default(fresh, approximate="tanh")
+        return in_place
+
+
+class FeedForward(nn.Module):
+    """A layer of four times the width, and back."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([Gelu(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)])
+
+    def forward(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        out: Tensor = self.net[2](self.net[0](rows))
+        return out
+
+
+class DoubleStreamBlock(nn.Module):
+    """Joint attention, then a feed-forward layer for each stream; both changed by the time, and added."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.img_mod = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
+        self.txt_mod = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
+        self.attn = JointAttention(channels, heads)
+        self.img_mlp = FeedForward(channels)
+        self.txt_mlp = FeedForward(channels)
+
+    def time(self, active: Sequence[Float[Tensor, "m c"]]) -> BlockTime:
+        """How the times change this block, from their activated vectors: the drawn picture's first, and the text's."""
+        image = tuple(_changes(self.img_mod[1](vector)) for vector in active)
+        return BlockTime(image, _changes(self.txt_mod[1](active[0])))
+
+    def forward(
+        self,
+        image: Float[Tensor, "n c"],
+        text: Float[Tensor, "t c"],
+        time: BlockTime | Sequence[Tensor],
+        joint: Joint,
+        text_goes_on: bool = True,
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "t c"]]:
+        """`time` is what `time` gave for this block, or the vectors to give it. Without `text_goes_on`, the text is
+        as it was: no later block looks at it."""
+        change = time if isinstance(time, BlockTime) else self.time(time)
+        spans = joint.spans
+        first, whole = [part.attention for part in change.image], (joint.text_length,)
+        seen, heard = self.attn(
+            normed(image, first, joint.batch, spans),
+            normed(text, [change.text.attention], joint.batch, whole),
+            joint,
+            text_goes_on,
+        )
+        image = gated(image, seen, first, joint.batch, spans)
+        then = [part.feed for part in change.image]
+        image = gated(image, self.img_mlp(normed(image, then, joint.batch, spans)), then, joint.batch, spans)
+        if heard is None:
+            return _finite(image), text
+        text = gated(text, heard, [change.text.attention], joint.batch, whole)
+        last = [change.text.feed]
+        text = gated(text, self.txt_mlp(normed(text, last, joint.batch, whole)), last, joint.batch, whole)
+        return _finite(image), _finite(text)
+
+
+def normed(rows: Tensor, changes: Sequence[Change], batch: int, spans: Sequence[int]) -> Float[Tensor, "n c"]:
+    """The rows normalised, scaled and shifted; with several changes, each for its span of every item's rows."""
+    width = rows.shape[-1:]
+    if len(changes) == 1 and changes[0].shift.ndim == 1:
+        return functional.layer_norm(rows, width, changes[0].scale, changes[0].shift, _EPS)
+    plain = functional.layer_norm(rows, width, eps=_EPS)
+    parts = plain.view(batch, -1, *width).split_with_sizes(list(spans), dim=1)
+    moved = [torch.addcmul(change.shift, part, change.scale) for part, change in zip(parts, changes, strict=True)]
+    return torch.cat(moved, dim=1).view(rows.shape)
+
+
+def gated(rows: Tensor, fresh: Tensor, changes: Sequence[Change], batch: int, spans: Sequence[int]) -> Tensor:
+    """`rows` and what a layer gave for them, times the gate. Nothing else holds `fresh`: it may be overwritten."""
+    if len(changes) == 1 and changes[0].gate.ndim == 1:
+        out = None if torch.is_grad_enabled() else fresh
+        return torch.addcmul(rows, changes[0].gate, fresh, out=out)
+    before, given = (
+        each.view(batch, -1, rows.shape[-1]).split_with_sizes(list(spans), dim=1) for each in (rows, fresh)
+    )
+    sums = [torch.addcmul(x, change.gate, y) for x, y, change in zip(before, given, changes, strict=True)]
+    return torch.cat(sums, dim=1).view(rows.shape)
+
+
+def _changes(raw: Float[Tensor, "m six_c"]) -> Changes:
+    """The six vectors of a stream's modulation: shift, scale and gate of the attention, then of the rest."""
+    six = raw.view(len(raw), 6, -1)
+    six[:, 1::3].add_(1)
+    parts = six[0].unbind(0) if len(raw) == 1 else six.unsqueeze(1).unbind(2)
+    return Changes(Change(*parts[:3]), Change(*parts[3:]))
+
+
+def _finite(rows: Tensor) -> Tensor:
+    """In half precision, numbers beyond its range become its largest."""
+    return rows.clamp(-65504, 65504) if rows.dtype == torch.float16 else rows
