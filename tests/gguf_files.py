@@ -5,10 +5,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-import torch
-from torch import Tensor, nn
-
-WEIGHTS_PER_BLOCK = 256
+from torch import Tensor
 
 
 def blocks_of(kind: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -51,7 +48,3 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def state_of(network: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach() for name, tensor in network.state_dict().items() if tensor.dtype == torch.float32}

@@ -164,5 +164,5 @@ def test_weights_that_are_not_finite_name_the_file_and_the_tensor(tmp_path):
 
 
 def test_patterns_are_checked(folder):
-    with pytest.raises(InputError, match="MiniTransformer2DModel has no layer 'block'.*; did you mean 'blocks'"):
+    with pytest.raises(InputError, match=r"MiniTransformer2DModel has no layer 'block'.*; did you mean 'blocks'"):
         load_network(MiniTransformer2DModel, folder, storage={"block": "int8"})

@@ -16,7 +16,8 @@ from torch.utils.hooks import RemovableHandle
 
 from calotype.adapters.change import Change
 from calotype.adapters.inversion import Word
-from calotype.adapters.layers import attach, detach, stacked
+from calotype.adapters.layers import attach, detach, is_packed, stacked
+from calotype.errors import ComponentError
 
 _PLACE = "_adapters"
 
@@ -74,9 +75,21 @@ class AdapterHost:
                 found.setdefault(layer, []).append((change, weights[name]))
         return found
 
+    def check_fusable(self) -> None:
+        """Raise `ComponentError` where a touched layer's weight is packed: what is small beside it would be rounded
+        off."""
+        names = list(self._active(self.loaded, self.weights))
+        if packed := [name for name in names if is_packed(self.module.get_submodule(name))]:
+            raise ComponentError(
+                f"{len(packed)} of the layers that adapters change are kept packed in this "
+                f"{type(self.module).__name__} ({packed[0]}), and nothing is fused into packed weights; run the "
+                "adapters beside them, as they do without fuse_adapters()"
+            )
+
     @torch.no_grad()
     def fuse(self) -> None:
-        """Write the adapters that run into the weights of the layers that they touch."""
+        """Write the adapters that run into the weights of the layers that they touch. Raises as `check_fusable`."""
+        self.check_fusable()
         layers = self._active(self.loaded, self.weights)
         fresh = {name: _sum(self.module.get_submodule(name), changes) for name, changes in layers.items()}
         for name, handle in self._handles.items():

@@ -19,6 +19,17 @@ DOWN, UP, DENSE = "adapter_down", "adapter_up", "adapter_dense"
 ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
+def shape_of(layer: nn.Module) -> tuple[int, ...]:
+    """The shape of a layer's weight, which is not decoded for it where it is packed (`calotype.memory.storage`)."""
+    packed: tuple[int, ...] | None = getattr(layer, "weight_shape", None)
+    return tuple(layer.weight.shape) if packed is None else packed  # type: ignore[arg-type]
+
+
+def is_packed(layer: nn.Module) -> bool:
+    """Whether a layer's weight is packed, and so cannot be written to."""
+    return getattr(layer, "weight_shape", None) is not None
+
+
 class Stack(NamedTuple):
     """All adapters of one layer: `down [r, in, *kernel]`, `up [r, out]` with scale and weight, and what is dense."""
 
@@ -28,7 +39,10 @@ class Stack(NamedTuple):
 
 
 def stacked(layer: nn.Module, changes: Sequence[tuple[Change, float]]) -> Stack:
-    """The changes of a layer at their weights, computed in float32 and then of the layer's type and on its device."""
+    """The changes of a layer at their weights, computed in float32 and then of the layer's type and on its device.
+
+    A packed weight is decoded here once: for the changes that depend on it (DoRA), and for its type.
+    """
     base: Tensor = layer.weight  # type: ignore[assignment]
     low = [(c, w) for c, w in changes if isinstance(c, LowRank) and c.magnitude is None]
     rest = [c.dense(base, w) for c, w in changes if not isinstance(c, LowRank) or c.magnitude is not None]

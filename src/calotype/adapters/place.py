@@ -9,6 +9,7 @@ from torch import nn
 
 from calotype.adapters.change import Change, Shape
 from calotype.adapters.formats import PEFT_PREFIX, AdapterFile, listed
+from calotype.adapters.layers import shape_of
 from calotype.adapters.names import layers_of, spellings
 from calotype.errors import ComponentError, WeightsError, did_you_mean
 
@@ -156,7 +157,7 @@ def _refuse_misshapen(path: Path, networks: Mapping[str, nn.Module], found: Plac
         for name, change in changes.items():
             count += 1
             layer = layers[name]
-            shape = tuple(layer.weight.shape)  # type: ignore[arg-type]
+            shape = shape_of(layer)
             if not _is_like(change.shape, shape):
                 wrong.append(f"{component}.{name} is {list(shape)}, the file's {list(change.shape)}")
             elif getattr(layer, "groups", 1) != 1:

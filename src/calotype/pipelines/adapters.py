@@ -198,13 +198,15 @@ class WithAdapters:
 
         Raises:
             InputError: no adapter runs.
-            ComponentError: a component is in use, or is fused already.
+            ComponentError: a component is in use, is fused already, or keeps the weights packed.
         """
         components = [at for at, (_, host) in _hosts(self).items() if any(host.weights.values())]
         if not components:
             raise InputError("there is no adapter that runs; load one with load_adapter, or set_adapters({...})")
         _refuse_fused(self, components)
         with _alone(self, components) as hosted:
+            for at in components:
+                hosted(at, lambda host: host.check_fusable())
             for at in components:
                 hosted(at, lambda host: host.fuse())
 

@@ -217,7 +217,7 @@ def test_wrong_patterns(small, patterns, error, says):
 
 def test_a_table_whose_rows_a_block_would_straddle_is_refused():
     net = nn.Sequential(nn.Embedding(9, 33))
-    with pytest.raises(InputError, match="Sequential.0 cannot be kept as 'nf4': blocks straddle its rows"):
+    with pytest.raises(InputError, match=r"Sequential.0 cannot be kept as 'nf4': blocks straddle its rows"):
         store(net, {"0": "nf4"})
 
 
@@ -229,7 +229,7 @@ def test_another_precision_would_round_twice(small):
 
 def test_nothing_changes_when_one_weight_is_not_finite(small):
     small.line.weight.data[3, 3] = torch.nan
-    with pytest.raises(WeightsError, match="Small.line.weight has NaN or infinity"):
+    with pytest.raises(WeightsError, match=r"Small.line.weight has NaN or infinity"):
         store(small, {"*": "int8"})
     assert not precision_of(small)
 
@@ -237,5 +237,5 @@ def test_nothing_changes_when_one_weight_is_not_finite(small):
 def test_what_has_no_data_is_refused():
     with torch.device("meta"):
         net = Small()
-    with pytest.raises(ComponentError, match="Small.wide.weight has no data .* load the network with storage= instead"):
+    with pytest.raises(ComponentError, match=r"Small.wide.weight has no data .* load the network with storage="):
         store(net, {"*": "int8"})
