@@ -11,6 +11,7 @@ CHECKED = (
     "calotype.nn",
     "calotype.models.autoencoder_kl",
     "calotype.models.autoencoder_tiny",
+    "calotype.models.clip_text.module",
     "calotype.models.mini_autoencoder.module",
     "calotype.models.mini_transformer.module",
     "calotype.models.qwen_image.module",

@@ -8,7 +8,16 @@ import torch
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 SCHEDULER = {
     "beta_start": 0.00085,
@@ -28,6 +37,11 @@ def tiny_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in MERGES)]
     vocabulary = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
     return CLIPTokenizer(vocab=vocabulary, merges=MERGES, pad_token=pad_token, model_max_length=77)
+
+
+def published_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a text encoder as published files call them: newer transformers drop a level of the names."""
+    return {n if n.startswith("text_") else f"text_model.{n}": tensor for n, tensor in state.items()}
 
 
 def text_config(tokenizer: CLIPTokenizer, **fields: Any) -> CLIPTextConfig:
@@ -127,6 +141,19 @@ def xl_unet(*, refiner: bool = False, **fields: Any) -> Any:
         cross_attention_dim=16 if refiner else 32, addition_embed_type="text_time", addition_time_embed_dim=4,
         projection_class_embeddings_input_dim=12 + 4 * (5 if refiner else 6), use_linear_projection=True, **fields,
     )  # fmt: skip
+
+
+def tiny_clip(side: int = 16) -> tuple[Any, Any]:
+    """CLIP of random weights, for pictures of `side` pixels, and what prepares them."""
+    torch.manual_seed(5)
+    words = text_config(tiny_tokenizer(), projection_dim=10)
+    sight = CLIPVisionConfig(
+        hidden_size=12, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=side,
+        patch_size=side // 2, projection_dim=10,
+    )  # fmt: skip
+    clip = CLIPModel(CLIPConfig(text_config=words.to_dict(), vision_config=sight.to_dict(), projection_dim=10)).eval()
+    spread(clip)
+    return clip, CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=side)
 
 
 def draws(count: int) -> list[Tensor]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from calotype.graph.unit import State, takes_over, unit
     from calotype.models.autoencoder_kl import AutoencoderKL
     from calotype.models.autoencoder_tiny import AutoencoderTiny
+    from calotype.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
     from calotype.models.controlnet import ControlNetModel
     from calotype.models.ip_adapter import IPAdapter
     from calotype.models.mini_autoencoder import MiniAutoencoderKL
@@ -30,10 +31,16 @@ if TYPE_CHECKING:
     from calotype.pipelines.packs import UnitPack
     from calotype.pipelines.pictures import Picture
     from calotype.pipelines.stable_diffusion import (
+        StableDiffusionControlNetImg2ImgPipeline,
+        StableDiffusionControlNetInpaintPipeline,
+        StableDiffusionControlNetPipeline,
         StableDiffusionImg2ImgPipeline,
         StableDiffusionInpaintPipeline,
         StableDiffusionInstructPix2PixPipeline,
         StableDiffusionPipeline,
+        StableDiffusionXLControlNetImg2ImgPipeline,
+        StableDiffusionXLControlNetInpaintPipeline,
+        StableDiffusionXLControlNetPipeline,
         StableDiffusionXLEnsemblePipeline,
         StableDiffusionXLImg2ImgPipeline,
         StableDiffusionXLInpaintPipeline,
@@ -97,6 +104,9 @@ __all__ = [
     "Branch",
     "Branches",
     "CFGZeroStar",
+    "CLIPTextModel",
+    "CLIPTextModelWithProjection",
+    "CLIPTokenizer",
     "Catalogue",
     "ClassifierFree",
     "Component",
@@ -144,10 +154,16 @@ __all__ = [
     "Scheduler",
     "Settings",
     "SkipLayers",
+    "StableDiffusionControlNetImg2ImgPipeline",
+    "StableDiffusionControlNetInpaintPipeline",
+    "StableDiffusionControlNetPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "StableDiffusionInstructPix2PixPipeline",
     "StableDiffusionPipeline",
+    "StableDiffusionXLControlNetImg2ImgPipeline",
+    "StableDiffusionXLControlNetInpaintPipeline",
+    "StableDiffusionXLControlNetPipeline",
     "StableDiffusionXLEnsemblePipeline",
     "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline",

@@ -17,6 +17,9 @@ PUBLIC: dict[str, str] = {
     "unit": "calotype.graph.unit",
     "AutoencoderKL": "calotype.models.autoencoder_kl",
     "AutoencoderTiny": "calotype.models.autoencoder_tiny",
+    "CLIPTextModel": "calotype.models.clip_text",
+    "CLIPTextModelWithProjection": "calotype.models.clip_text",
+    "CLIPTokenizer": "calotype.models.clip_text",
     "ControlNetModel": "calotype.models.controlnet",
     "QwenImageTransformer2DModel": "calotype.models.qwen_image",
     "T2IAdapter": "calotype.models.t2i_adapter",
@@ -131,3 +134,7 @@ ECOSYSTEM: frozenset[str] = frozenset(
     }
 )
 """The public names that `diffusers` knows too. An index file calls their library `"diffusers"`; both can load it."""
+
+OF_TRANSFORMERS: frozenset[str] = frozenset({"CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer"})
+"""The public names that `transformers` knows too. An index file calls their library `"transformers"`, and a component
+that is declared as one of that library may be either's."""

@@ -350,7 +350,7 @@ def test_components_of_other_libraries(hub: Hub, tmp_path: Path) -> None:
     hub.add("someone/parts", {**needed, **extra})
     parts = load_components(open_repository("someone/parts"), dtype={"vae": "float16"})
     assert fetched(hub) == sorted(needed)
-    assert same(parts["text_encoder"], encoder) and same(parts["vae"], vae.half())
+    assert same(parts["text_encoder"].text_model, encoder) and same(parts["vae"], vae.half())
     assert parts["tokenizer"]("a b", add_special_tokens=False)["input_ids"] == [2, 3]
     assert type(parts["feature_extractor"]).__name__.startswith("CLIPImageProcessor")
 

@@ -13,6 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, WeightsError
+from calotype.models.clip_text import CLIPTextModel
 from calotype.models.unet_2d import UNet2DModel
 from calotype.weights.components import load_components, save_components
 from calotype.weights.model_index import read_model_index
@@ -78,7 +79,8 @@ def test_ours_only_classes_are_named_as_ours_and_foreign_ones_as_theirs(unet, tm
     }
     assert index.extras["tiled"] is True
     loaded = load_components(tmp_path / "p", dtype={"vae": "bfloat16"})
-    assert state_equal(loaded["text_encoder"], encoder)
+    assert type(loaded["text_encoder"]) is CLIPTextModel
+    assert state_equal(loaded["text_encoder"].text_model, encoder)
     assert loaded["vae"].dtype == torch.bfloat16
     assert loaded["safety_checker"] is None
 

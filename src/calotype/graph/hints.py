@@ -20,6 +20,7 @@ from typing import (
     get_origin,
 )
 
+from calotype._names import OF_TRANSFORMERS
 from calotype.graph.branches import Branches
 
 T = TypeVar("T")
@@ -78,9 +79,14 @@ class ComponentRef:
         return self.names(type(value))
 
     def names(self, cls: type) -> bool:
-        """Whether a class, or one that it is derived from, is the named one. transformers has its image processors
-        twice, and `CLIPImageProcessor` is `CLIPImageProcessorPil` where torchvision is not installed."""
-        found = {c.__name__ for c in cls.__mro__ if c.__module__.partition(".")[0] == self.library}
+        """Whether a class, or one that it is derived from, is the named one, or calotype's own of that name.
+
+        transformers has its image processors twice, and `CLIPImageProcessor` is `CLIPImageProcessorPil` where
+        torchvision is not installed.
+        """
+        own = self.library == "transformers" and self.name in OF_TRANSFORMERS
+        homes = {self.library, "calotype"} if own else {self.library}
+        found = {c.__name__ for c in cls.__mro__ if c.__module__.partition(".")[0] in homes}
         return self.name in found or (self.name.endswith("ImageProcessor") and f"{self.name}Pil" in found)
 
 

@@ -23,7 +23,8 @@ class Network(Configured, nn.Module):
 
     A subclass says where its published files differ from the default:
     `weights_name` is the file that it is saved to, and `renames` are `(pattern, replacement)` pairs of regular
-    expressions that turn the keys of older files into today's.
+    expressions that turn the keys of older files into today's. `ignores` are patterns of keys that its files may have
+    and it does not take.
 
     Raises:
         ConfigError: a field is unknown, missing or has a value that it does not take.
@@ -33,6 +34,7 @@ class Network(Configured, nn.Module):
     weights_name: ClassVar[str] = "diffusion_pytorch_model.safetensors"
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()
 
+    ignores: ClassVar[tuple[str, ...]] = ()
     def __init__(self, **fields: Any) -> None:
         super().__init__()
         self.config = self.parse_config(fields)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from calotype.errors import ComponentError, ConfigError, InputError, RepositoryError, WeightsError, did_you_mean
+from calotype.graph.hints import ComponentRef
 from calotype.pipelines.declared import declared_settings, wanted_components
 from calotype.pipelines.loading import assemble, refuse_unknown
 from calotype.pipelines.report import LoadReport
@@ -215,7 +216,9 @@ def _is_network(kind: Any) -> bool:
 
 
 def _is_a(source: type | str, kind: Any) -> bool:
-    return isinstance(source, type) and not isinstance(kind, str) and issubclass(source, kind)
+    if not isinstance(source, type):
+        return False
+    return ComponentRef(kind).names(source) if isinstance(kind, str) else issubclass(source, kind)
 
 
 def _configs(beside: Repository | None, index: ModelIndex, sought: Collection[str]) -> dict[str, Any] | None:

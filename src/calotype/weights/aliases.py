@@ -9,6 +9,7 @@ ALIASES: dict[tuple[str, str], tuple[str, str]] = {
     ("transformers", "SegformerFeatureExtractor"): ("transformers", "SegformerImageProcessor"),
     ("transformers", "BeitFeatureExtractor"): ("transformers", "BeitImageProcessor"),
     ("transformers", "ConvNextFeatureExtractor"): ("transformers", "ConvNextImageProcessor"),
+    ("transformers", "CLIPTokenizerFast"): ("transformers", "CLIPTokenizer"),
     ("transformers", "AutoModelForVision2Seq"): ("transformers", "AutoModelForImageTextToText"),
 }
 """`(library, class)` as an index says it -> the same component today."""

@@ -4,6 +4,7 @@ Loading builds the network without memory for its parameters, maps the file and 
 copy is made, and where the file's type is the wanted one, no copy at all. Loading is strict.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -33,6 +34,12 @@ from calotype.weights.shards import (
     split_into_shards,
     weights_name,
 )
+from calotype.weights.sources import RestingFile, remember
+
+if TYPE_CHECKING:
+    from calotype.memory.storage.store import Patterns
+
+logger = logging.getLogger(__name__)
 
 CHECKS = ("finite",)
 
@@ -259,18 +266,24 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
 def _match(network: Network, file: WeightFile) -> dict[str, str]:
     """The key in the file of every tensor of the network. Raises `WeightsError` unless they match one to one."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    keys = {_renamed(key, network.renames, expected): key for key in file.entries}
+    left = [key for key in file.entries if key not in expected and any(re.fullmatch(p, key) for p in network.ignores)]
+    if left:
+        logger.info(
+            "%s: %s, which a %s does not take", file.path, ", ".join(listed("left out", left)), type(network).__name__
+        )
+    taken = [key for key in file.entries if key not in left]
+    keys = {_renamed(key, network.renames, expected): key for key in taken}
     shapes = {name: file.entries[key].shape for name, key in keys.items()}
     problems = [
         *listed("missing", [repr(name) for name in expected if name not in keys]),
         *listed("unexpected", [repr(key) for name, key in keys.items() if name not in expected]),
         *listed("misshapen", list(_misshapen(expected, shapes))),
     ]
-    if len(keys) < len(file.entries):
-        lost = sorted(set(file.entries) - set(keys.values()))
+    if len(keys) < len(taken):
+        lost = sorted(set(taken) - set(keys.values()))
         problems += listed("repeated under an older name", [repr(key) for key in lost])
     if problems:
-        hint = prefix_hint(expected, file.entries)
+        hint = prefix_hint(expected, keys)
         raise WeightsError(f"{file.path} does not fit {type(network).__name__}: {'; '.join(problems)}{hint}")
     return {name: keys[name] for name in expected}
 

@@ -18,7 +18,7 @@ from calotype.weights.model_index import (
     write_model_index,
 )
 from calotype.weights.needed import component_files, fetch_files, has_weights, inside, where
-from calotype.weights.registry import named, resolve
+from calotype.weights.registry import named, resolve, theirs
 from calotype.weights.repository import Folder, Repository
 from calotype.weights.shards import check_variant
 
@@ -214,7 +214,7 @@ def _class_of(
         )
     _place(repository, name)
     try:
-        cls = resolve(ref.library, ref.class_name)
+        cls = _resolved(ref, expected)
     except RepositoryError as error:
         carried = next((f for f in (f"{name}/{ref.library}.py", f"{ref.library}.py") if f in repository.files()), None)
         if carried is not None:
@@ -228,6 +228,15 @@ def _class_of(
             f"{path}: {name!r} is {ref}, but the pipeline takes a {_type_name(expected)}; "
             f"give {name}= yourself, or use the pipeline that the folder was made for, {index.class_name!r}"
         )
+    return cls
+
+
+def _resolved(ref: ComponentRef, expected: Expected) -> type[Any]:
+    """The class of an index's entry: calotype's own, or the library's where the pipeline asks for that itself."""
+    cls = resolve(ref.library, ref.class_name)
+    asked = expected.__module__.partition(".")[0] if isinstance(expected, type) else None
+    if asked == ref.library and not fits(cls, expected):
+        return theirs(ref.library, ref.class_name) or cls
     return cls
 
 

@@ -26,7 +26,7 @@ def load_foreign(
             found something. Weights too many are left out, and the library logs them.
     """
     if not has_weights(cls):
-        _refuse_pointers(folder)
+        refuse_pointers(folder)
         return _ask(cls, folder, {})
     file = open_weights(folder / find_weights([p.name for p in folder.iterdir()], stems(cls), variant, str(folder)))
     parsed = parse_dtype(torch.float32 if dtype is None else dtype)
@@ -65,7 +65,7 @@ def _refuse_incomplete(file: WeightFile, network: Any, info: Mapping[str, Any]) 
         raise WeightsError(f"{file.path} does not fit {type(network).__name__}: {'; '.join(problems)}{hint}")
 
 
-def _refuse_pointers(folder: Path) -> None:
+def refuse_pointers(folder: Path) -> None:
     """Raise `RepositoryError` for a file that Git LFS has not fetched: what libraries say of one tells nothing."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.stat().st_size < _SMALL and path.read_bytes().startswith(LFS_POINTER.encode()):

@@ -4,19 +4,21 @@ import importlib
 import logging
 from typing import Any
 
-from calotype._names import ECOSYSTEM, PUBLIC
+from calotype._names import ECOSYSTEM, OF_TRANSFORMERS, PUBLIC
 from calotype.errors import ComponentError, RepositoryError, did_you_mean
 from calotype.weights.aliases import ALIASES, HOMES
 
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("calotype", "diffusers", "transformers")
+_OWN = {"diffusers": ECOSYSTEM, "transformers": OF_TRANSFORMERS}
+"""What calotype has itself of each library."""
 
 
 def resolve(library: str, name: str) -> type[Any]:
     """The class that an entry `[library, name]` of an index means.
 
-    A class of `diffusers` that calotype has is calotype's. Others come from `diffusers` and `transformers`, which are
+    A class of `diffusers` or `transformers` that calotype has is calotype's. Others come from those two, which are
     imported only here. Names that published indexes have for classes called otherwise today are looked up in `ALIASES`
     and `HOMES`.
 
@@ -33,13 +35,23 @@ def resolve(library: str, name: str) -> type[Any]:
             f"[{library!r}, {name!r}]: components come from {', '.join(LIBRARIES)} only, and nothing else is imported "
             "because an index says so; load the component yourself and give it by its keyword"
         )
-    if library == "calotype" or (library == "diffusers" and name in ECOSYSTEM):
+    if library == "calotype" or name in _OWN[library]:
         if name not in PUBLIC:
             raise RepositoryError(f"calotype has no {name!r}{did_you_mean(name, PUBLIC)}")
         found = getattr(importlib.import_module(PUBLIC[name]), name)
         assert isinstance(found, type)
         return found
     return _foreign(library, name)
+
+
+def theirs(library: str, name: str) -> type[Any] | None:
+    """The class of that library itself where `resolve` gives calotype's own of its name; else None.
+
+    Raises:
+        RepositoryError: as `resolve`.
+    """
+    library, name = ALIASES.get((library, name), (library, name))
+    return _foreign(library, name) if name in _OWN.get(library, ()) else None
 
 
 def named(component: object) -> tuple[str, str]:
@@ -51,7 +63,7 @@ def named(component: object) -> tuple[str, str]:
     cls = type(component)
     name, root = cls.__name__, cls.__module__.partition(".")[0]
     if root == "calotype" and name in PUBLIC and resolve("calotype", name) is cls:
-        return ("diffusers" if name in ECOSYSTEM else "calotype"), name
+        return next((library for library, names in _OWN.items() if name in names), "calotype"), name
     for (library, known), home in HOMES.items():
         if name == known and cls.__module__.startswith(home):
             return library, name

@@ -11,10 +11,12 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from calotype import CATALOGUE, AutoencoderKL, UNet2DConditionModel
+from calotype.models.clip_text.keys import ASKS
 from calotype.weights.original import clip, controlnet, unet, vae
 from calotype.weights.pool.layout import Cut, Shapes, Whole
 from calotype.weights.pool.recognition import Match, recognise
 from original_files import clip_file, controlnet_file, open_clip_file, unet_file, vae_file
+from tiny_sd import published_names
 
 PUBLISHED = Path(__file__).parents[2] / "models" / "published"
 COUNTS = {
@@ -131,7 +133,7 @@ def test_every_tensor_of_an_open_text_encoder_is_mapped_once(which) -> None:
         hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=width // 64,
         projection_dim=width, hidden_act="gelu",
     )  # fmt: skip
-    state = reference(cls, config).state_dict()
+    state = published_names(reference(cls, config).state_dict())
     more = 1 if which == "H" else 0
     file = shapes_of(open_clip_file(state, prefix, more_layers=more))
     found = only(recognise(CATALOGUE, file).matches, name)
@@ -150,7 +152,7 @@ def test_the_first_text_encoder_is_recognised_in_files_of_1_and_xl() -> None:
         assert found.prefix == prefix
         assert not found.asked
         assert found.fields["hidden_act"] == "quick_gelu"
-    assert recognise(CATALOGUE, shapes_of(clip_file(state, ""))).matches[0].asked == clip.ASKS
+    assert recognise(CATALOGUE, shapes_of(clip_file(state, ""))).matches[0].asked == ASKS
 
 
 def test_the_parts_of_a_fused_projection_are_the_query_the_key_and_the_value() -> None:

@@ -1,4 +1,4 @@
-"""The text encoders of Stable Diffusion 1, 2 and XL, from their shapes and as the original files spell them.
+"""The text encoders of Stable Diffusion 1, 2 and XL, as the original files spell them.
 
 1.x and the first of XL are OpenAI's CLIP, which those files spell as its own library does. 2.x and the second of XL are
 OpenCLIP's, with the three projections of an attention in one tensor and the last projection transposed.
@@ -8,26 +8,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from calotype.models.clip_text.keys import PROJECTION
 from calotype.nn.keys import count_layers
 from calotype.weights.original.names import layer
 from calotype.weights.pool.layout import Cut, Shapes, Whole
 
-RENAMES = ((r"^text_model\.", ""),)
-"""Files written before the encoder lost a level of its names."""
-IGNORES = (r"(text_model\.)?embeddings\.position_ids", "logit_scale")
-ASKS = ("hidden_act", "num_attention_heads", "eos_token_id", "layer_norm_eps")
-"""Fields that shapes do not tell."""
-
-TELLING = tuple(
-    rf"(text_model\.)?{key}"
-    for key in (
-        r"embeddings\.token_embedding\.weight",
-        r"embeddings\.position_embedding\.weight",
-        r"encoder\.layers\.0\.self_attn\.q_proj\.weight",
-        r"encoder\.layers\.0\.mlp\.fc1\.weight",
-        r"final_layer_norm\.weight",
-    )
-)
 OPEN_TELLING = (
     "token_embedding.weight",
     "positional_embedding",
@@ -42,8 +27,6 @@ OF_2 = r"(.*\.)?cond_stage_model\.model\."
 """Where those of 2.x have OpenCLIP's."""
 NOT_OF_LDM = rf"(?!{OF_LDM}$).*"
 NOT_OF_2 = rf"(?!{OF_2}$).*"
-
-PROJECTION = "text_projection.weight"
 
 _AROUND = {
     "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
@@ -65,27 +48,6 @@ _PUBLISHED = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "layer_no
 _HEAD_WIDTH = 64
 _LARGE = 768
 """The width of the only encoder of OpenAI that the original code took: ViT-L/14."""
-
-
-def config_from_shapes(shapes: Shapes) -> dict[str, Any]:
-    """The config of the encoder that has these tensors, but for `ASKS`: with one head, which fits every width. Its
-    tensors are called as its library calls them, with or without `text_model.` before."""
-    shapes = {key.removeprefix("text_model."): shape for key, shape in shapes.items()}
-    vocabulary, width = shapes["embeddings.token_embedding.weight"]
-    fields: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": shapes["encoder.layers.0.mlp.fc1.weight"][0],
-        "max_position_embeddings": shapes["embeddings.position_embedding.weight"][0],
-        "num_hidden_layers": count_layers(shapes, "encoder.layers"),
-        "num_attention_heads": 1,
-        "hidden_act": "quick_gelu",
-        "eos_token_id": 2,
-        "layer_norm_eps": 1e-5,
-    }
-    if PROJECTION in shapes:
-        fields["projection_dim"] = shapes[PROJECTION][0]
-    return fields
 
 
 def cuts(shapes: Shapes) -> dict[str, Cut]:

@@ -11,6 +11,8 @@ from calotype.models.autoencoder_kl import AutoencoderKL
 from calotype.models.autoencoder_kl import keys as autoencoder_kl
 from calotype.models.autoencoder_tiny import AutoencoderTiny
 from calotype.models.autoencoder_tiny import keys as autoencoder_tiny
+from calotype.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
+from calotype.models.clip_text import keys as clip_text
 from calotype.models.controlnet import ControlNetModel
 from calotype.models.controlnet import keys as controlnet
 from calotype.models.ip_adapter import IPAdapter
@@ -160,10 +162,10 @@ CATALOGUE = (
     )
     .with_model(
         "clip_text_model",
-        "transformers:CLIPTextModel",
+        CLIPTextModel,
         layouts=[
-            spelled(clip.TELLING, told=clip.told, below=clip.OF_LDM),
-            spelled(clip.TELLING, below=clip.NOT_OF_LDM, lacks=[clip.PROJECTION]),
+            spelled(clip_text.TELLING, told=clip.told, below=clip.OF_LDM),
+            spelled(clip_text.TELLING, below=clip.NOT_OF_LDM, lacks=[clip_text.PROJECTION]),
             spelled(
                 clip.OPEN_TELLING,
                 cuts=clip.cuts_of_2,
@@ -172,16 +174,15 @@ CATALOGUE = (
                 below=clip.OF_2,
             ),
         ],
-        renames=clip.RENAMES,
-        config=clip.config_from_shapes,
-        asks=clip.ASKS,
-        ignores=clip.IGNORES,
+        config=clip_text.config_from_shapes,
+        asks=clip_text.ASKS,
+        ignores=clip_text.IGNORES,
     )
     .with_model(
         "clip_text_model_with_projection",
-        "transformers:CLIPTextModelWithProjection",
+        CLIPTextModelWithProjection,
         layouts=[
-            spelled((*clip.TELLING, clip.PROJECTION), below=clip.NOT_OF_LDM),
+            spelled((*clip_text.TELLING, clip_text.PROJECTION), below=clip.NOT_OF_LDM),
             spelled(
                 clip.OPEN_TELLING,
                 cuts=clip.cuts,
@@ -190,9 +191,9 @@ CATALOGUE = (
                 below=clip.NOT_OF_2,
             ),
         ],
-        config=clip.config_from_shapes,
-        asks=clip.ASKS,
-        ignores=clip.IGNORES,
+        config=clip_text.config_from_shapes,
+        asks=clip_text.ASKS,
+        ignores=clip_text.IGNORES,
     )
     .with_model(
         "word_text_encoder",
@@ -226,4 +227,4 @@ CATALOGUE = (
         ignores=[original_qwen_image.ZERO_TIME],
     )
 )
-"""Every network of calotype, and the text encoders that its pipelines take from transformers."""
+"""Every network of calotype."""

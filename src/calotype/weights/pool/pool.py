@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from calotype.errors import ComponentError, ConfigError, InputError, WeightsError, did_you_mean
+from calotype.graph.hints import ComponentRef
 from calotype.memory.residency import parse_device
 from calotype.weights.component import parse_dtype, refuse_unknown_check
 from calotype.weights.files import SafetensorsFile
@@ -310,10 +311,7 @@ def _is_class(kind: Any) -> bool:
 
 def _is_a(slot: _Slot, kind: type | UnionType | str) -> bool:
     cls = slot.match.model.cls
-    if not isinstance(kind, str):
-        return issubclass(cls, kind)
-    library, _, name = kind.partition(":")
-    return any(base.__name__ == name and base.__module__.partition(".")[0] == library for base in cls.__mro__)
+    return ComponentRef(kind).names(cls) if isinstance(kind, str) else issubclass(cls, kind)
 
 
 def _spelled(kind: type | UnionType | str) -> str:
