@@ -2,21 +2,25 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from calotype.described import Described
 from calotype.errors import ConfigError, did_you_mean
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ConfigDict, ValidationError
 
-class BaseConfig(BaseModel):
+
+class BaseConfig(Described):
     """What describes one object. Validated at birth and frozen. Fields are also read by name: `config["shift"]`.
 
     What validates it is built when the first one is made, so that importing a module does not build those of classes
     that the program never makes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, defer_build=True)
+    model_config: ClassVar["ConfigDict"] = {
+        "frozen": True, "extra": "forbid", "validate_default": True, "allow_inf_nan": False, "defer_build": True,
+    }  # fmt: skip
 
     def __getitem__(self, name: str) -> Any:
         if name not in type(self).model_fields:
@@ -66,6 +70,8 @@ class Configured:
     @classmethod
     def parse_config(cls, fields: Mapping[str, Any]) -> Any:
         """The `Config` that `fields` describe. Raises `ConfigError`, naming every field that is wrong."""
+        from pydantic import ValidationError
+
         given = {name: value for name, value in fields.items() if not name.startswith("_")}
         try:
             return cls.Config(**given)
@@ -73,7 +79,7 @@ class Configured:
             raise ConfigError(explained(cls.__name__, cls.Config, error)) from None
 
 
-def explained(owner: str, config: type[BaseModel], error: ValidationError) -> str:
+def explained(owner: str, config: "type[BaseModel]", error: "ValidationError") -> str:
     """Every field that is wrong in what was given for a `config`, on behalf of `owner`."""
     lines = []
     for problem in error.errors():

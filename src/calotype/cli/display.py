@@ -10,8 +10,8 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from calotype.graph.run import StepEvent
-    from calotype.pipelines.base import Stream
     from calotype.pipelines.result import Result
+    from calotype.pipelines.stream import Stream
 
 SHARE = 0.1
 """The most of the time that previews may take."""

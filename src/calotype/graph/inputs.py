@@ -3,17 +3,19 @@
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic.fields import FieldInfo
-
+from calotype.described import Described, Field, described_fields
 from calotype.errors import GraphError, InputError, UnknownInput, did_you_mean, sentences
 from calotype.graph.branches import NegativeOf
 from calotype.graph.hints import accepts_none, bare, fits, item_hint, metadata_of, spell
 
+if TYPE_CHECKING:
+    from pydantic import ConfigDict, ValidationError
+    from pydantic.fields import FieldInfo
 
-class Inputs(BaseModel):
+
+class Inputs(Described):
     """What every call accepts. A pipeline subclasses it and adds its own fields: name, type, default, bounds, doc.
 
     A field of type `Each[T]` (`T | list[T]`) may be one value or a list, an item each. A field that is
@@ -23,7 +25,9 @@ class Inputs(BaseModel):
     What checks a call is built at the first one, so that importing a pipeline does not build it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, strict=True, defer_build=True)
+    model_config: ClassVar["ConfigDict"] = {
+        "frozen": True, "extra": "forbid", "arbitrary_types_allowed": True, "strict": True, "defer_build": True,
+    }  # fmt: skip
 
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = Field(
         default=None, description="Image k of a prompt is drawn with seed + k. Left out, one is drawn and recorded."
@@ -37,7 +41,7 @@ class Inputs(BaseModel):
     )
 
 
-RESERVED = frozenset(Inputs.model_fields)
+RESERVED = frozenset(described_fields(Inputs))
 
 
 class _Absent:
@@ -65,7 +69,12 @@ class InputField:
     default: Any
     doc: str
     twin_of: str | None
-    info: FieldInfo
+    model: type[Inputs]
+
+    @property
+    def info(self) -> "FieldInfo":
+        """What pydantic says of the field."""
+        return self.model.model_fields[self.name]
 
 
 @dataclass(frozen=True)
@@ -92,19 +101,17 @@ def fields_of(model: type[Inputs], owner: str = "the pipeline") -> dict[str, Inp
             f"{owner}.Inputs must be a subclass of calotype.Inputs, got {found}; write class MyInputs(Inputs): ... and "
             "Inputs = MyInputs"
         )
-    if "self" in model.model_fields:
+    described = described_fields(model)
+    if "self" in described:
         raise GraphError(f"{model.__name__}: an input cannot be named 'self', which is the pipeline itself; rename it")
     fields: dict[str, InputField] = {}
-    for name, info in model.model_fields.items():
-        hint, each = item_hint(info.annotation)
-        attached = (*info.metadata, *metadata_of(info.annotation))
+    for name, field in described.items():
+        hint, each = item_hint(field.annotation)
+        attached = (*field.metadata, *metadata_of(field.annotation))
         twin = next((m.name for m in attached if isinstance(m, NegativeOf)), None)
-        fields[name] = InputField(
-            name, hint, each, info.is_required(), info.get_default(call_default_factory=True), info.description or "",
-            twin, info,
-        )  # fmt: skip
-    for field in fields.values():
-        _check_twin(model.__name__, field, fields)
+        fields[name] = InputField(name, hint, each, field.required, field.default, field.description, twin, model)
+    for found in fields.values():
+        _check_twin(model.__name__, found, fields)
     return fields
 
 
@@ -136,6 +143,8 @@ def read_call(model: type[Inputs], values: Mapping[str, Any], *, strict: bool = 
         UnknownInput: a name that is not declared, with the nearest that is.
         InputError: a value of the wrong type or out of bounds, with the nearest that is allowed.
     """
+    from pydantic import ValidationError  # which nobody needs before the first call
+
     try:
         parsed = model.model_validate(dict(values), strict=strict)
     except ValidationError as error:
@@ -157,11 +166,13 @@ def _left_out(problem: Any) -> bool:
 
 def _lenient(model: type[Inputs]) -> type[Inputs]:
     """The same model with required fields that may be absent: whether they are missed depends on the plan."""
+    from pydantic import create_model
+
     required = {n: (f.annotation, ABSENT) for n, f in model.model_fields.items() if f.is_required()}
     return create_model(model.__name__, __base__=model, **required)  # type: ignore[call-overload, no-any-return]
 
 
-def _explain(model: type[Inputs], error: ValidationError) -> InputError:
+def _explain(model: type[Inputs], error: "ValidationError") -> InputError:
     names = list(model.model_fields)
     problems = error.errors()
     unknown = [str(p["loc"][0]) for p in problems if p["type"] == "extra_forbidden"]
@@ -248,10 +259,10 @@ def signature_of(model: type[Inputs]) -> inspect.Signature:
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if info.is_required() else info.get_default(call_default_factory=True),
-            annotation=info.annotation,
+            default=inspect.Parameter.empty if field.required else field.default,
+            annotation=field.annotation,
         )
-        for name, info in model.model_fields.items()
+        for name, field in described_fields(model).items()
     ]
     parameters.sort(key=lambda p: (p.default is not inspect.Parameter.empty, p.name in RESERVED))
     return inspect.Signature(parameters)
@@ -259,9 +270,10 @@ def signature_of(model: type[Inputs]) -> inspect.Signature:
 
 def describe_inputs(model: type[Inputs]) -> str:
     """The inputs as the `Args:` section of a docstring."""
+    described = described_fields(model)
     lines = []
     for name, parameter in signature_of(model).parameters.items():
-        info = model.model_fields[name]
-        default = "" if info.is_required() else f" (default {_short(parameter.default)})"
-        lines.append(f"    {name}: {spell(info.annotation)}{default}. {info.description or ''}".rstrip())
+        field = described[name]
+        default = "" if field.required else f" (default {_short(parameter.default)})"
+        lines.append(f"    {name}: {spell(field.annotation)}{default}. {field.description}".rstrip())
     return "Args:\n" + "\n".join(lines)

@@ -15,7 +15,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Self
 
 import torch
-from pydantic import create_model
 
 import calotype.pipelines.values  # noqa: F401 - registers arrays and pictures with the memo
 from calotype.errors import (
@@ -31,9 +30,6 @@ from calotype.graph.inputs import Call, describe_inputs, read_call, signature_of
 from calotype.graph.inputs import Inputs as AnyInputs
 from calotype.graph.memo import Memo, MemoInfo
 from calotype.graph.node import Node
-from calotype.graph.plan import Plan, make_plan, with_facts
-from calotype.graph.run import Holder, Run
-from calotype.memory.residency import Residency, parse_bytes, parse_device
 from calotype.pipelines.adapters import Steady, WithAdapters
 from calotype.pipelines.declared import (
     MEMO,
@@ -41,20 +37,20 @@ from calotype.pipelines.declared import (
     check_component,
     declared_components,
 )
-from calotype.pipelines.generations import Generations
 from calotype.pipelines.packs import UnitPack, inserted
-from calotype.pipelines.provenance import Digests, recipe_of
 from calotype.pipelines.result import Result
 from calotype.pipelines.stored import WithRepositories
-from calotype.pipelines.stream import Stream
 
 if TYPE_CHECKING:
+    from calotype.graph.plan import Plan
+    from calotype.graph.run import Holder, Run
     from calotype.graph.split import Split
     from calotype.pipelines.report import LoadReport
+    from calotype.pipelines.stream import Stream
 
 P = ParamSpec("P")
 
-__all__ = ["DiffusionPipeline", "Stream", "takes"]
+__all__ = ["DiffusionPipeline", "takes"]
 
 
 class Takes(Generic[P]):
@@ -138,6 +134,14 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         memo: int | str = MEMO,
         **components: Any,
     ) -> None:
+        from calotype.memory.residency import (  # which no class needs, only a pipeline
+            Residency,
+            parse_bytes,
+            parse_device,
+        )
+        from calotype.pipelines.generations import Generations
+        from calotype.pipelines.provenance import Digests
+
         cls = type(self)
         for name in components:
             if name not in cls._declared:
@@ -221,6 +225,7 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         Raises:
             InputError: there is no such device, or the dtype is no floating-point type.
         """
+        from calotype.memory.residency import parse_device
         from calotype.weights.component import parse_dtype  # only who converts needs it
 
         if isinstance(device, torch.dtype):
@@ -271,16 +276,20 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
 
         Everything wrong with the inputs is raised here, before the first step.
         """
+        from calotype.pipelines.provenance import recipe_of  # only who calls needs the engine
+        from calotype.pipelines.stream import Stream
+
         call = _with_seed(self._read(inputs))
         plan = self._planned(call)
         run = self._run(plan, self._memo)
         return Stream(plan, run, recipe_of(self, plan, self._digests, self._source))
 
-    def plan(self, **inputs: Any) -> Plan:
+    def plan(self, **inputs: Any) -> "Plan":
         """What a call would do, before any compute: units, components with their bytes, memo hits, predicted peak.
 
         Raises what the call would raise for missing, unknown or unused inputs and missing components.
         """
+        from calotype.graph.plan import with_facts
         from calotype.pipelines.prediction import Unmoved, predict_peak  # only who asks for a plan needs it
 
         call = self._read(inputs)
@@ -290,7 +299,9 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         predict = partial(predict_peak, rehearsal, self.components, budget)
         return with_facts(plan, self._run(plan, self._memo).counts(), self._residency.sizes(), predict)
 
-    def _planned(self, call: Call) -> Plan:
+    def _planned(self, call: Call) -> "Plan":
+        from calotype.graph.plan import make_plan
+
         components = self.components
         plan = make_plan(self._graph(), call, components)
         for planned in plan.nodes:
@@ -307,7 +318,9 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
             raise GraphError(f"{cls.__name__} has no units: a free-form pipeline is called, it has no plan or stream")
         return cls.graph
 
-    def _run(self, plan: Plan, memo: Memo | None, holder: Holder | None = None) -> Run:
+    def _run(self, plan: "Plan", memo: Memo | None, holder: "Holder | None" = None) -> "Run":
+        from calotype.graph.run import Run
+
         used = {name for n in plan.nodes for name in n.active.uses}
         components = self.components
         device = str(self._residency.device)
@@ -368,6 +381,8 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
             UnknownInput: the pack adds no component of that name.
             UntrustedCode, RepositoryError: the pack is code of others that was not approved, or cannot be found.
         """
+        from pydantic import create_model
+
         from calotype.pipelines.custom import as_pack  # only who inserts needs it
 
         cls = type(self)

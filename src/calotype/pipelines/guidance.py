@@ -1,27 +1,31 @@
 """How closely a prompt is followed: the inputs, and the unit that makes the guidance policy from them."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
-from pydantic_core import PydanticCustomError, core_schema
-
+from calotype.described import Field, model_validator
 from calotype.errors import InputError, UnusedInput
 from calotype.graph.inputs import Inputs
 from calotype.graph.unit import unit
 from calotype.sampling import ClassifierFree, Guidance
 from calotype.sampling.guidance.recorded import METHODS, from_json, to_json
 
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic_core.core_schema import CoreSchema
+
 
 class PolicyCodec:
     """Reads a guidance policy from itself or from what JSON says of it, and writes it to JSON."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        from pydantic_core import core_schema
+
         return core_schema.no_info_plain_validator_function(
             read_policy, serialization=core_schema.plain_serializer_function_ser_schema(to_json)
         )
 
-    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: Any, handler: "GetJsonSchemaHandler") -> dict[str, Any]:
         return {
             "type": "object",
             "properties": {"method": {"enum": list(METHODS)}},
@@ -36,6 +40,8 @@ Policy = Annotated[Guidance, PolicyCodec()]
 
 def read_policy(value: Any) -> Guidance:
     """The policy that a value is or describes. Raises the validation error that says what is wrong."""
+    from pydantic_core import PydanticCustomError
+
     if isinstance(value, Mapping):
         try:
             return from_json(value)

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from pydantic import AliasChoices, Field, model_validator
-
+from calotype.described import AliasChoices, Field, model_validator
 from calotype.graph.inputs import Inputs
 from calotype.pipelines.latents import Generator
 

@@ -3,10 +3,10 @@
 from typing import Annotated, NewType
 
 import torch
-from pydantic import PlainSerializer
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from calotype.described import PlainSerializer
 from calotype.graph.inputs import Unreplayable
 from calotype.graph.unit import unit
 from calotype.pipelines.pictures import Picture

@@ -3,17 +3,20 @@
 import base64
 import io
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import PydanticCustomError, core_schema
+from PIL import Image
 from torch import Tensor
 
 from calotype.errors import ComponentError
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic_core import PydanticCustomError
+    from pydantic_core.core_schema import CoreSchema
 
 DATA_URL = "data:image/png;base64,"
 
@@ -21,12 +24,14 @@ DATA_URL = "data:image/png;base64,"
 class PictureCodec:
     """Reads a picture from a PIL image, a path or a `data:` URL, and writes it to JSON as a PNG `data:` URL."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        from pydantic_core import core_schema
+
         return core_schema.no_info_plain_validator_function(
             read_picture, serialization=core_schema.plain_serializer_function_ser_schema(write_data_url)
         )
 
-    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: Any, handler: "GetJsonSchemaHandler") -> dict[str, Any]:
         return {"type": "string", "format": "data-url", "description": "A picture as a data: URL, or a file's path."}
 
 
@@ -40,8 +45,7 @@ def read_picture(value: Any) -> Image.Image:
     if isinstance(value, Image.Image):
         return _readable(value)
     if not isinstance(value, str | Path):
-        raise PydanticCustomError(
-            "picture",
+        raise _wrong(
             "must be a picture (a PIL image, a path or a data: URL), got {kind}",
             {"kind": type(value).__name__},
         )
@@ -53,14 +57,20 @@ def read_picture(value: Any) -> Image.Image:
             source = Path(value).expanduser()
         with Image.open(source) as opened:
             opened.load()
+            from PIL import ImageOps  # only who gives a picture needs it
+
             return _readable(ImageOps.exif_transpose(opened))
     except FileNotFoundError:
-        raise PydanticCustomError("picture", "there is no picture file {path}", {"path": str(value)}) from None
+        raise _wrong("there is no picture file {path}", {"path": str(value)}) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         what = "the data: URL" if str(value).startswith("data:") else str(value)
-        raise PydanticCustomError(
-            "picture", "{what} is not a picture that can be read: {error}", {"what": what, "error": str(error)}
-        ) from None
+        raise _wrong("{what} is not a picture that can be read: {error}", {"what": what, "error": str(error)}) from None
+
+
+def _wrong(template: str, context: dict[str, Any]) -> "PydanticCustomError":
+    from pydantic_core import PydanticCustomError
+
+    return PydanticCustomError("picture", template, context)  # type: ignore[arg-type]
 
 
 def _readable(picture: Image.Image) -> Image.Image:
@@ -69,8 +79,7 @@ def _readable(picture: Image.Image) -> Image.Image:
         levels = np.asarray(picture).astype(np.uint32)
         return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
     if picture.mode in ("I", "F"):
-        raise PydanticCustomError(
-            "picture",
+        raise _wrong(
             "is a picture of mode {mode}, whose range is not known; convert it to 'L' or 'RGB' first",
             {"mode": picture.mode},
         )
@@ -118,4 +127,6 @@ def fitted(picture: Image.Image, height: int, width: int) -> Image.Image:
     """A picture scaled to cover height x width and cropped around its middle."""
     if picture.size == (width, height):
         return picture
+    from PIL import ImageOps
+
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)

@@ -13,11 +13,12 @@ from PIL import Image
 from calotype.errors import ComponentError, RepositoryError, UntrustedCode
 from calotype.graph.inputs import ABSENT, read_call
 from calotype.pipelines.adapters import AdapterRecord, adapters_of
-from calotype.pipelines.base import DiffusionPipeline, Stream
+from calotype.pipelines.base import DiffusionPipeline
 from calotype.pipelines.lookup import find_pipeline
 from calotype.pipelines.origin import check_code, named_code, with_packs
 from calotype.pipelines.recipe import Recipe, read_recipe
 from calotype.pipelines.result import Result
+from calotype.pipelines.stream import Stream
 
 
 @dataclass(frozen=True)

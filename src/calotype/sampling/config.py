@@ -10,10 +10,10 @@ from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator
 
 from calotype.atomic import atomic_file
 from calotype.configured import BaseConfig, Configured
+from calotype.described import BeforeValidator
 from calotype.errors import ConfigError, RepositoryError
 
 logger = logging.getLogger(__name__)

@@ -2,8 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
-
+from calotype.described import Field, PositiveInt, model_validator
 from calotype.nn.network import NetworkConfig
 
 

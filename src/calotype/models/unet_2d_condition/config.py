@@ -2,8 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
-
+from calotype.described import Field, PositiveInt, model_validator
 from calotype.nn.network import NetworkConfig
 
 DownBlockType = Literal["DownBlock2D", "CrossAttnDownBlock2D"]

@@ -2,8 +2,7 @@
 
 from typing import Self
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-
+from calotype.described import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from calotype.nn.network import NetworkConfig
 
 

@@ -4,9 +4,9 @@ pipe = pipe.with_units(t2i_adapter(), adapter=T2IAdapter.from_pretrained("Tencen
 pipe(prompt="a red cat", adapter_image=sketch)
 """
 
-from pydantic import Field
 from torch import Tensor
 
+from calotype.described import Field
 from calotype.errors import ConfigError
 from calotype.graph.hints import Each
 from calotype.graph.inputs import Inputs

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor
 
+from calotype.described import Field
 from calotype.errors import ConfigError
 from calotype.graph.branches import Branches
 from calotype.graph.hints import Each, Pad, Settings

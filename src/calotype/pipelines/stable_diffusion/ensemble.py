@@ -1,7 +1,6 @@
 """Stable Diffusion XL and its refiner on one schedule: Podell et al., "SDXL", 2023, section 2.5."""
 
-from pydantic import Field
-
+from calotype.described import Field
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.pipelines.autoencoder import image, image_latents, noise, pasted, pixels
 from calotype.pipelines.base import takes

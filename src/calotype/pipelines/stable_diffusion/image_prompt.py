@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
+from calotype.described import Field
 from calotype.graph.branches import Branches
 from calotype.graph.hints import Component, Each, Pad
 from calotype.graph.inputs import Inputs

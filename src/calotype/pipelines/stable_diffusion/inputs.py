@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
+from calotype.described import Field
 from calotype.graph.branches import NegativeOf
 from calotype.graph.hints import Each
 from calotype.graph.inputs import Inputs

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import create_model
-
 from calotype.errors import InputError
 from calotype.graph.inputs import RESERVED, Inputs
 from calotype.graph.unit import Unit
@@ -33,6 +31,8 @@ def renamed_inputs(inputs: type[Inputs], names: Mapping[str, str]) -> type[Input
     """Inputs under the names that `names` say; as they are where those are their own."""
     if all(n == wire for n, wire in names.items()):
         return inputs
+    from pydantic import create_model
+
     known = inputs.model_fields
     fields: dict[str, Any] = {wire: (known[n].annotation, known[n]) for n, wire in names.items() if n in known}
     return create_model(inputs.__name__, __base__=Inputs, **fields)

@@ -1,7 +1,6 @@
 """Stable Diffusion 1 and 2: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022."""
 
-from pydantic import Field
-
+from calotype.described import Field
 from calotype.graph.hints import Each
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.pipelines.autoencoder import Autoencoder, image, image_latents, noise, pasted, pixels

@@ -2,9 +2,9 @@
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
+from calotype.described import Field
 from calotype.graph.branches import Branch
 from calotype.graph.hints import Each
 from calotype.graph.unit import unit

@@ -6,9 +6,9 @@ pipe(prompt="a red cat", hires_scale=2.0, hires_strength=0.6)
 
 from typing import Any, NamedTuple
 
-from pydantic import Field
 from torch.nn.functional import interpolate
 
+from calotype.described import Field
 from calotype.errors import InputError
 from calotype.graph.hints import Settings
 from calotype.graph.inputs import Inputs

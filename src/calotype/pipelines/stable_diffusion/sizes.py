@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
+from calotype.described import Field
 from calotype.errors import ConfigError, InputError
 from calotype.graph.hints import Settings
 from calotype.graph.unit import unit

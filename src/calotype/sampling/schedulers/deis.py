@@ -2,8 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import model_validator
-
+from calotype.described import model_validator
 from calotype.sampling.schedulers.dpm_multistep import check_flow, levels_of
 from calotype.sampling.schedulers.fields import FlowShifted, Ramped, Spaced, Thresholded, Training, one_ramp
 from calotype.sampling.schedulers.training import PreservingRatios

@@ -3,8 +3,7 @@
 import math
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
-
+from calotype.described import Field, model_validator
 from calotype.sampling.inverse import InverseRatios
 from calotype.sampling.log_snr import FlowSteps, Preserving
 from calotype.sampling.schedule import FlowMatching

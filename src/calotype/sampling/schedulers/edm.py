@@ -4,9 +4,9 @@ import math
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from calotype.described import Field
 from calotype.sampling.config import SchedulerConfig
 from calotype.sampling.edm import EdmLevels, EdmPrediction
 from calotype.sampling.limit import DynamicThreshold

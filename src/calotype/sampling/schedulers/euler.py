@@ -4,9 +4,9 @@ import math
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from calotype.described import Field
 from calotype.sampling.levels import Level, Path
 from calotype.sampling.parameterization import Mix, VPrediction
 from calotype.sampling.schedule import VarianceExploding

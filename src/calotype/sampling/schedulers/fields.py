@@ -2,8 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
-
+from calotype.described import Field, model_validator
 from calotype.sampling.config import Numbers, SchedulerConfig
 from calotype.sampling.spacing import Ramp, Spacing
 

@@ -4,9 +4,9 @@ import math
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
+from calotype.described import Field, model_validator
 from calotype.errors import InputError, MissingInput, UnusedInput
 from calotype.sampling.levels import Path
 from calotype.sampling.parameterization import Flow

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pydantic import Field
 from torch import Tensor
 
+from calotype.described import Field
 from calotype.sampling.config import SchedulerConfig
 from calotype.sampling.parameterization import Flow
 from calotype.sampling.schedule import FlowMatching

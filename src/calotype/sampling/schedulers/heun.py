@@ -2,8 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
-
+from calotype.described import Field
 from calotype.sampling.schedulers.fields import LatentTraining, PredictionType, Ramped, Spaced
 from calotype.sampling.schedulers.training import NoiseOverSignalWithState
 from calotype.sampling.solvers.heun import Heun

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from calotype.described import Field
 from calotype.errors import InputError, MissingInput
 from calotype.sampling.consistency import DistilledSteps, Lcm, Tcd
 from calotype.sampling.request import Request

@@ -2,8 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
-
+from calotype.described import Field, model_validator
 from calotype.errors import MissingInput
 from calotype.sampling.schedulers.dpm_multistep import check_flow, levels_of
 from calotype.sampling.schedulers.fields import FlowShifted, Ramped, Spaced, Thresholded, Training, one_ramp
