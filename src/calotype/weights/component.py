@@ -34,10 +34,6 @@ from calotype.weights.shards import (
     split_into_shards,
     weights_name,
 )
-from calotype.weights.sources import RestingFile, remember
-
-if TYPE_CHECKING:
-    from calotype.memory.storage.store import Patterns
 
 logger = logging.getLogger(__name__)
 
