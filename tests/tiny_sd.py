@@ -181,7 +181,7 @@ def ours(pipe: Any, **inputs: Any) -> tuple[Tensor, Tensor]:
     return made.latents, (made.pixels / 2 + 0.5).clamp(0, 1)
 
 
-def assert_equal(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> None:
+def assert_equal(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
     for one, other in zip(found, wanted, strict=True):
         assert one.shape == other.shape
         assert float(other.std()) > 0.05

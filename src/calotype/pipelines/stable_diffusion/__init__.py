@@ -6,6 +6,14 @@ from calotype._lazy import lazy_names
 
 if TYPE_CHECKING:
     from calotype.pipelines.stable_diffusion.adapter import t2i_adapter
+    from calotype.pipelines.stable_diffusion.controlled import (
+        StableDiffusionControlNetImg2ImgPipeline,
+        StableDiffusionControlNetInpaintPipeline,
+        StableDiffusionControlNetPipeline,
+        StableDiffusionXLControlNetImg2ImgPipeline,
+        StableDiffusionXLControlNetInpaintPipeline,
+        StableDiffusionXLControlNetPipeline,
+    )
     from calotype.pipelines.stable_diffusion.controlnet import control
     from calotype.pipelines.stable_diffusion.ensemble import StableDiffusionXLEnsemblePipeline
     from calotype.pipelines.stable_diffusion.image_prompt import ip_adapter
@@ -25,6 +33,12 @@ if TYPE_CHECKING:
 _WHERE = {
     "HIGH_RESOLUTION": "second_loop",
     "HIGH_RESOLUTION_XL": "second_loop",
+    "StableDiffusionControlNetImg2ImgPipeline": "controlled",
+    "StableDiffusionControlNetInpaintPipeline": "controlled",
+    "StableDiffusionControlNetPipeline": "controlled",
+    "StableDiffusionXLControlNetImg2ImgPipeline": "controlled",
+    "StableDiffusionXLControlNetInpaintPipeline": "controlled",
+    "StableDiffusionXLControlNetPipeline": "controlled",
     "StableDiffusionImg2ImgPipeline": "pipeline",
     "StableDiffusionInpaintPipeline": "pipeline",
     "StableDiffusionInstructPix2PixPipeline": "pix2pix",
@@ -42,10 +56,16 @@ _WHERE = {
 __all__ = [
     "HIGH_RESOLUTION",
     "HIGH_RESOLUTION_XL",
+    "StableDiffusionControlNetImg2ImgPipeline",
+    "StableDiffusionControlNetInpaintPipeline",
+    "StableDiffusionControlNetPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "StableDiffusionInstructPix2PixPipeline",
     "StableDiffusionPipeline",
+    "StableDiffusionXLControlNetImg2ImgPipeline",
+    "StableDiffusionXLControlNetInpaintPipeline",
+    "StableDiffusionXLControlNetPipeline",
     "StableDiffusionXLEnsemblePipeline",
     "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline",
