@@ -14,7 +14,7 @@ from calotype.pipelines.declared import declared_settings, wanted_components
 from calotype.pipelines.loading import assemble, refuse_unknown
 from calotype.pipelines.report import LoadReport
 from calotype.weights.components import fetch_index, fits, load_components
-from calotype.weights.files import SafetensorsFile
+from calotype.weights.gguf import open_tensors
 from calotype.weights.model_index import ModelIndex, read_json_object
 from calotype.weights.needed import has_weights
 from calotype.weights.original.family import Family, family_of, is_trained_to_pure_noise, prediction_type
@@ -144,7 +144,7 @@ def _open(
             "a .safetensors file, or convert it where nothing is at stake: "
             "safetensors.torch.save_file(torch.load(path, weights_only=True)['state_dict'], 'model.safetensors')"
         )
-    header = SafetensorsFile(path)
+    header = open_tensors(path)
     whole = Whole({key: entry.shape for key, entry in header.entries.items()}, header.metadata)
     if adapters := [key for key in whole.shapes if _ADAPTER.fullmatch(key)]:
         raise WeightsError(

@@ -69,7 +69,8 @@ class NormalFloatFile:
         table, outer = self._file.tensor(f"{stem}_quant_map"), self._file.tensor(f"{stem}_absmax")
         size = state["nested_blocksize"]
         scales = outer.float().repeat_interleave(size)[: absmax.numel()]
-        return table.float()[absmax.int()] * scales + state["nested_offset"]
+        found: Tensor = table.float()[absmax.int()] * scales + state["nested_offset"]
+        return found
 
     def _state(self, layer: str) -> dict[str, Any]:
         raw = self._file.tensor(f"{layer}{_STATE}")

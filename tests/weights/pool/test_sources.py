@@ -76,7 +76,7 @@ def test_a_variant_takes_its_own_files_only(folder) -> None:
         ("vea.safetensors", r"'vea.safetensors' matches no file in .*; did you mean 'vae.safetensors'"),
         ("x*.safetensors", r"'x\*.safetensors' matches no file in .*; did you mean 'vae.safetensors'"),
         ("dti/*.safetensors", r"matches no file: there is no folder .*dti; did you mean 'dit'"),
-        ("*.md", r"'\*.md' matches no safetensors file in .*, only readme.md"),
+        ("*.md", r"'\*.md' matches no safetensors or GGUF file in .*, only readme.md"),
     ],
 )
 def test_a_pattern_that_matches_nothing_says_which_and_what_is_near(folder, pattern, message) -> None:

@@ -66,8 +66,9 @@ class NormalFloat4(Precision):
         return {"codes": pack4(codes.flatten(1)), "absmax": absmax[..., 0]}
 
     def decode_rows(self, parts: Parts, width: int) -> Tensor:
-        levels = torch.tensor(NORMAL_FLOAT, device=parts["codes"].device)
-        blocks = look_up4(parts["codes"], levels).unflatten(1, (-1, BLOCK))
+        codes = parts["codes"]
+        levels = torch.tensor(NORMAL_FLOAT, device=codes.device)
+        blocks = look_up4(codes, levels).view(len(codes), -1, BLOCK)
         return (blocks * parts["absmax"][..., None]).flatten(1)[:, :width]
 
     def row_bytes(self, width: int) -> int:

@@ -131,7 +131,7 @@ def _q3_k(blocks: Tensor) -> Tensor:
 
 def _q4_k(blocks: Tensor) -> Tensor:
     scales, offsets = scales_of_six_bits(blocks[:, 4:16].contiguous())
-    codes = nibbles(blocks[:, 16:].unflatten(1, (4, 32))).view(-1, 8, 32)
+    codes = nibbles(blocks[:, 16:].reshape(-1, 4, 32)).view(-1, 8, 32)
     return _with_offsets(blocks, scales, offsets, codes)
 
 
@@ -139,7 +139,7 @@ def _q5_k(blocks: Tensor) -> Tensor:
     scales, offsets = scales_of_six_bits(blocks[:, 4:16].contiguous())
     places = torch.arange(8, dtype=torch.uint8, device=blocks.device)
     high = (blocks[:, None, 16:48] >> places[:, None]) & 1
-    codes = nibbles(blocks[:, 48:].unflatten(1, (4, 32))).view(-1, 8, 32) | (high << 4)
+    codes = nibbles(blocks[:, 48:].reshape(-1, 4, 32)).view(-1, 8, 32) | (high << 4)
     return _with_offsets(blocks, scales, offsets, codes)
 
 
@@ -149,7 +149,7 @@ def _with_offsets(blocks: Tensor, scales: Tensor, offsets: Tensor, codes: Tensor
 
 
 def _q6_k(blocks: Tensor) -> Tensor:
-    lower = nibbles(blocks[:, :128].unflatten(1, (2, 64))).flatten(1)
+    lower = nibbles(blocks[:, :128].reshape(-1, 2, 64)).flatten(1)
     upper = pairs_of_bits(blocks[:, 128:192].contiguous())
     codes = (lower | (upper << 4)).float() - 32
     scales = halves(blocks, 208) * blocks[:, 192:208].contiguous().view(torch.int8).float()

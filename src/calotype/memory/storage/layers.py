@@ -55,7 +55,7 @@ class Stored(nn.Module):
         names = [part_name(name) for name in self.precision.parts]
         kept: dict[str, Any] = {name: self._buffers.pop(name) for name in names}
         try:
-            super()._apply(fn, recurse)
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         finally:
             self._buffers.update(kept)
         for name, tensor in kept.items():
@@ -68,7 +68,7 @@ class Stored(nn.Module):
         return self
 
 
-class StoredEmbedding(Stored, nn.Embedding):
+class StoredEmbedding(Stored, nn.Embedding):  # type: ignore[override, misc, unused-ignore]
     """A packed table, of which only the rows that are looked up are decoded."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def is_storable(layer: nn.Module) -> bool:
 def install(layer: nn.Module, precision: Precision, parts: Parts, shape: Shape, computed: torch.dtype) -> None:
     """Give a layer a packed weight in place of its own."""
     del layer._parameters["weight"]
-    layer.__class__ = _stored_class(type(layer))
+    layer.__class__ = _stored_class(type(layer))  # type: ignore[arg-type]
     assert isinstance(layer, Stored)
     layer.precision, layer.weight_shape, layer.computed = precision, tuple(shape), computed
     for name in precision.parts:

@@ -122,9 +122,10 @@ def scale_to(rows: Tensor, most: float) -> Tensor:
 
 
 def pack4(codes: Tensor) -> Tensor:
-    """Two numbers from 0 to 15 a byte, the first in the upper half: `[..., n]` -> uint8 `[..., n / 2]`."""
-    pairs = codes.to(torch.uint8).unflatten(-1, (-1, 2))
-    return (pairs[..., 0] << 4) | pairs[..., 1]
+    """Two numbers from 0 to 15 a byte, the first in the upper half: `[..., n]` -> uint8 `[r, n / 2]`."""
+    pairs = codes.to(torch.uint8).view(len(codes), -1, 2)
+    packed: Tensor = (pairs[..., 0] << 4) | pairs[..., 1]
+    return packed
 
 
 def look_up4(packed: Tensor, levels: Tensor) -> Tensor:
@@ -141,4 +142,4 @@ def in_groups(rows: Tensor, size: int) -> Tensor:
     """Rows `[r, n]` in groups `[r, ceil(n / size), size]`; the last is filled up with the row's last value."""
     if lacking := -rows.shape[1] % size:
         rows = torch.cat([rows, rows[:, -1:].expand(-1, lacking)], dim=1)
-    return rows.unflatten(1, (-1, size))
+    return rows.reshape(len(rows), -1, size)

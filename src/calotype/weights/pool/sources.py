@@ -11,7 +11,8 @@ from calotype.weights.pool.config import ModelConfig
 from calotype.weights.pool.patterns import by_model, matching, missing_shards, of_variant
 from calotype.weights.repository import Folder, Repository, open_repository
 
-WEIGHTS = ".safetensors"
+WEIGHTS = (".safetensors", ".gguf")
+"""What files of weights end in; those of a pattern that also means others are the first kind that there is."""
 CONFIG = "config.json"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _SHOWN = 8
@@ -153,11 +154,11 @@ def _weights(config: ModelConfig, repository: Repository, pattern: str) -> list[
     found = _matches(config, repository, pattern)
     if found == [pattern]:
         return found  # a file that is named is taken for what its caller says
-    weights = [name for name in found if name.endswith(WEIGHTS)]
+    weights = next((some for end in WEIGHTS if (some := [name for name in found if name.endswith(end)])), [])
     if not weights:
         pickles = any(name.endswith(_PICKLES) for name in found)
         raise RepositoryError(
-            f"{config.place}: {pattern or '*'!r} matches no safetensors file in {repository.name}, only "
+            f"{config.place}: {pattern or '*'!r} matches no safetensors or GGUF file in {repository.name}, only "
             f"{', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''}"
             f"{'; pickles can run code when they are read and are not loaded' if pickles else ''}"
         )
