@@ -166,3 +166,26 @@ def files(folder: Path, count: int = 4) -> list[dict[str, Any]]:
         row["image"].save(path)
         found.append({**row, "image": path})
     return found
+
+
+SETTINGS: dict[str, Any] = {
+    "target": {"kind": "full", "component": "net", "result": "component"},
+    "steps": 40,
+    "batch": 2,
+    "accumulate": 2,
+    "average": 0.9,
+    "optimizer": {"kind": "adamw", "rate": 1e-2},
+    "rate": {"curve": "cosine", "warmup": 3},
+    "dropout": {"prompt": 0.3},
+    "checkpoint_every": 1,
+    "validation": {"every": 7, "held_out": 0.2, "calls": [{"prompt": "colour 1"}]},
+}
+"""A run that uses everything whose state could be lost."""
+
+
+def train_for_long(folder: Path) -> None:
+    """A run that is meant to be killed: in a process of its own."""
+    from calotype.training.trainer import Trainer
+
+    torch.set_num_threads(1)
+    Trainer(small(), rows(5), folder, **SETTINGS).train(resume=True, progress=False)

@@ -168,9 +168,8 @@ def test_gradients_are_those_of_the_reference(pipes: tuple[Any, Any], prediction
     text = torch.randn(4, 7, 16, generator=draw(5))
     timesteps = torch.tensor([3, 250, 700, 999])
 
-    scheduler = diffusers.DDPMScheduler(
-        **{n: v for n, v in tiny_sd.SCHEDULER.items() if n != "steps_offset"}, prediction_type=prediction
-    )
+    settings = {name: value for name, value in tiny_sd.SCHEDULER.items() if name != "steps_offset"}
+    scheduler = diffusers.DDPMScheduler(**settings, prediction_type=prediction)
     reference.unet.zero_grad()
     output = reference.unet(scheduler.add_noise(clean, noise, timesteps), timesteps, text).sample
     wanted = noise if prediction == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)

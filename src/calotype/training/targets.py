@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from calotype.adapters.names import layers_of
+from calotype.adapters.place import DENOISERS
 from calotype.adapters.write import save_changes
 from calotype.errors import ComponentError, ConfigError, did_you_mean
 from calotype.training.lowrank import LowRankLayer, attach_trained
@@ -99,10 +100,12 @@ class FullWeights(Target):
 
     Attributes:
         only: train only the parameters in whose name this regular expression is found.
+        result: what is saved: a `"repository"` of the whole pipeline, or the `"component"` alone.
     """
 
     kind: Literal["full"] = "full"
     only: str | None = None
+    result: Literal["repository", "component"] = "repository"
 
     def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
         network = self.network(pipe)
@@ -114,16 +117,38 @@ class FullWeights(Target):
         chosen = _matching(self.component, self.only, [name for name, _ in network.named_parameters()])
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in chosen and parameter.is_floating_point())
-        return _TrainedNetwork(pipe, self.component, network)
+        self._refuse_unsaved(pipe, network)
+        return _TrainedNetwork(pipe, self.component, network, whole=self.result == "repository")
+
+    def _refuse_unsaved(self, pipe: "DiffusionPipeline", network: nn.Module) -> None:
+        """Raise `ComponentError` before the training for what could not be saved after it."""
+        from calotype.weights.registry import named
+
+        if self.result == "component":
+            if not callable(getattr(network, "save_pretrained", None)):
+                raise ComponentError(f"{self.component!r}, a {type(network).__name__}, has no save_pretrained")
+            return
+        try:
+            for component in pipe.components.values():
+                if component is not None:
+                    named(component)
+        except ComponentError as error:
+            raise ComponentError(f"{error}; or train with result='component'") from None
 
 
 class _TrainedNetwork(Trained):
+    def __init__(self, pipe: "DiffusionPipeline", component: str, module: nn.Module, *, whole: bool) -> None:
+        super().__init__(pipe, component, module)
+        self._whole = whole
+
     def remove(self) -> None:
         self.pipe.changed(self.component)
 
     def save(self, folder: Path) -> list[Path]:
-        self.pipe.save_pretrained(folder)
-        return [folder]
+        saved: Any = self.pipe if self._whole else self.module
+        place = folder if self._whole else folder / self.component
+        saved.save_pretrained(place)
+        return [place]
 
 
 class LowRankChange(Target):
@@ -135,7 +160,8 @@ class LowRankChange(Target):
         layers: a regular expression that the last parts of a layer's name match; by default those of attention.
         dora: learn the length of each row of the changed weights too.
         dropout: the share of a layer's input that the change does not see, in training.
-        formats: in which spellings the result is saved.
+        formats: in which spellings the result is saved; by default diffusers', and kohya's where it has a name for the
+            component.
     """
 
     kind: Literal["lora"] = "lora"
@@ -144,7 +170,7 @@ class LowRankChange(Target):
     layers: str = ATTENTION
     dora: bool = False
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    formats: tuple[Literal["diffusers", "kohya", "peft"], ...] = ("diffusers", "kohya")
+    formats: tuple[Literal["diffusers", "kohya", "peft"], ...] | None = None
 
     def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
         network = self.network(pipe)
@@ -160,7 +186,16 @@ class LowRankChange(Target):
             changes[name] = LowRankLayer(
                 there[name], rank, scale * rank, dora=self.dora, dropout=self.dropout, draw=draw
             )
-        return _TrainedLayers(pipe, self.component, there, changes, self.formats)
+        return _TrainedLayers(pipe, self.component, there, changes, self._formats())
+
+    def _formats(self) -> "tuple[Format, ...]":
+        """The spellings to save in. Raises `ConfigError` where one has no name for the component."""
+        named = self.component in DENOISERS or self.component.startswith("text_encoder")
+        if self.formats is None:
+            return ("diffusers", "kohya") if named else ("diffusers",)
+        if "kohya" in self.formats and not named:
+            raise ConfigError(f"formats: kohya's names have no place for {self.component!r}; leave 'kohya' out")
+        return self.formats
 
 
 class _TrainedLayers(Trained):
