@@ -4,6 +4,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 from calotype.errors import RepositoryError
+from calotype.pipelines.instead import advice
 from calotype.weights.model_index import INDEX_NAME, ModelIndex
 from calotype.weights.needed import where
 from calotype.weights.registry import resolve
@@ -30,8 +31,7 @@ def named_class(index: ModelIndex, repository: Repository, base: type[T]) -> typ
         if not offered:
             raise RepositoryError(
                 f"{path} is for a pipeline {index.class_name!r}, which calotype does not have ({error}), nor any "
-                f"installed package under the entry point {GROUP!r}; install the package that has it, or load it with "
-                f"the pipeline class that you want: YourPipeline.from_pretrained({repository.name!r})"
+                f"installed package under the entry point {GROUP!r}; {advice(index.class_name, repository.name)}"
             ) from None
         found = _offered_class(path, offered)
     if not isinstance(found, type) or not issubclass(found, base):
