@@ -9,7 +9,8 @@ from torch import nn
 
 from calotype.errors import ComponentError, InputError
 from calotype.memory import Residency
-from calotype.memory.residency import ModuleTransfer, parse_bytes
+from calotype.memory.amounts import parse_bytes
+from calotype.memory.places import ModuleTransfer
 from stubs import Ledger
 
 DEVICE, HOST = torch.device("cuda"), torch.device("cpu")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from calotype.errors import (
     ComponentNotLoaded,
@@ -43,6 +43,23 @@ class PlannedNode:
         return frozenset() if self.hits and self.hits == self.runs else self.active.uses - self.node.idle
 
 
+class Stay(NamedTuple):
+    """Where a component is in a call that has a budget: the bytes that stay on the device while it is used, those that
+    are copied there in every pass through it, how often it comes, and where it waits meanwhile: `"disk"` for files that
+    it was loaded from, else `"host"`."""
+
+    stays: int
+    streamed: int
+    comes: int
+    waits: str
+
+    def __str__(self) -> str:
+        often = "" if self.comes == 1 else f", comes {self.comes} times"
+        if not self.streamed:
+            return f"whole, from the {self.waits}{often}"
+        return f"{in_bytes(self.stays)} stays, {in_bytes(self.streamed)} a pass from the {self.waits}{often}"
+
+
 @dataclass(frozen=True)
 class Plan:
     """What one call will do. `skipped` names each triggered unit that stays out, with the wires that are None;
@@ -58,6 +75,7 @@ class Plan:
     prompts: int
     images: int
     sizes: Mapping[str, int] = field(default_factory=dict)
+    memory: Mapping[str, Stay] = field(default_factory=dict)
     _predict: Callable[[], int | None] = field(default=lambda: None, repr=False)
 
     @property
@@ -90,6 +108,7 @@ class Plan:
         lines += [f"  pruned {name}: nothing reads what it makes" for name in self.pruned]
         sizes = ", ".join(f"{name} {in_bytes(self.sizes[name])}" for name in self.components if name in self.sizes)
         lines.append(f"  components: {sizes or 'none'}; together {in_bytes(self.bytes)}")
+        lines += [f"  {name}: {stay}" for name, stay in self.memory.items()]
         if self.predicted_peak is not None:
             lines.append(f"  predicted peak: {in_bytes(self.predicted_peak)}")
         return "\n".join(lines)

@@ -10,6 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from calotype.memory.imagined import is_imagining
+
 
 class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, counts the bytes of storages that operators make: `live` now, and `peak`.
@@ -61,6 +63,10 @@ def watched() -> Iterator[StorageWatch]:
 @contextmanager
 def imagined(weights: Iterable[torch.Tensor]) -> Iterator[StorageWatch]:
     """Measure what is computed inside without computing it: tensors have shapes but no data. `weights` do not count."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, StorageWatch() as watch:
-        watch.ignore(mode.from_tensor(weight) for weight in weights)
-        yield watch
+    before = is_imagining.set(True)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, StorageWatch() as watch:
+            watch.ignore(mode.from_tensor(weight) for weight in weights)
+            yield watch
+    finally:
+        is_imagining.reset(before)

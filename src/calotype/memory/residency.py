@@ -1,62 +1,56 @@
 """Residency: components come to the compute device before the unit that uses them runs.
 
-Without a budget they stay there. With one, those whose next use lies furthest ahead go back to their host device when
-room is needed (Belady's rule: the plan knows every coming use).
+Without a budget they stay there. With one, those whose next use lies furthest ahead leave when room is needed (Belady's
+rule: the plan knows every coming use), and a network that is too large for what is left is streamed, group of layers by
+group of layers.
 """
 
 import threading
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from calotype.errors import ComponentError, InputError
+from calotype.errors import ComponentError
 from calotype.graph.plan import in_bytes
+from calotype.memory.amounts import parse_bytes, parse_device
+from calotype.memory.places import ModuleTransfer, Places, Transfer, Whole
+
+if TYPE_CHECKING:
+    from calotype.memory.lanes import Lane
+
+__all__ = ["Residency", "Share", "parse_bytes", "parse_device"]
+
+OWNER = "_memory"
+"""The attribute of a network that says whose memory looks after it."""
 
 
-class Transfer(Protocol):
-    """How a component is measured and moved. The default handles `torch.nn.Module`; anything else has no device."""
+class Share(NamedTuple):
+    """What a node has of a component on the device: the bytes that stay, and those that are streamed in every pass."""
 
-    def size(self, component: Any) -> int:
-        """The bytes it takes on a device; 0 for what has no device."""
-
-    def move(self, component: Any, device: torch.device) -> None:
-        """Bring it to a device."""
-
-    def device(self, component: Any) -> torch.device | None:
-        """Where it is now; None for what has no device."""
-
-
-class ModuleTransfer:
-    """Measures and moves modules by their parameters and buffers."""
-
-    def size(self, component: Any) -> int:
-        if not isinstance(component, torch.nn.Module):
-            return 0
-        return sum(t.numel() * t.element_size() for t in (*component.parameters(), *component.buffers()))
-
-    def move(self, component: Any, device: torch.device) -> None:
-        component.to(device)
-
-    def device(self, component: Any) -> torch.device | None:
-        if not isinstance(component, torch.nn.Module):
-            return None
-        return next((t.device for t in (*component.parameters(), *component.buffers())), None)
+    stays: int
+    streamed: int
 
 
 class Residency:
-    """Keeps the components that run on `device`, at most `budget` bytes of them, and sends others to `host`.
+    """Keeps the components that run on `device`, at most `budget` bytes of them, and has others wait elsewhere.
 
     One is shared by all calls of a pipeline, and by the pipelines that share its components: what any call holds is
-    never sent away. Where `host` is `device` itself (a CPU) there is nowhere to send anything, and nothing moves.
+    never sent away. With a budget, networks wait on the host or, where they are as their files have them, in the files
+    alone. On a CPU the device is the process's own memory; what is in no file cannot leave it.
 
     Args:
         components: returns the pipeline's components by name, as they are now.
         device: where components run.
         budget: the most bytes of components on `device` at once; None keeps everything there.
-        host: where components go when they make room.
+        host: where components go that are moved as a whole.
+        transfer: moves components as a whole; by default networks under a budget are moved in groups of layers.
+        stays: `"keep"` or `"stream"` by the pattern of a component or of its layers.
+        pinned: the most bytes of host memory for copies of what streams to a GPU; None for as many as there are.
+        lane: the device, where it is another kind than torch's own.
     """
 
     def __init__(
@@ -66,13 +60,36 @@ class Residency:
         budget: int | None = None,
         host: torch.device | None = None,
         transfer: Transfer | None = None,
+        *,
+        stays: Mapping[str, str] | None = None,
+        pinned: int | None = None,
+        lane: "Lane | None" = None,
     ) -> None:
         self.device, self.budget = device, budget
         self.host = host or torch.device("cpu")
         self._sharers = [components]
-        self._transfer: Transfer = transfer or ModuleTransfer()
+        self._transfer, self._stays, self._pinned, self._lane = transfer, dict(stays or {}), pinned, lane
+        self._made_places: Places | None = None
         self._held: Counter[int] = Counter()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
+
+    @property
+    def _places(self) -> Places:
+        if self._made_places is None:
+            if self._transfer is not None or self.budget is None:
+                self._made_places = Whole(self._transfer or ModuleTransfer(), self.device, self.host)
+            else:
+                from calotype.memory.lanes import lane_for  # only who has a budget needs them
+                from calotype.memory.tiers import Tiers
+
+                lane = self._lane or lane_for(self.device, self._pinned)
+                self._made_places = Tiers(lane, self.budget, self._stays)
+        return self._made_places
+
+    @property
+    def is_tiered(self) -> bool:
+        """Whether networks are moved in groups of layers, and wait in their files."""
+        return self.budget is not None and self._transfer is None
 
     def share(self, components: Callable[[], Mapping[str, Any]]) -> None:
         """Look after the components of another pipeline too, which has some of the same."""
@@ -83,30 +100,71 @@ class Residency:
         """Run on another device from now on. Waits until no call holds a component."""
         with self._changed:
             self._changed.wait_for(lambda: not self._held)
-            self.device = device
+            if self.is_tiered and self._made_places is not None:
+                for _, component in self._all():
+                    self._let_go_of(component)
+            self.device, self._made_places = device, None
 
     @property
     def evicts(self) -> bool:
         """Whether components leave the device to make room: there is a budget, and another place to go."""
-        return self.budget is not None and self.host != self.device
+        return self.budget is not None and (self.is_tiered or self.host != self.device)
 
     def check(self, components: Mapping[str, Any]) -> None:
-        """Raise `ComponentError` unless these components, needed together, fit the budget."""
-        parts = {n: c for n, c in components.items() if c is not None and self._transfer.device(c) is not None}
-        wanted = sum(self._transfer.size(c) for c in {id(c): c for c in parts.values()}.values())
-        if self.budget is not None and wanted > self.budget:
+        """Raise `ComponentError` unless these components, needed together, fit the budget, streamed if need be."""
+        if self.budget is None:
+            return
+        with self._changed:
+            parts = self._parts(components)
+            wanted = self._places.least(parts.values())
+            if wanted <= self.budget:
+                return
+            whole = sum(self._places.size(c) for c in {id(c): c for c in parts.values()}.values())
+        names, budget = ", ".join(sorted(parts)), in_bytes(self.budget)
+        if wanted < whole:
             raise ComponentError(
-                f"{', '.join(sorted(parts))} must be on {self.device} together and take {in_bytes(wanted)}, but the "
-                f"budget is {in_bytes(self.budget)}; give memory={wanted} (bytes) or more"
+                f"{names} must be on {self.device} together and, with the largest layers taking turns, take "
+                f"{in_bytes(wanted)}, but the budget is {budget}; give memory={wanted} (bytes) or more"
             )
+        raise ComponentError(
+            f"{names} must be on {self.device} together and take {in_bytes(wanted)}, but the "
+            f"budget is {budget}; give memory={wanted} (bytes) or more"
+        )
+
+    def least(self, components: Mapping[str, Any]) -> int:
+        """The smallest budget that these components can run in together."""
+        with self._changed:
+            parts = self._parts(components)
+            self._refresh(parts.values())
+            return self._places.least(parts.values())
 
     def sizes(self) -> dict[str, int]:
         """The bytes of each loaded component."""
-        return {name: self._transfer.size(c) for name, c in self._all()}
+        with self._changed:
+            self._refresh(c for _, c in self._all())
+            return {name: self._places.size(c) for name, c in self._all()}
+
+    def shares(self, components: Mapping[str, Any]) -> tuple[dict[str, Share], int]:
+        """What a node that needs these components would have of each on the device, and the bytes of the buffers that
+        streamed layers take turns in. Raises as `check` does."""
+        self.check(components)
+        with self._changed:
+            parts, places = self._parts(components), self._places
+            if self.budget is None or not self.is_tiered:
+                return {name: Share(places.size(c), 0) for name, c in parts.items()}, 0
+            found, window = places.layout(parts.values(), self.budget)  # type: ignore[attr-defined]
+            return {name: Share(*found[id(c)]) for name, c in parts.items()}, window
+
+    def is_in_files(self, name: str) -> bool:
+        """Whether most of a component's bytes are in files, so that it takes no memory while it waits."""
+        with self._changed:
+            component = next((c for n, c in self._all() if n == name), None)
+            return self.is_tiered and component is not None and self._places.is_in_files(component)  # type: ignore[attr-defined, no-any-return]
 
     def resident(self) -> tuple[str, ...]:
-        """The components that are on the device now."""
-        return tuple(name for name, c in self._all() if self._is_here(c))
+        """The components that are on the device now, whole or in turns."""
+        with self._changed:
+            return tuple(name for name, c in self._all() if self._places.is_here(c))
 
     @contextmanager
     def hold(self, components: Mapping[str, Any], upcoming: Sequence[frozenset[str]] = ()) -> Iterator[None]:
@@ -118,17 +176,29 @@ class Residency:
             upcoming: the names of the components of each later node, soonest first; they decide who makes room.
 
         Raises:
-            ComponentError: together they are larger than the budget.
+            ComponentError: together they are larger than the budget, even streamed.
+            WeightsError: the file of one is not what it was.
         """
-        parts = {n: c for n, c in components.items() if c is not None and self._transfer.device(c) is not None}
-        keys = {id(c) for c in parts.values()}
+        with ExitStack() as others:
+            for owner, theirs in self._elsewhere(components).items():
+                others.enter_context(owner.hold(theirs, upcoming))
+            mine = {n: c for n, c in components.items() if _owner(c) in (None, self)}
+            others.enter_context(self._hold(mine, upcoming))
+            yield
+
+    @contextmanager
+    def _hold(self, components: Mapping[str, Any], upcoming: Sequence[frozenset[str]]) -> Iterator[None]:
         with self._changed:
-            self._make_room(parts, upcoming)
+            places, parts = self._places, self._parts(components)
+            keys = {id(c) for c in parts.values()}
+            for component in parts.values():
+                self._own(component)
+            self._refresh(parts.values())
+            room = self._make_room(parts, upcoming)
+            before = {key for key, count in self._held.items() if count}
             self._held.update(keys)
             try:
-                for component in parts.values():
-                    if not self._is_here(component):
-                        self._transfer.move(component, self.device)
+                places.enter(parts.values(), room, before)
             except BaseException:
                 self._release(keys)
                 raise
@@ -136,6 +206,7 @@ class Residency:
             yield
         finally:
             with self._changed:
+                places.rest()
                 self._release(keys)
 
     @contextmanager
@@ -152,74 +223,111 @@ class Residency:
                 )
             yield
 
+    def restore(self, component: Any) -> None:
+        """Have a component's numbers in its own tensors, whatever it takes, for somebody who changes them."""
+        with self._changed:
+            if self.is_tiered and isinstance(component, torch.nn.Module) and _owner(component) is self:
+                self._places.forget(component)  # type: ignore[attr-defined]
+                component.__dict__.pop(OWNER, None)
+
+    def changed(self, component: Any) -> None:
+        """Take a component's numbers as they are now for its own: they were changed in a way that cannot be noticed."""
+        with self._changed:
+            if self.is_tiered and isinstance(component, torch.nn.Module):
+                self._places.adopt(component)  # type: ignore[attr-defined]
+
+    # -- with the lock held ------------------------------------------------------------------------------------------
+
     def _release(self, keys: set[int]) -> None:
         self._held -= Counter(keys)
         self._changed.notify_all()
+
+    def _parts(self, components: Mapping[str, Any]) -> dict[str, Any]:
+        """What has a place among some components."""
+        self._places.name(components)
+        return {n: c for n, c in components.items() if c is not None and self._places.moves(c)}
+
+    def _refresh(self, components: Iterable[Any]) -> None:
+        """Look again at those that no call uses: somebody may have changed their tensors."""
+        for component in components:
+            if not self._held[id(component)]:
+                self._places.refresh(component)
 
     def _all(self) -> list[tuple[str, Any]]:
         """Every component that is loaded, once, by name."""
         found = {id(c): (name, c) for sharer in self._sharers for name, c in sharer().items() if c is not None}
         return list(found.values())
 
-    def _make_room(self, parts: Mapping[str, Any], upcoming: Sequence[frozenset[str]]) -> None:
+    def _make_room(self, parts: Mapping[str, Any], upcoming: Sequence[frozenset[str]]) -> int:
+        """Send away what is in the way of these components, and say how many bytes there are for them: enough for all
+        of them, or as much as there is where they are streamed."""
         self.check(parts)
-        while self.evicts and self._excess(parts) > 0:
+        if self.budget is None or not self.evicts:
+            return 0
+        distinct = list({id(c): c for c in parts.values()}.values())
+        wanted, least = sum(map(self._places.size, distinct)), self._places.least(distinct)
+        while (others := sum(self._places.here(c) for _, c in self._others(parts))) + wanted > self.budget:
             victim = self._next_victim(parts, upcoming)
-            if victim is None:
+            if victim is not None:
+                self._places.leave(victim)
+            elif others + least <= self.budget:
+                break  # what other calls hold stays, and these have the rest
+            else:
                 assert self._held, "parts alone fit the budget, so something else is held"
                 self._changed.wait()  # another call holds what would make room
-            else:
-                self._transfer.move(victim, self.host)
+        return self.budget - others
 
-    def _excess(self, parts: Mapping[str, Any]) -> int:
-        here = {id(c): c for _, c in self._all() if self._is_here(c)} | {id(c): c for c in parts.values()}
-        return sum(self._transfer.size(c) for c in here.values()) - (self.budget or 0)
+    def _others(self, parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        wanted = {id(c) for c in parts.values()}
+        return [(n, c) for n, c in self._all() if id(c) not in wanted]
 
     def _next_victim(self, parts: Mapping[str, Any], upcoming: Sequence[frozenset[str]]) -> Any | None:
         """The component to send away: among those that nobody holds, the one that is needed last."""
-        wanted = {id(c) for c in parts.values()}
-        free = [(n, c) for n, c in self._all() if self._is_here(c) and id(c) not in wanted and not self._held[id(c)]]
+        free = [(n, c) for n, c in self._others(parts) if self._places.here(c) and not self._held[id(c)]]
 
         def next_use(named: tuple[str, Any]) -> int:
             return next((i for i, names in enumerate(upcoming) if named[0] in names), len(upcoming))
 
         return max(free, key=next_use)[1] if free else None
 
-    def _is_here(self, component: Any) -> bool:
-        at = self._transfer.device(component)
-        if at is None:
-            return False
-        return at.type == self.device.type and (self.device.index is None or at.index == self.device.index)
+    # -- one network, several memories -------------------------------------------------------------------------------
+
+    def _elsewhere(self, components: Mapping[str, Any]) -> "dict[Residency, dict[str, Any]]":
+        """The components that the memory of another pipeline looks after, which has a budget for them."""
+        found: dict[Residency, dict[str, Any]] = {}
+        for name, component in components.items():
+            owner = _owner(component)
+            if owner is not None and owner is not self:
+                found.setdefault(owner, {})[name] = component
+        return found
+
+    def _own(self, component: Any) -> None:
+        if not self.is_tiered or not isinstance(component, torch.nn.Module) or _owner(component) is self:
+            return
+        if isinstance(last := component.__dict__.get(OWNER), Owner) and last.places is not None:
+            last.places.hand_over(component)  # type: ignore[attr-defined]
+        component.__dict__[OWNER] = Owner(weakref.ref(self), self._places)
+
+    def _let_go_of(self, component: Any) -> None:
+        if isinstance(component, torch.nn.Module) and _owner(component) is self:
+            self._places.hand_over(component)  # type: ignore[attr-defined]
+            component.__dict__.pop(OWNER, None)
 
 
-def parse_device(device: torch.device | str | None) -> torch.device:
-    """The device that a name means; None is the first GPU there is, else the CPU.
+class Owner:
+    """Whose memory looks after a network, and what it knows of it. A copy of the network belongs to nobody."""
 
-    Raises:
-        InputError: the text names no device, or one that this machine does not have.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise InputError(f"device must name a torch device such as 'cuda' or 'cpu', got {device!r}") from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device {str(found)!r} is not there: torch sees {torch.cuda.device_count()} GPUs; use device='cpu'"
-        )
-    return found
+    def __init__(self, memory: "weakref.ref[Residency] | None" = None, places: Places | None = None) -> None:
+        self.memory, self.places = memory, places
+
+    def __deepcopy__(self, memo: Any) -> "Owner":
+        return Owner()
+
+    def __reduce__(self) -> Any:
+        return Owner, ()
 
 
-def parse_bytes(amount: int | str, name: str = "memory") -> int:
-    """Bytes from a number or a text such as `"8GiB"` or `"500 MB"`. Raises `InputError` for anything else."""
-    units = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-    if isinstance(amount, int) and not isinstance(amount, bool) and amount > 0:
-        return amount
-    if isinstance(amount, str):
-        text = amount.strip().upper()
-        for unit in sorted(units, key=len, reverse=True):
-            number = text.removesuffix(unit).strip()
-            if text.endswith(unit) and number.replace(".", "", 1).isdigit() and float(number) > 0:
-                return int(float(number) * units[unit])
-    raise InputError(f"{name} must be a number of bytes or a text such as '8GiB' or '500MB', got {amount!r}")
+def _owner(component: Any) -> Residency | None:
+    """Whose memory looks after a component."""
+    found = component.__dict__.get(OWNER) if isinstance(component, torch.nn.Module) else None
+    return found.memory() if isinstance(found, Owner) and found.memory is not None else None

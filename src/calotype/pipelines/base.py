@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from calotype.graph.plan import Plan
     from calotype.graph.run import Holder, Run
     from calotype.graph.split import Split
+    from calotype.memory.request import Memory, MemoryRequest
     from calotype.pipelines.report import LoadReport
     from calotype.pipelines.stream import Stream
 
@@ -78,7 +79,9 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
 
     Args:
         device: where components run; a torch device or its name. By default the first GPU there is, else the CPU.
-        memory: the most bytes of components on the device at once (`"8GiB"`); None keeps all of them there.
+        memory: the most bytes of components on the device at once (`"8GiB"`), or a mapping of devices to such budgets
+            and of components, or patterns of their layers, to `"keep"`, `"stream"` or the precision that their weights
+            are kept in (`{"cuda:0": "20GiB", "unet": "int8"}`). None keeps all of them there.
         memo: the most bytes of results that are kept across calls; 0 keeps none.
         components: by name.
 
@@ -130,16 +133,13 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         self,
         *,
         device: torch.device | str | None = None,
-        memory: int | str | None = None,
+        memory: "Memory | MemoryRequest | None" = None,
         memo: int | str = MEMO,
         **components: Any,
     ) -> None:
-        from calotype.memory.residency import (  # which no class needs, only a pipeline
-            Residency,
-            parse_bytes,
-            parse_device,
-        )
+        from calotype.memory.residency import parse_bytes  # which no class needs, only a pipeline
         from calotype.pipelines.generations import Generations
+        from calotype.pipelines.memory import pack, residency
         from calotype.pipelines.provenance import Digests
 
         cls = type(self)
@@ -159,10 +159,10 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         self._generations = Generations()
         self._digests = Digests(self._generations)
         self._memo = Memo(parse_bytes(memo, "memo")) if memo else None
-        budget = None if memory is None else parse_bytes(memory)
-        self._residency = Residency(_components_of(self), parse_device(device), budget)
+        self._residency, request = residency(_components_of(self), self._names, memory, device)
         for name in cls._declared:
             setattr(self, name, components[name] if name in components else copy.copy(getattr(cls, name, None)))
+        pack(self, request)
 
     def __setattr__(self, name: str, value: Any) -> None:
         cls = type(self)
@@ -235,6 +235,8 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         place = None if self._residency.budget else target
         for name, component in self.components.items():
             if isinstance(component, torch.nn.Module):
+                if kind is not None:
+                    self._residency.restore(component)
                 component.to(device=place, dtype=kind)
                 if kind is not None:
                     self._generations.bump(name)
@@ -246,6 +248,7 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         """Say that a component's weights were changed in a way that cannot be noticed (through `.data`)."""
         if component not in self._names:
             raise UnknownInput(f"changed: there is no component {component!r}{did_you_mean(component, self._names)}")
+        self._residency.changed(getattr(self, component, None))
         self._generations.bump(component)
 
     @property
@@ -290,14 +293,18 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         Raises what the call would raise for missing, unknown or unused inputs and missing components.
         """
         from calotype.graph.plan import with_facts
+        from calotype.pipelines.memory import forecast
         from calotype.pipelines.prediction import Unmoved, predict_peak  # only who asks for a plan needs it
 
         call = self._read(inputs)
         plan = self._planned(call)
         rehearsal = self._run(replace(plan, call=_with_seed(call)), memo=None, holder=Unmoved())
+        counted = with_facts(plan, self._run(plan, self._memo).counts(), self._residency.sizes(), lambda: None)
+        stays, resident = forecast(self, counted)
         budget = self._residency.budget if self._residency.evicts else None
-        predict = partial(predict_peak, rehearsal, self.components, budget)
-        return with_facts(plan, self._run(plan, self._memo).counts(), self._residency.sizes(), predict)
+        return replace(counted, memory=stays, _predict=partial(
+            predict_peak, rehearsal, self.components, budget, resident
+        ))  # fmt: skip
 
     def _planned(self, call: Call) -> "Plan":
         from calotype.graph.plan import make_plan

@@ -19,15 +19,15 @@ _UNWATCHED = frozenset({
     "_parameters", "_buffers", "_modules",
     "_non_persistent_buffers_set", "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook",
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
-    "_adapters", "log", "logger",
+    "_adapters", "_sources", "_memory", "_forward_hooks_always_called", "log", "logger",
     "deprecation_warnings", "_in_target_context_manager", "_output_capturing_hooks_installed",
 })  # fmt: skip
 """Attributes that decide no numbers, or that are looked at in another way. Those whose name has `cache` in it are left
 out too: computing writes them."""
 
 
-_CAPTURING = "transformers.utils.output_capturing"
-"""Whose hooks only hand out hidden states: they are put on a network when it is first asked for them."""
+_HARMLESS = ("transformers.utils.output_capturing", "calotype.memory.tiers")
+"""Whose hooks change no numbers: they hand out hidden states, or have weights come in time."""
 
 
 class Generations:
@@ -127,8 +127,8 @@ class _Walk:
     def attributes(self, owner: Any, depth: int) -> None:
         found = self.found
         for name, value in list(getattr(owner, "__dict__", {}).items()):
-            if name == "_forward_hooks":
-                value = {key: hook for key, hook in value.items() if getattr(hook, "__module__", "") != _CAPTURING}
+            if name in ("_forward_hooks", "_forward_pre_hooks"):
+                value = {key: hook for key, hook in value.items() if getattr(hook, "__module__", "") not in _HARMLESS}
             if name in _UNWATCHED or (isinstance(value, dict) and not value) or "cache" in name:
                 continue
             found.append(name)

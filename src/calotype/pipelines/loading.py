@@ -12,6 +12,7 @@ from calotype.memory.residency import parse_device
 from calotype.pipelines.custom import carried_class, custom_class, is_guest
 from calotype.pipelines.declared import MEMO, OPTIONS, constructor_parameters, declared_settings, wanted_components
 from calotype.pipelines.guest import load_guest
+from calotype.pipelines.memory import loading
 from calotype.pipelines.pooled import Files, open_pool, pooled_components
 from calotype.pipelines.report import LoadReport
 from calotype.pipelines.repository import named_class
@@ -21,6 +22,7 @@ from calotype.weights.model_index import ComponentRef, ModelIndex
 from calotype.weights.repository import Repository, open_repository
 
 if TYPE_CHECKING:
+    from calotype.memory.request import Memory
     from calotype.pipelines.base import DiffusionPipeline
     from calotype.weights.pool.pool import ModelPool
 
@@ -50,7 +52,7 @@ def load_pipeline(
     cache_dir: str | PathLike[str] | None,
     local_files_only: bool,
     device: torch.device | str | None,
-    memory: int | str | None,
+    memory: "Memory | None",
     memo: int | str,
 ) -> P:
     """The pipeline of `cls`, or of the class that the index names where `cls` is the base. See `from_pretrained`."""
@@ -83,6 +85,7 @@ def load_pipeline(
     loaded = load_components(
         repository, wanted,
         optional=optional, overrides=components, only=only, dtype=dtype, variant=variant, check=check, index=index,
+        **loading(memory, device),
     )  # fmt: skip
     absent = {n for n in wanted if n not in loaded or (loaded[n] is None and n in {**index.components, **components})}
     held = {n: c for n, c in loaded.items() if c is not None}
@@ -164,7 +167,7 @@ def assemble(
     index: ModelIndex,
     *,
     device: torch.device | str | None,
-    memory: int | str | None,
+    memory: "Memory | None",
     memo: int | str,
 ) -> P:
     """The pipeline of loaded components. Those `absent` are None even where the class has one of its own; what a

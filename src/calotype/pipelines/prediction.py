@@ -18,19 +18,25 @@ class Unmoved:
         return nullcontext()
 
 
-def predict_peak(run: Run, components: Mapping[str, Any], budget: int | None) -> int | None:
+def predict_peak(
+    run: Run, components: Mapping[str, Any], budget: int | None, resident: Sequence[int] | None = None
+) -> int | None:
     """The most bytes that components and values will hold at once: weights that are on the device, and live tensors.
 
     Every unit is rehearsed once, a loop for as many steps as it takes to see all branches. Scratch memory inside a
-    kernel is not seen. None where a unit before the last asks for data, or is impure and so cannot be rehearsed.
+    kernel is not seen. `resident` is what the weights take on the device while each node runs, where memory knows it;
+    else it is all of them, within the budget. None where a unit before the last asks for data, or is impure and so
+    cannot be rehearsed.
     """
     modules = [c for c in components.values() if isinstance(c, torch.nn.Module)]
     weights = [t for m in modules for t in (*m.parameters(), *m.buffers())]
     held = sum(t.numel() * t.element_size() for t in weights)
-    last = len(run.plan.nodes) - 1
+    weights_at = resident or [held if budget is None else min(budget, held)] * len(run.plan.nodes)
+    last, peak = len(run.plan.nodes) - 1, 0
     with torch.no_grad(), imagined(weights) as watch:
         for position, planned in enumerate(run.plan.nodes):
             run.position = position
+            watch.peak = watch.live
             if planned.node.impure:
                 return None
             try:
@@ -41,4 +47,5 @@ def predict_peak(run: Run, components: Mapping[str, Any], budget: int | None) ->
             except (RuntimeError, TypeError, ValueError):
                 if position != last:  # the last makes pictures or files, after its tensors
                     return None
-    return watch.peak + (held if budget is None else min(budget, held))
+            peak = max(peak, watch.peak + weights_at[position])
+    return peak

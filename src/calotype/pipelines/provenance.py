@@ -61,10 +61,22 @@ def _digest(component: Any) -> str:
 
 
 def _weights_digest(module: torch.nn.Module) -> str:
-    tensors = [value for value in module.state_dict().values() if isinstance(value, torch.Tensor)]
-    if sum(t.numel() * t.element_size() for t in tensors) <= WHOLE:
-        return digest(*tensors)
-    return digest(*(part for tensor in tensors for part in _parts(tensor)))
+    tensors = _tensors(module)
+    if sum(tensor.numel() * dtype.itemsize for tensor, dtype in tensors) <= WHOLE:
+        return digest(*(tensor.to(dtype) for tensor, dtype in tensors))
+    return digest(*(part.to(dtype) for tensor, dtype in tensors for part in _parts(tensor)))
+
+
+def _tensors(module: torch.nn.Module) -> list[tuple[torch.Tensor, torch.dtype]]:
+    """The tensors of a network's state and their types. One that memory has not brought yet is that of its file."""
+    state = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    if "_sources" not in module.__dict__:
+        return [(value, value.dtype) for value in state.values()]
+    from calotype.weights.sources import is_resting, sources_of
+
+    noted = sources_of(module)
+    known = {name: noted.noted(name) if is_resting(value) else None for name, value in state.items()}
+    return [(value if (s := known[name]) is None else s.mapped, value.dtype) for name, value in state.items()]
 
 
 def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:

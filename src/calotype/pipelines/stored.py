@@ -13,6 +13,7 @@ from calotype.pipelines.adapters import refuse_unsaved
 from calotype.pipelines.declared import MEMO, constructor_parameters, declared_settings
 
 if TYPE_CHECKING:
+    from calotype.memory.request import Memory
     from calotype.pipelines.pooled import Files
     from calotype.pipelines.report import LoadReport
 
@@ -46,7 +47,7 @@ class WithRepositories:
         cache_dir: str | PathLike[str] | None = None,
         local_files_only: bool = False,
         device: torch.device | str | None = None,
-        memory: int | str | None = None,
+        memory: "Memory | None" = None,
         memo: int | str = MEMO,
         **components: Any,
     ) -> Self:
@@ -104,7 +105,7 @@ class WithRepositories:
         cache_dir: str | PathLike[str] | None = None,
         local_files_only: bool = False,
         device: torch.device | str | None = None,
-        memory: int | str | None = None,
+        memory: "Memory | None" = None,
         memo: int | str = MEMO,
         **components: Any,
     ) -> Self:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.nn import init
@@ -34,10 +34,16 @@ from calotype.weights.shards import (
     split_into_shards,
     weights_name,
 )
+from calotype.weights.sources import RestingFile, remember
+
+if TYPE_CHECKING:
+    from calotype.memory.storage.store import Patterns
 
 logger = logging.getLogger(__name__)
 
 CHECKS = ("finite",)
+QUANTIZATION = "quantization_config"
+"""The key of a `config.json` that says how weights are packed; other libraries have the same."""
 
 N = TypeVar("N", bound=Network)
 _SHOWN = 8
@@ -54,6 +60,8 @@ def load_network(
     dtype: torch.dtype | str | None = None,
     variant: str | None = None,
     check: str | None = None,
+    storage: "Patterns | None" = None,
+    deferred: bool = False,
 ) -> N:
     """The network of class `cls` in `folder`, in evaluation mode.
 
@@ -64,8 +72,14 @@ def load_network(
             the file's. A tensor that has the type already is the mapped file; others are converted one at a time.
         variant: which of several weight files: `"fp16"` for `diffusion_pytorch_model.fp16.safetensors`.
         check: `"finite"` reads every tensor once and refuses those that have NaN or infinity.
+        storage: layers by pattern, and the precision that each is kept in (see `calotype.memory.storage.store`). They
+            are packed one at a time as they are read. `dtype` is what they are decoded to. A network that was saved
+            packed is loaded so by itself.
+        deferred: convert nothing yet: what has another type in the file is read when memory brings it. For pipelines
+            with a budget.
 
     Raises:
+        InputError: `storage` means no layer, or a precision that there is not.
         RepositoryError: a file is missing, `config.json` is not a JSON object, or it describes another class.
         ConfigError: `cls` does not take the configuration.
         WeightsError: a weight file is damaged or missing, its keys and shapes are not exactly the network's, or the
@@ -74,17 +88,26 @@ def load_network(
     wanted = parse_dtype(torch.float32 if dtype is None else dtype)
     refuse_unknown_check(check)
     config = read_config(cls, folder)
+    quantized = config.pop(QUANTIZATION, None)
     file = open_weights(weights_path(cls, folder, variant))
     try:
         with ParametersWithoutMemory():
             network = cls(**config)
     except ConfigError as error:
         raise ConfigError(f"{folder / CONFIG_NAME}: {error}") from None
+    if quantized is not None:
+        from calotype.weights.packed import prepare  # only a packed network needs it
+
+        file = prepare(network, quantized, file, folder / CONFIG_NAME, wanted, storage)
     names = _match(network, file)
     if check == "finite":
         refuse_infinite(str(file.path), ((key, file.tensor(key)) for key in file.entries))
-    state = {name: _cast(file.tensor(key), wanted) for name, key in names.items()}
+    as_it_is = storage is None and quantized is None
+    if deferred and as_it_is:
+        file = RestingFile(file, wanted)
+    state = _state(network, file, names, wanted, storage, is_packed=quantized is not None)
     network.load_state_dict(state, strict=True, assign=True)
+    remember(network, {name: file.source(key) for name, key in names.items()} if as_it_is else {})
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if tensor.is_meta:
             raise WeightsError(f"{cls.__name__}: {name!r} is neither in the file nor computed by the constructor")
@@ -102,6 +125,7 @@ def load_from(
     cache_dir: str | PathLike[str] | None = None,
     local_files_only: bool = False,
     check: str | None = None,
+    storage: "Patterns | None" = None,
 ) -> N:
     """The network in a folder or a repository on a hub; only its own files are fetched. See `Network.from_pretrained`
     and `load_network`."""
@@ -112,7 +136,7 @@ def load_from(
     inner = check_subfolder(source, subfolder)
     repository = open_repository(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
     folder = fetch_component(repository, cls, inner, variant)
-    return load_network(cls, folder, dtype=dtype, variant=variant, check=check)
+    return load_network(cls, folder, dtype=dtype, variant=variant, check=check, storage=storage)
 
 
 def save_network(
@@ -129,7 +153,7 @@ def save_network(
         WeightsError: a tensor has no data or a type that safetensors files do not have.
     """
     check_variant(variant)
-    config = network.config.model_dump(mode="json")
+    config = {**network.config.model_dump(mode="json"), **_quantization(network)}
     stem = network.weights_name.removesuffix(".safetensors")
     most = None if max_shard_size is None else parse_bytes(max_shard_size, "max_shard_size")
     files = _files_of(network.state_dict(), stem, variant, most)
@@ -253,6 +277,38 @@ class ParametersWithoutMemory(TorchFunctionMode):
         if func in _RANDOM and kwargs.get("device") is None:
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)
+
+
+def _state(
+    network: Network,
+    file: WeightFile,
+    names: Mapping[str, str],
+    dtype: torch.dtype | None,
+    storage: "Patterns | None",
+    *,
+    is_packed: bool,
+) -> dict[str, torch.Tensor]:
+    """The network's tensors, of the wanted type; those that are packed, or are to be, as they are kept."""
+    if storage is None and not is_packed:
+        return {name: _cast(file.tensor(key), dtype) for name, key in names.items()}
+    from calotype.memory.storage.store import choose
+    from calotype.weights.packed import encoded, packed_names
+
+    kept = packed_names(network)
+    chosen = {} if storage is None else choose(network, storage)
+    fresh = {layer: precision for layer, precision in chosen.items() if f"{layer}.weight" in names}
+    state = dict(encoded(network, fresh, names, file, dtype))
+    plain = {name: key for name, key in names.items() if name.removesuffix(".weight") not in fresh}
+    return state | {n: file.tensor(k) if n in kept else _cast(file.tensor(k), dtype) for n, k in plain.items()}
+
+
+def _quantization(network: Network) -> dict[str, Any]:
+    """What a configuration says of packed layers: nothing where there is none."""
+    if not any(hasattr(module, "weight_shape") for module in network.modules()):
+        return {}
+    from calotype.weights.packed import described  # only a packed network needs it
+
+    return described(network)
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

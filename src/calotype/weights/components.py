@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,6 +47,8 @@ def load_components(
     variant: str | Mapping[str, str | None] | None = None,
     check: str | None = None,
     index: ModelIndex | None = None,
+    deferred: bool = False,
+    storage: "Callable[[str], Mapping[str, str]] | None" = None,
 ) -> dict[str, Any]:
     """The components of a pipeline folder or repository, by name. Only the files of those that are loaded are fetched.
 
@@ -61,6 +63,8 @@ def load_components(
         variant: which weight files, such as `"fp16"`: for all networks, or by component name as `dtype` is.
         check: `"finite"` refuses weights that have NaN or infinity.
         index: the index, if it was read already.
+        deferred: networks are for a budget: what must be converted is read when memory brings it.
+        storage: the patterns by which each component's weights are packed while they are read (see `load_network`).
 
     Every class is resolved and checked before the first weight is fetched or read.
 
@@ -97,7 +101,11 @@ def load_components(
     loaded: dict[str, Any] = dict.fromkeys(classes)
     for name, cls in chosen.items():
         place = folder / _place(listed, name)
-        loaded[name] = _load(cls, place, dtype=_of(dtypes, name), variant=_of(variants, name), check=check)
+        patterns = (storage(name) if storage is not None else None) or None
+        loaded[name] = _load(
+            cls, place, dtype=_of(dtypes, name), variant=_of(variants, name), check=check, storage=patterns,
+            deferred=deferred,
+        )  # fmt: skip
     return {name: overrides.get(name, loaded.get(name)) for name in types if name in overrides or name in loaded}
 
 
@@ -161,6 +169,7 @@ def save_components(
         refs[name] = None if component is None else ComponentRef(*named(component))
         if component is not None and not callable(getattr(component, "save_pretrained", None)):
             raise ComponentError(f"{name!r} is a {type(component).__name__}, which has no save_pretrained")
+        _refuse_packed(name, component)
     files = {} if code is None else code.files
     written = {path.partition("/")[0] for path in files}
     if taken := written & {INDEX_NAME, *components}:
@@ -175,6 +184,17 @@ def save_components(
             (aside / path).write_bytes(content)
         module = None if code is None else code.module
         write_model_index(aside, ModelIndex(class_name, refs, dict(extras or {}), module))
+
+
+def _refuse_packed(name: str, component: Any) -> None:
+    """Raise `ComponentError` where another library would write packed weights (`calotype.memory.storage`), which it
+    could not read again."""
+    packed = has_weights(type(component)) and any(hasattr(module, "weight_shape") for module in component.modules())
+    if packed and type(component).__module__.partition(".")[0] != "calotype":
+        raise ComponentError(
+            f"{name!r}, a {type(component).__name__}, keeps its weights packed, which its library does not save; decode "
+            f"them first: calotype.memory.storage.unstore(pipe.{name})"
+        )
 
 
 def _saving(variant: str | None, max_shard_size: int | str | None) -> dict[str, Any]:
@@ -264,16 +284,27 @@ def _fetch(repository: _Listed, classes: Mapping[str, type[Any]], variants: Mapp
     return fetch_files(repository, needed)
 
 
-def _load(cls: type[Any], folder: Path, *, dtype: "Dtype | None", variant: str | None, check: str | None) -> Any:
+def _load(
+    cls: type[Any],
+    folder: Path,
+    *,
+    dtype: "Dtype | None",
+    variant: str | None,
+    check: str | None,
+    storage: Mapping[str, str] | None,
+    deferred: bool,
+) -> Any:
     from calotype.nn.network import Network
     from calotype.weights.component import load_network
     from calotype.weights.foreign import load_foreign
 
     if issubclass(cls, Network):
-        return load_network(cls, folder, dtype=dtype, variant=variant, check=check)
+        return load_network(
+            cls, folder, dtype=dtype, variant=variant, check=check, storage=storage, deferred=deferred
+        )
     if cls.__module__.partition(".")[0] == "calotype":
         return cls.from_pretrained(folder)
-    return load_foreign(cls, folder, dtype=dtype, variant=variant, check=check)
+    return load_foreign(cls, folder, dtype=dtype, variant=variant, check=check, deferred=deferred)
 
 
 V = TypeVar("V")

@@ -12,6 +12,7 @@ import torch
 
 from calotype.atomic import atomic_file
 from calotype.errors import WeightsError
+from calotype.weights.sources import Reader, Source, state_of
 from calotype.weights.strict_json import LFS_POINTER, parse_json
 
 DTYPES: dict[str, torch.dtype] = {
@@ -73,7 +74,8 @@ class SafetensorsFile:
         self.path = path
         if not path.is_file():
             raise WeightsError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
-        self._size = path.stat().st_size
+        state = state_of(path)
+        self._size, self._reader = state.size, Reader(path, state)
         if not self._size:
             raise WeightsError(f"{path} is empty: expected a safetensors file, found 0 bytes; {_AGAIN}")
         self.entries, self.metadata = self._read_header()
@@ -99,6 +101,18 @@ class SafetensorsFile:
         count = entry.nbytes // entry.dtype.itemsize
         flat = torch.frombuffer(self._map, dtype=entry.dtype, count=count, offset=entry.start)
         return flat.reshape(entry.shape)
+
+    def source(self, name: str, part: torch.Tensor | None = None) -> Source | None:
+        """Where the named tensor, or the `part` of it that was cut from what `tensor` gave, can be read again; None for
+        one that is not the mapped file itself."""
+        whole = self.tensor(name)
+        cut = whole if part is None else part
+        entry, offset = self.entries[name], cut.data_ptr() - whole.data_ptr()
+        size = cut.numel() * cut.element_size()
+        inside = cut.is_contiguous() and cut.dtype == entry.dtype and 0 <= offset <= entry.nbytes - size
+        if not inside or not size or entry.start % entry.dtype.itemsize:
+            return None
+        return Source(self._reader, name, cut, entry.start + offset)
 
     def _read_header(self) -> tuple[dict[str, TensorEntry], dict[str, str]]:
         with self.path.open("rb") as file:

@@ -10,15 +10,23 @@ from calotype.errors import RepositoryError, WeightsError
 from calotype.weights.component import listed, parse_dtype, prefix_hint, refuse_infinite
 from calotype.weights.needed import has_weights, stems
 from calotype.weights.shards import WeightFile, find_weights, open_weights
+from calotype.weights.sources import adopt
 from calotype.weights.strict_json import LFS_POINTER
 
 _SMALL = 1024
 
 
 def load_foreign(
-    cls: type[Any], folder: Path, *, dtype: torch.dtype | str | None, variant: str | None, check: str | None
+    cls: type[Any],
+    folder: Path,
+    *,
+    dtype: torch.dtype | str | None,
+    variant: str | None,
+    check: str | None,
+    deferred: bool = False,
 ) -> Any:
     """A component of class `cls` in `folder`, made by its library, which may neither ask a hub nor read a pickle.
+    `deferred` gives the memory of tensors back that are as the file has them: a budget brings them when it needs them.
 
     Raises:
         RepositoryError: a file is missing, or the library refuses what the folder has.
@@ -41,6 +49,8 @@ def load_foreign(
     _refuse_incomplete(file, network, info)
     if check == "finite":
         refuse_infinite(str(file.path), network.state_dict().items())
+    if deferred:
+        adopt(network, file)
     return network
 
 

@@ -15,6 +15,7 @@ import torch
 from calotype.errors import InputError, RepositoryError, WeightsError, did_you_mean
 from calotype.weights.files import SafetensorsFile, TensorEntry
 from calotype.weights.hub import check_inside
+from calotype.weights.sources import Source
 from calotype.weights.strict_json import read_json
 
 SUFFIX = ".safetensors"
@@ -35,6 +36,9 @@ class WeightFile(Protocol):
 
     def tensor(self, name: str) -> torch.Tensor:
         """The named tensor, as the mapped file itself."""
+
+    def source(self, name: str) -> Source | None:
+        """Where the named tensor can be read again."""
 
 
 class ShardedFile:
@@ -60,6 +64,10 @@ class ShardedFile:
     def tensor(self, name: str) -> torch.Tensor:
         """See `WeightFile.tensor`."""
         return self._shards[self._map[name]].tensor(name)
+
+    def source(self, name: str) -> Source | None:
+        """See `WeightFile.source`."""
+        return self._shards[self._map[name]].source(name)
 
     def _check_keys(self) -> None:
         problems = []

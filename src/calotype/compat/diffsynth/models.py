@@ -146,8 +146,7 @@ class HoldsModels:
         budget = self._residency.budget
         if budget is None:
             return
-        sizes = self._residency.sizes()
-        wanted = sum(sizes.get(name, 0) for name in parts)
+        wanted = self._residency.least(parts)
         if wanted > budget:
             enough = math.ceil(wanted / GIB * 1000) / 1000
             raise ComponentError(

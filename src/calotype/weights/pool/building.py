@@ -3,15 +3,19 @@
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from calotype.errors import ConfigError, WeightsError
 from calotype.weights.component import refuse_infinite
-from calotype.weights.files import SafetensorsFile
+from calotype.weights.gguf import TensorFile, packed_of
+from calotype.weights.packed import PackedWeight
 from calotype.weights.pool.blank import blank, shared_parameters
+from calotype.weights.pool.layout import Cut
 from calotype.weights.pool.recognition import Match
+from calotype.weights.sources import Source, remember
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +24,12 @@ _SHOWN = 8
 
 def build(
     match: Match,
-    tensors: Mapping[str, SafetensorsFile],
+    tensors: Mapping[str, TensorFile],
     place: str,
     dtype: torch.dtype | None,
     check_values: str | None = None,
+    *,
+    deferred: bool = False,
 ) -> nn.Module:
     """The network of `match`, in evaluation mode.
 
@@ -32,6 +38,7 @@ def build(
         place: the files, in words.
         dtype: the type of its floating-point tensors; None keeps the files'.
         check_values: `"finite"` refuses tensors that have NaN or infinity.
+        deferred: convert nothing yet (see `load_network`).
 
     Raises:
         WeightsError: a tensor is missing and has no default, has another shape, is of a layer that the network does
@@ -43,12 +50,25 @@ def build(
         refuse_infinite(place, ((key, tensors[key].tensor(key)) for key in dict.fromkeys(match.keys.values())))
     network = blank(match.model.cls, match.fields)
     own = network.state_dict()
-    state = {name: _cast(match.cuts[name].of(tensors[key].tensor(key)), dtype) for name, key in match.keys.items()}
+    shared = shared_parameters(network)
+    alone = set(match.keys).difference(*shared)
+    state: dict[str, torch.Tensor] = {}
+    found: dict[str, Source | None] = {}
+    for name, key in match.keys.items():
+        file, cut = tensors[key], match.cuts[name]
+        if (packed := packed_of(file, key)) is not None:
+            kept = _packed(network, name, packed, cut, dtype, place, stays=name in alone)
+            state |= kept
+            found |= {part: file.source(key, tensor) for part, tensor in kept.items()}
+        else:
+            tensor = cut.of(file.tensor(key))
+            found[name] = file.source(key, tensor)
+            state[name] = _placed(tensor, found[name], dtype, deferred)
     for name in match.filled:
         value = match.model.default(name)
         state[name] = own[name] if value is None else _cast(torch.full(own[name].shape, value), dtype)
-    shared = shared_parameters(network)
     network.load_state_dict(state, strict=True, assign=True)
+    remember(network, found)
     _share(network, shared, match.keys)
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if tensor.is_meta:
@@ -64,6 +84,29 @@ def build(
             listed(match.extra),
         )
     return network.eval()
+
+
+def _packed(
+    network: nn.Module,
+    name: str,
+    packed: PackedWeight,
+    cut: Cut,
+    dtype: torch.dtype | None,
+    place: str,
+    *,
+    stays: bool,
+) -> dict[str, torch.Tensor]:
+    """What the state of the network has for its tensor `name`: one that is packed in the file stays so, unless its
+    layer cannot hold it, or it must not."""
+    if dtype is None:
+        raise ConfigError(
+            f"{place} is packed, so it has no type of its own to compute in; give dtype='bfloat16' or another in place "
+            "of 'auto'"
+        )
+    if cut.transposed or not stays:
+        return {name: cut.of(packed.decoded(dtype))}
+    part = packed.rows(cut.part, cut.parts) if cut.parts > 1 else packed
+    return replace(part, shape=cut.shape(packed.shape)).placed(network, name, dtype)
 
 
 def _share(network: nn.Module, shared: Iterable[Sequence[str]], keys: Mapping[str, str]) -> None:
@@ -112,6 +155,12 @@ def _deeper(match: Match) -> list[str]:
 
 def _unnumbered(key: str) -> str:
     return re.sub(r"(?<=\.)\d+(?=\.)", "#", f".{key}.")
+
+
+def _placed(tensor: torch.Tensor, source: Source | None, dtype: torch.dtype | None, deferred: bool) -> torch.Tensor:
+    if deferred and source is not None and dtype is not None and tensor.is_floating_point():
+        return source.resting(dtype)
+    return _cast(tensor, dtype)
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

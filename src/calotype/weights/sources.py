@@ -1,0 +1,287 @@
+"""Where the tensors of a network come from: a place in a file, from which they can be read again.
+
+A network stays a plain module. Beside its tensors it remembers, for those that are as its files have them, the file and
+the place in it, so that memory may drop them at any time. A tensor that was trained, replaced or made in memory has no
+such place.
+"""
+
+import os
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from calotype.errors import WeightsError
+
+if TYPE_CHECKING:
+    from calotype.weights.shards import WeightFile
+
+PLACE = "_sources"
+"""The attribute of a network that holds its `Sources`."""
+
+_SMALL = 4096
+_PIECE = 2**23
+_AGAIN = "load the pipeline again"
+
+
+class FileState(NamedTuple):
+    """What tells whether a file is still the one whose header was read."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+
+def state_of(path: Path) -> FileState:
+    """The state of a file now. Raises `FileNotFoundError`."""
+    found = path.stat()
+    return FileState(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+class Reader:
+    """Reads parts of one file, and refuses a file that is not the one any more that it was.
+
+    Reading goes through the file descriptor and not through the map: a mapped file that is cut short ends the process
+    that looks at it.
+
+    Args:
+        path: the file.
+        state: what it was when its header was read.
+    """
+
+    def __init__(self, path: Path, state: FileState) -> None:
+        self.path, self._state = path, state
+        self._descriptor: int | None = None
+
+    def check(self, name: str) -> None:
+        """Raise `WeightsError`, naming the file and the tensor, unless the file is as it was."""
+        try:
+            now = state_of(self.path)
+        except OSError as error:
+            raise WeightsError(
+                f"{self.path} cannot be read any more, while {name!r} was read from it: {error.strerror}; put the file "
+                f"back and {_AGAIN}"
+            ) from None
+        if now != self._state:
+            was = self._state
+            how = f"had {was.size} bytes and has {now.size}" if now.size != was.size else "was written to or replaced"
+            raise WeightsError(
+                f"{self.path} {how} after it was opened, so that {name!r} cannot be read from it; {_AGAIN}"
+            )
+
+    def read_into(self, out: memoryview, start: int, name: str) -> None:
+        """Fill `out` with the bytes of the file from `start` on. Raises `WeightsError` as `check` does."""
+        self.check(name)
+        file, done = self._opened(name), 0
+        while done < len(out):
+            count = os.preadv(file, [out[done:]], start + done)
+            if count <= 0:
+                raise WeightsError(f"{self.path} ends in the middle of {name!r}; {_AGAIN}")
+            done += count
+        self.check(name)
+
+    def will_need(self, start: int, count: int) -> None:
+        """Tell the system that these bytes are read soon, where it can be told."""
+        if self._descriptor is not None and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, start, count, os.POSIX_FADV_WILLNEED)
+
+    def _opened(self, name: str) -> int:
+        if self._descriptor is None:
+            try:
+                self._descriptor = os.open(self.path, os.O_RDONLY)
+            except OSError as error:
+                raise WeightsError(f"{self.path}: {name!r} cannot be read: {error.strerror}; {_AGAIN}") from None
+            weakref.finalize(self, os.close, self._descriptor)
+        return self._descriptor
+
+
+@dataclass(frozen=True)
+class Source:
+    """One tensor as a file has it.
+
+    Attributes:
+        reader: reads the file.
+        name: the tensor's key in the file.
+        mapped: the tensor as the mapped file itself, of the file's type.
+        start: where its bytes start in the file.
+    """
+
+    reader: Reader
+    name: str
+    mapped: Tensor = field(repr=False)
+    start: int
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes of the file it takes."""
+        return self.mapped.numel() * self.mapped.element_size()
+
+    def fill(self, out: Tensor) -> None:
+        """Read the tensor into `out`, a contiguous CPU tensor, and convert it to the type of `out` on the way."""
+        if out.dtype == self.mapped.dtype:
+            self.reader.read_into(_bytes_of(out), self.start, self.name)
+            return
+        flat, size = out.view(-1), self.mapped.element_size()
+        count = max(1, _PIECE // size)
+        part = torch.empty(min(count, len(flat)), dtype=self.mapped.dtype)
+        for at in range(0, len(flat), count):
+            piece = part[: len(flat) - at]
+            self.reader.read_into(_bytes_of(piece), self.start + at * size, self.name)
+            flat[at : at + len(piece)].copy_(piece)
+
+    def read(self, dtype: torch.dtype) -> Tensor:
+        """The tensor in memory of its own, of a type."""
+        out = torch.empty(self.mapped.shape, dtype=dtype)
+        self.fill(out)
+        return out
+
+    def resting(self, dtype: torch.dtype) -> Tensor:
+        """What stands for the tensor while it is not in memory: the mapped file where it has the type, else a tensor of
+        the right shape that takes no memory and is NaN everywhere, so that it cannot be taken for the weights."""
+        if dtype == self.mapped.dtype:
+            return self.mapped
+        if self.mapped.numel() * dtype.itemsize <= _SMALL:
+            return self.mapped.to(dtype)
+        return torch.full((), torch.nan).to(dtype).expand(self.mapped.shape)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+
+
+def is_resting(tensor: Tensor) -> bool:
+    """Whether a tensor only stands for one that must be read and converted first. See `Source.resting`."""
+    return tensor.numel() > 1 and tensor.is_floating_point() and not any(tensor.stride())
+
+
+class _Seen(NamedTuple):
+    """A tensor of a network as it was when its source was noted."""
+
+    tensor: "weakref.ref[Tensor]"
+    version: int
+    address: int
+    source: Source
+
+
+class Sources:
+    """The sources of a network's tensors, by name, as long as the tensors are what was loaded."""
+
+    def __init__(self, network: nn.Module, found: Mapping[str, Source | None]) -> None:
+        tensors = network.state_dict(keep_vars=True)
+        self._seen = {
+            name: _Seen(weakref.ref(tensors[name]), tensors[name]._version, tensors[name].data_ptr(), source)
+            for name, source in found.items()
+            if source is not None and _holds(tensors[name], source)
+        }
+
+    def of(self, name: str, tensor: Tensor) -> Source | None:
+        """Where the numbers of this tensor are in a file; None where they were changed since they were read."""
+        seen = self._seen.get(name)
+        if seen is None or seen.tensor() is not tensor or tensor.is_inference() or tensor._version != seen.version:
+            return None
+        same = tensor.data_ptr() == seen.address and tensor.shape == seen.source.mapped.shape
+        return seen.source if same and tensor.is_contiguous() | is_resting(tensor) else None
+
+    def note(self, name: str, tensor: Tensor) -> None:
+        """Take a tensor as it is now for what its source has: memory has exchanged its data."""
+        seen = self._seen[name]
+        self._seen[name] = seen._replace(tensor=weakref.ref(tensor), version=tensor._version, address=tensor.data_ptr())
+
+    def drop(self) -> None:
+        """Forget the sources of all tensors that have numbers."""
+        self._seen = {n: s for n, s in self._seen.items() if (t := s.tensor()) is not None and is_resting(t)}
+
+    def noted(self, name: str) -> Source | None:
+        """The source that was noted under a name, whatever became of the tensor."""
+        return self._seen[name].source if name in self._seen else None
+
+    def __deepcopy__(self, memo: Any) -> "Sources":
+        return Sources(nn.Module(), {})  # of other tensors
+
+    def __reduce__(self) -> Any:
+        return Sources, (nn.Module(), {})
+
+
+def _holds(tensor: Tensor, source: Source) -> bool:
+    """Whether a tensor that was just loaded is what a file has, of the file's type or converted."""
+    if tensor.shape != source.mapped.shape:
+        return False
+    if tensor.dtype == source.mapped.dtype:
+        return tensor.data_ptr() == source.mapped.data_ptr()
+    return tensor.is_floating_point() and source.mapped.is_floating_point()
+
+
+def remember(network: nn.Module, found: Mapping[str, Source | None]) -> None:
+    """Note where the tensors of a network, by name, come from; those that are not as the file has them are left out."""
+    network.__dict__[PLACE] = Sources(network, found)
+
+
+@torch.no_grad()
+def adopt(network: nn.Module, file: "WeightFile") -> None:
+    """Give back the memory of a network that another library has read: each tensor that is bit for bit what the file
+    has, converted where its type is another, is that of the file from now on."""
+    found = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        key = _key_of(name, file.entries)
+        source = None if key is None else file.source(key)
+        if source is None or tensor.device.type != "cpu" or not tensor.is_contiguous():
+            continue
+        if source.mapped.shape == tensor.shape and torch.equal(source.mapped.to(tensor.dtype), tensor):
+            tensor.data = source.resting(tensor.dtype)
+            found[name] = source
+    remember(network, found)
+
+
+def _key_of(name: str, keys: Mapping[str, Any]) -> str | None:
+    """The key of a tensor in a file, whose keys may have a prefix more or less than the network's names."""
+    if name in keys:
+        return name
+    shorter = [name[at + 1 :] for at, letter in enumerate(name) if letter == "."]
+    found = next((key for key in shorter if key in keys), None)
+    return found if found is not None else next((key for key in keys if key.endswith(f".{name}")), None)
+
+
+def sources_of(network: nn.Module) -> Sources:
+    """What is noted of a network; of one that nothing was noted of, nothing."""
+    found = network.__dict__.get(PLACE)
+    return found if isinstance(found, Sources) else Sources(nn.Module(), {})
+
+
+def real_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a network's state, by name, with their numbers: one that only stands for what must be read from a
+    file is read, one at a time."""
+    noted = sources_of(network)
+    for name, tensor in network.state_dict().items():
+        if isinstance(tensor, Tensor):
+            source = noted.noted(name) if is_resting(tensor) else None
+            yield name, tensor if source is None else source.read(tensor.dtype)
+
+
+class RestingFile:
+    """A weight file whose tensors of another floating-point type than the wanted one only stand for the weights, which
+    are read and converted when memory brings them.
+
+    Args:
+        file: the file.
+        dtype: the wanted type; None for the file's own.
+    """
+
+    def __init__(self, file: "WeightFile", dtype: torch.dtype | None) -> None:
+        self.path, self.entries = file.path, file.entries
+        self._file, self._dtype = file, dtype
+
+    def tensor(self, name: str) -> Tensor:
+        """The named tensor as the mapped file itself, or what stands for it."""
+        tensor, source = self._file.tensor(name), self._file.source(name)
+        if self._dtype is None or source is None or not tensor.is_floating_point():
+            return tensor
+        return source.resting(self._dtype)
+
+    def source(self, name: str) -> Source | None:
+        """Where the named tensor can be read again."""
+        return self._file.source(name)
