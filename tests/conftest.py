@@ -10,6 +10,7 @@ from hub import hub  # noqa: F401 - a fixture
 CHECKED = (
     "calotype.nn",
     "calotype.models.autoencoder_kl",
+    "calotype.models.autoencoder_kl_qwen_image",
     "calotype.models.autoencoder_tiny",
     "calotype.models.clip_text.module",
     "calotype.models.mini_autoencoder.module",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from calotype.graph.inputs import Inputs
     from calotype.graph.unit import State, takes_over, unit
     from calotype.models.autoencoder_kl import AutoencoderKL
+    from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
     from calotype.models.autoencoder_tiny import AutoencoderTiny
     from calotype.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
     from calotype.models.controlnet import ControlNetModel
@@ -100,6 +101,7 @@ __all__ = [
     "AdapterInfo",
     "AutoGuidance",
     "AutoencoderKL",
+    "AutoencoderKLQwenImage",
     "AutoencoderTiny",
     "Branch",
     "Branches",

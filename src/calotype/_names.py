@@ -16,6 +16,7 @@ PUBLIC: dict[str, str] = {
     "takes_over": "calotype.graph.unit",
     "unit": "calotype.graph.unit",
     "AutoencoderKL": "calotype.models.autoencoder_kl",
+    "AutoencoderKLQwenImage": "calotype.models.autoencoder_kl_qwen_image",
     "AutoencoderTiny": "calotype.models.autoencoder_tiny",
     "CLIPTextModel": "calotype.models.clip_text",
     "CLIPTextModelWithProjection": "calotype.models.clip_text",
@@ -100,6 +101,7 @@ PUBLIC: dict[str, str] = {
 ECOSYSTEM: frozenset[str] = frozenset(
     {
         "AutoencoderKL",
+        "AutoencoderKLQwenImage",
         "AutoencoderTiny",
         "ControlNetModel",
         "QwenImageTransformer2DModel",

@@ -19,13 +19,13 @@ OVERLAP = 16
 
 def decode_tiled(
     decode: Callable[[Tensor], Tensor],
-    latents: Float[Tensor, "b c h w"],
+    latents: Float[Tensor, "b c *frames h w"],
     *,
     downscale: int = 8,
     tile: int = TILE,
     overlap: int = OVERLAP,
-) -> Float[Tensor, "b c2 h8 w8"]:
-    """Decode latents tile by tile; in one piece where they fit into a tile.
+) -> Float[Tensor, "b c2 *frames2 h8 w8"]:
+    """Decode latents of pictures or videos tile by tile; in one piece where they fit into a tile.
 
     Args:
         decode: latents to pixels, such as `lambda z: vae.decode(z).sample`.
@@ -36,18 +36,18 @@ def decode_tiled(
     Raises:
         InputError: a tile is not larger than the overlap, or `decode` gives another size than `downscale` says.
     """
-    return _tiled(decode, latents, latents.shape[2:], tile, overlap, 1, downscale)
+    return _tiled(decode, latents, latents.shape[-2:], tile, overlap, 1, downscale)
 
 
 def encode_tiled(
     encode: Callable[[Tensor], Tensor],
-    pixels: Float[Tensor, "b c h w"],
+    pixels: Float[Tensor, "b c *frames h w"],
     *,
     downscale: int = 8,
     tile: int = TILE,
     overlap: int = OVERLAP,
-) -> Float[Tensor, "b c2 h8 w8"]:
-    """Encode pixels tile by tile; in one piece where they fit into a tile.
+) -> Float[Tensor, "b c2 *frames2 h8 w8"]:
+    """Encode pixels of pictures or videos tile by tile; in one piece where they fit into a tile.
 
     Args:
         encode: pixels to latents or to what describes them, such as `lambda x: vae.encode(x).latent_dist.mode()`.
@@ -59,7 +59,7 @@ def encode_tiled(
         InputError: a side is not a multiple of `downscale`, a tile is not larger than the overlap, or `encode` gives
             another size than `downscale` says.
     """
-    height, width = pixels.shape[2:]
+    height, width = pixels.shape[-2:]
     if height % downscale or width % downscale:
         raise InputError(f"height and width must be multiples of {downscale}, got {height}x{width}")
     return _tiled(encode, pixels, (height // downscale, width // downscale), tile, overlap, downscale, 1)
@@ -95,18 +95,18 @@ def _tiled(
     )
     for row, top in enumerate(tops):
         for column, left in enumerate(lefts):
-            part = work(x[:, :, _span(top, sizes[0], scale_in), _span(left, sizes[1], scale_in)])
-            if part.shape[2:] != (sizes[0] * scale_out, sizes[1] * scale_out):
+            part = work(x[..., _span(top, sizes[0], scale_in), _span(left, sizes[1], scale_in)])
+            if part.shape[-2:] != (sizes[0] * scale_out, sizes[1] * scale_out):
                 raise InputError(
                     f"tiles of {sizes[0]}x{sizes[1]} latents must become {sizes[0] * scale_out}x"
-                    f"{sizes[1] * scale_out}, got {part.shape[2]}x{part.shape[3]}; set downscale"
+                    f"{sizes[1] * scale_out}, got {part.shape[-2]}x{part.shape[-1]}; set downscale"
                 )
             if len(tops) == len(lefts) == 1:
                 return part
             if out is None:
-                out = part.new_zeros(*part.shape[:2], height * scale_out, width * scale_out)
+                out = part.new_zeros(*part.shape[:-2], height * scale_out, width * scale_out)
             share = rows[row][:, None] * columns[column]
-            place = out[:, :, _span(top, sizes[0], scale_out), _span(left, sizes[1], scale_out)]
+            place = out[..., _span(top, sizes[0], scale_out), _span(left, sizes[1], scale_out)]
             place += part * share.to(part.dtype)
     assert out is not None
     return out

@@ -12,6 +12,7 @@ import calotype
 from calotype import (
     CATALOGUE,
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     AutoencoderTiny,
     ControlNetModel,
     IPAdapter,
@@ -89,6 +90,7 @@ KL = {
 TINY = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (4, 4)}
 WORDS = {"vocab_size": 11, "hidden_size": 8, "num_layers": 1, "num_heads": 2, "norm_eps": 0.1}
 TRANSFORMER = {"hidden_size": 8, "num_heads": 2, "text_dim": 4, "mlp_ratio": 1.5, "norm_eps": 0.1}
+MOMENTS = {"latents_mean": (0.5, 1.0), "latents_std": (2.0, 3.0)}
 QWEN = {
     "in_channels": 16,
     "out_channels": 4,
@@ -160,6 +162,10 @@ FIELDS: dict[type[Network], list[dict[str, Any]]] = {
         {**KL, "use_quant_conv": False, "use_post_quant_conv": False, "mid_block_add_attention": False},
         {**KL, "layers_per_block": 2, "latent_channels": 2, "in_channels": 4, "out_channels": 1},
     ],
+    AutoencoderKLQwenImage: [
+        {"base_dim": 4, "z_dim": 2, "num_res_blocks": 1, "input_channels": 4, **MOMENTS},
+        {"base_dim": 4, "z_dim": 2, "dim_mult": (1, 2), "temperal_downsample": (True,), **MOMENTS},
+    ],
     AutoencoderTiny: [
         {"latent_magnitude": 2.0, "latent_shift": 0.25, "act_fn": "gelu"},
         {**TINY, "num_encoder_blocks": (1, 2), "num_decoder_blocks": (2, 1), "latent_channels": 3},
@@ -214,6 +220,9 @@ def computed(network: Network) -> Sequence[torch.Tensor]:
         x = torch.randn(1, network.config.in_channels, 16, 16, generator=draw)
         fields = network.config.model_dump()
         return [network(x).sample, torch.tensor([fields[name] or 0 for name in ("scaling_factor", "shift_factor")])]
+    if isinstance(network, AutoencoderKLQwenImage):
+        x = torch.randn(1, network.config.input_channels, 16, 16, generator=draw)
+        return [network(x).sample, torch.tensor([*network.config.latents_mean, *network.config.latents_std])]
     if isinstance(network, WordTextEncoder):
         return network(torch.tensor([[1, 5, 2], [3, 4, 0]]), torch.tensor([[True] * 3, [True, True, False]]))
     if isinstance(network, MiniTransformer2DModel):

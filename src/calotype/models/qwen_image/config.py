@@ -1,7 +1,5 @@
 """What describes a `QwenImageTransformer2DModel`, and the ControlNet that has its blocks."""
 
-from typing import Self
-
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from calotype.nn.network import NetworkConfig
@@ -32,7 +30,7 @@ class _DoubleStreamConfig(NetworkConfig):
         return self.num_attention_heads * self.attention_head_dim
 
     @model_validator(mode="after")
-    def _axes_fit(self) -> Self:
+    def _axes_fit(self) -> "_DoubleStreamConfig":
         if sum(self.axes_dims_rope) != self.attention_head_dim or any(width % 2 for width in self.axes_dims_rope):
             raise ValueError(
                 f"axes_dims_rope must be even and together attention_head_dim {self.attention_head_dim}, got "
@@ -56,7 +54,7 @@ class QwenImageTransformer2DConfig(_DoubleStreamConfig):
     use_layer3d_rope: bool = False
 
     @model_validator(mode="after")
-    def _is_built(self) -> Self:
+    def _is_built(self) -> "QwenImageTransformer2DConfig":
         if self.guidance_embeds:
             raise ValueError("guidance_embeds true is a variant that is not built: no published weights have it")
         return self

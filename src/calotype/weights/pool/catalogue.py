@@ -9,6 +9,8 @@ from torch import nn
 from calotype.errors import ConfigError, UnknownInput, did_you_mean
 from calotype.models.autoencoder_kl import AutoencoderKL
 from calotype.models.autoencoder_kl import keys as autoencoder_kl
+from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
+from calotype.models.autoencoder_kl_qwen_image import keys as autoencoder_kl_qwen_image
 from calotype.models.autoencoder_tiny import AutoencoderTiny
 from calotype.models.autoencoder_tiny import keys as autoencoder_tiny
 from calotype.models.clip_text import CLIPTextModel, CLIPTextModelWithProjection
@@ -34,6 +36,7 @@ from calotype.models.word_text_encoder import keys as word_text_encoder
 from calotype.weights.original import clip, unet, vae
 from calotype.weights.original import controlnet as original_controlnet
 from calotype.weights.original import qwen_image as original_qwen_image
+from calotype.weights.original import wan_vae
 from calotype.weights.pool.known import Fields, KnownModel, known_model
 from calotype.weights.pool.layout import Keys, Layout, spelled
 
@@ -225,6 +228,14 @@ CATALOGUE = (
         config=qwen_image.config_from_shapes,
         asks=qwen_image.ASKS,
         ignores=[original_qwen_image.ZERO_TIME],
+    )
+    .with_model(
+        "autoencoder_kl_qwen_image",
+        AutoencoderKLQwenImage,
+        keys=autoencoder_kl_qwen_image.TELLING,
+        layouts=[spelled(wan_vae.TELLING, cuts=wan_vae.cuts, told=wan_vae.told)],
+        config=autoencoder_kl_qwen_image.config_from_shapes,
+        asks=autoencoder_kl_qwen_image.ASKS,
     )
 )
 """Every network of calotype."""
