@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
-
+from calotype.described import Field, PositiveFloat, PositiveInt, model_validator
 from calotype.errors import did_you_mean
 from calotype.nn.network import NetworkConfig
 
@@ -95,7 +94,7 @@ class CLIPTextConfig(NetworkConfig):
     """The longest text, in tokens."""
     hidden_act: Literal["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"] = "quick_gelu"
     layer_norm_eps: PositiveFloat = 1e-5
-    attention_dropout: NonNegativeFloat = 0.0
+    attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of attention weights, in training."""
     pad_token_id: int | None = 1
     bos_token_id: int | None = 49406
