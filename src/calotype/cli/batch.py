@@ -28,7 +28,7 @@ from calotype.graph.inputs import Call, read_call
 from calotype.graph.plan import make_plan
 from calotype.pipelines.origin import code_behind
 from calotype.pipelines.recipe import Recipe, read_recipe, recorded_inputs, save_png
-from calotype.pipelines.replay import check_components
+from calotype.pipelines.replay import check_adapters, check_components
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
@@ -53,13 +53,15 @@ def run_batch(
     jobs = read_jobs(model, file, defaults, folder)
     old = _finished(model, jobs, force)
     todo = [job for job in jobs if job.missing or job.number not in old]
-    if not todo and all(recipe.source == model.source for _, recipe in old.values()):
+    recipes = [recipe for _, recipe in old.values()]
+    if not todo and not model.adapters and all(r.source == model.source and not r.adapters for r in recipes):
         click.echo(f"All {len(jobs)} lines of {file} are finished, in {folder}.", err=True)
         return
     refuse_unwritable(folder)
     pipe = load(model, dict(options))
     for path, recipe in () if force else old.values():
         try:
+            check_adapters(pipe, recipe, path)
             check_components(pipe, recipe, f"{path} is there already")
         except ComponentError as error:
             raise ComponentError(f"{error}; move it away, or --force to replace it") from None
@@ -137,6 +139,7 @@ def _shown(value: Any) -> str:
 
 def _same_components(pipe: "DiffusionPipeline", recipe: Recipe) -> bool:
     try:
+        check_adapters(pipe, recipe, Path())
         check_components(pipe, recipe, "")
     except ComponentError:
         return False

@@ -1,7 +1,7 @@
 """A command whose flags are the inputs of a model: which model is read from the arguments before the rest."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,14 @@ CODE: tuple[click.Option, ...] = (
 )  # fmt: skip
 """Options of the commands that run a model with code of others."""
 
+ADDED: tuple[click.Option, ...] = (
+    click.Option(["--units", "-u", "packs"], multiple=True, metavar="SOURCE",
+                 help="Insert this pack of units: one that ships, a file, a folder, owner/name on a hub. Repeatable."),
+    click.Option(["--adapter", "-a", "adapters"], multiple=True, metavar="SOURCE[:WEIGHT]",
+                 help="Run this adapter (LoRA, LoHa, LoKr) beside the weights; by default at weight 1. Repeatable."),
+)  # fmt: skip
+"""Options of the commands that run a model with more than its repository holds."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -41,6 +49,10 @@ class Model:
     """The source with the commit that was looked at, from which everything else is loaded."""
     options: Mapping[str, Any]
     """What is loaded from it, and how: `variant` and `local_files_only`."""
+    packs: tuple[str, ...] = ()
+    """The packs of units that are inserted, which `pipeline` has already."""
+    adapters: tuple[tuple[str, float], ...] = ()
+    """The adapters that run, with their weights."""
 
     @property
     def fields(self) -> "dict[str, InputField]":
@@ -136,4 +148,25 @@ def _find(source: str, params: Mapping[str, Any]) -> Model:
             f"{asked} is for {pipeline.__name__}, a free-form pipeline: it declares no inputs and no units, so "
             "that only Python can call it"
         )
-    return Model(source, pipeline, place, options)
+    return _with_added(Model(source, pipeline, place, options), params.get("packs") or (), params.get("adapters") or ())
+
+
+def _with_added(model: Model, packs: Sequence[str], adapters: Sequence[str]) -> Model:
+    """The model with packs of units in its pipeline's class, which needs no weights, and with adapters."""
+    weighed = tuple(map(weighed_adapter, adapters))
+    if not packs:
+        return replace(model, adapters=weighed)
+    pipe = model.pipeline.from_pretrained(model.place, **model.options, only=[], device="cpu")
+    for pack in packs:
+        pipe = pipe.with_units(pack)
+    return replace(model, pipeline=type(pipe), packs=tuple(packs), adapters=weighed)
+
+
+def weighed_adapter(text: str) -> tuple[str, float]:
+    """`FILE:0.8` as a source and a weight; what follows the last colon is one where it is a number."""
+    source, _, after = text.rpartition(":")
+    try:
+        weight = float(after) if source else 1.0
+    except ValueError:
+        return text, 1.0
+    return source or text, weight

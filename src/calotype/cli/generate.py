@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from calotype.cli.command import CODE, DEFAULT_MODEL, ON_A_HUB, Model, ModelCommand
+from calotype.cli.command import ADDED, CODE, DEFAULT_MODEL, ON_A_HUB, Model, ModelCommand
 from calotype.errors import InputError
 
 HELP = """Make a picture from a PROMPT, and write it as a PNG file that carries its recipe.
@@ -26,6 +26,8 @@ Examples:
   calotype generate "a green apple" --image apple.png --strength 0.7
   calotype generate --prompts prompts.jsonl -o pictures
   calotype generate --custom-pipeline morph "a cat" --other-prompt "a fox"
+  calotype generate --units composable "a heart" --also "a blue heart:0.5"
+  calotype generate --adapter watercolour.safetensors:0.8 "a house"
 
 \b
 Lines of prompts.jsonl:
@@ -39,6 +41,7 @@ PARAMS: list[click.Parameter] = [
                  help="The model: one that ships with calotype, a folder, or owner/name on a hub."),
     *ON_A_HUB,
     *CODE,
+    *ADDED,
     click.Option(["--output", "-o"], type=click.Path(path_type=Path), metavar="FILE",
                  help="Where to write the picture; the folder with --prompts."),
     click.Option(["--prompts"], type=click.Path(path_type=Path), metavar="FILE",

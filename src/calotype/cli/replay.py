@@ -20,6 +20,8 @@ Examples:
 @click.option("--force", "-f", is_flag=True, help="Replace a file that is there already.")
 @click.option("--model", "-m", metavar="REPO", help="Where the model is now, if it is not where it was.")
 @click.option("--custom-pipeline", metavar="PATH", help="The pipeline's code, where it is a file or folder here.")
+@click.option("--adapter", "-a", "adapters", multiple=True, metavar="FILE[:WEIGHT]",
+              help="Where the file of an adapter is that ran. Repeatable.")  # fmt: skip
 @click.option("--device", metavar="NAME", help="Where to run, if not where the original ran; others round differently.")
 @click.option("--memory", metavar="SIZE", help="The most of the device's memory that weights take, such as 8GiB.")
 def replay(
@@ -28,6 +30,7 @@ def replay(
     force: bool,
     model: str | None,
     custom_pipeline: str | None,
+    adapters: tuple[str, ...],
     device: str | None,
     memory: str | None,
 ) -> None:
@@ -36,6 +39,7 @@ def replay(
     The recipe has the model, the digests of its weights, all inputs with the seed, and versions. Weights that are not
     the same are refused. On the same machine the new picture is identical; where it is not, the exit code is 3.
     """
+    from calotype.cli.command import weighed_adapter
     from calotype.cli.display import Display
     from calotype.cli.files import output_path
     from calotype.pipelines.recipe import save_png
@@ -43,8 +47,9 @@ def replay(
 
     path = output_path(output, picture.stem, 1, force) if output is not None else None
     made = make_again(
-        picture, source=model, device=device, memory=memory, custom_pipeline=custom_pipeline, finish=Display().watch
-    )
+        picture, source=model, device=device, memory=memory, custom_pipeline=custom_pipeline,
+        adapters=[weighed_adapter(text) for text in adapters], finish=Display().watch,
+    )  # fmt: skip
     if path is not None:
         save_png(made.picture, path, made.made)
         click.echo(str(path))

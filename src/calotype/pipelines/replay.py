@@ -1,7 +1,7 @@
 """Making a saved picture again from the recipe it carries, and comparing the two."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -69,6 +69,7 @@ def replay(
     device: str | None = None,
     memory: int | str | None = None,
     custom_pipeline: str | PathLike[str] | None = None,
+    adapters: Sequence[tuple[str | PathLike[str], float]] = (),
     finish: Callable[[Stream], Result] = Stream.finish,
 ) -> Replay:
     """Make the picture in a file again: from the same weights, with the same types, device and inputs.
@@ -80,6 +81,7 @@ def replay(
         device: where to run, if not where the original ran; other devices round differently.
         memory: the most bytes of components on the device at once.
         custom_pipeline: the code of the pipeline's class, where it is a file or a folder (see `from_pretrained`).
+        adapters: where the files of the adapters are that ran, each with its weight; a recipe has their hashes alone.
         finish: what runs the call to its end, for a caller that shows its steps.
 
     Raises:
@@ -90,7 +92,8 @@ def replay(
     path = Path(path)
     recipe = read_recipe(path)
     if pipe is None:
-        pipe = load_for(recipe, path, source=source, device=device, memory=memory, custom_pipeline=custom_pipeline)
+        pipe = load_for(recipe, path, source=source, device=device, memory=memory, custom_pipeline=custom_pipeline,
+                        adapters=adapters)  # fmt: skip
     else:
         _refuse_given(recipe, path)
         check_pipeline(pipe, recipe, path)
@@ -117,6 +120,7 @@ def load_for(
     device: str | None = None,
     memory: int | str | None = None,
     custom_pipeline: str | PathLike[str] | None = None,
+    adapters: Sequence[tuple[str | PathLike[str], float]] = (),
 ) -> DiffusionPipeline:
     """The pipeline that made a picture, checked against its recipe.
 
@@ -147,6 +151,8 @@ def load_for(
     dtypes = {name: dtype for name, dtype in recipe.dtypes.items() if name in recipe.components}
     pipe = found.from_pretrained(place, dtype=dtypes or None, device=device or recipe.device, memory=memory)
     pipe = with_packs(pipe, recipe, path)
+    for file, weight in adapters:
+        pipe.load_adapter(file, weight=weight)
     check_pipeline(pipe, recipe, path)
     return pipe
 
@@ -174,7 +180,7 @@ def check_adapters(pipe: DiffusionPipeline, recipe: Recipe, path: Path) -> None:
         raise ComponentError(
             f"{path} was made with the adapters {then}; this {type(pipe).__name__} runs {now}. Load the same files "
             "with load_adapter and load_textual_inversion, set_adapters to the same weights, and give the pipeline: "
-            "calotype.pipelines.replay.replay(path, pipe=...)"
+            "calotype.pipelines.replay.replay(path, pipe=...). On the command line: --adapter FILE:WEIGHT"
         )
 
 
