@@ -4,13 +4,16 @@ import json
 
 import pytest
 import torch
+from transformers import CLIPTextModel
 
-from calotype import MiniTransformer2DModel, TextToImagePipeline
-from calotype.errors import ComponentError, InputError, RepositoryError, WeightsError
+from calotype import MiniTransformer2DModel, ModelConfig, ModelPool, TextToImagePipeline
+from calotype.errors import ComponentError, ConfigError, InputError, RepositoryError, WeightsError
 from calotype.memory.storage import precision_of, size_of, store
 from calotype.memory.storage.four import NormalFloat4
 from calotype.weights.component import load_network, save_network
+from calotype.weights.components import save_components
 from calotype.weights.files import SafetensorsFile, write_safetensors
+from tiny_sd import text_config, tiny_tokenizer
 
 OWN = ("float8_e4m3fn", "float8_e5m2", "int8", "int4", "nf4")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -112,6 +115,23 @@ def test_a_packed_network_is_not_packed_otherwise(tmp_path):
     net.save_pretrained(tmp_path / "packed")
     with pytest.raises(ComponentError, match="would be rounded twice as 'nf4'"):
         MiniTransformer2DModel.from_pretrained(tmp_path / "packed", storage={"*": "nf4"})
+
+
+def test_a_network_that_was_saved_packed_is_not_recognised_by_its_tensors(tmp_path):
+    net = network()
+    store(net, {"*": "int8"})
+    net.save_pretrained(tmp_path / "packed")
+    with pytest.raises(ConfigError, match=r"was saved packed.*MiniTransformer2DModel\.from_pretrained\('.*packed'\)"):
+        ModelPool(ModelConfig(path=tmp_path / "packed"))
+
+
+def test_packed_weights_of_another_library_are_not_saved(tmp_path):
+    encoder = CLIPTextModel(text_config(tiny_tokenizer()))
+    store(encoder, {"encoder.layers": "int8"})
+    assert precision_of(encoder)
+    with pytest.raises(ComponentError, match=r"'text_encoder', a CLIPTextModel, keeps .*unstore\(pipe.text_encoder\)"):
+        save_components("Pipe", {"text_encoder": encoder}, tmp_path / "pipe")
+    assert not (tmp_path / "pipe").exists()
 
 
 @pytest.mark.parametrize(
