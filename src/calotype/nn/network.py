@@ -1,5 +1,6 @@
 """The base of every native network: a plain `nn.Module` with a frozen, validated config."""
 
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any, ClassVar, TypeVar
 
@@ -33,8 +34,8 @@ class Network(Configured, nn.Module):
     Config: ClassVar[type[BaseConfig]] = NetworkConfig
     weights_name: ClassVar[str] = "diffusion_pytorch_model.safetensors"
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()
-
     ignores: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, **fields: Any) -> None:
         super().__init__()
         self.config = self.parse_config(fields)
@@ -52,6 +53,7 @@ class Network(Configured, nn.Module):
         cache_dir: str | PathLike[str] | None = None,
         local_files_only: bool = False,
         check: str | None = None,
+        storage: Mapping[str, Any] | None = None,
     ) -> N:
         """The network in a folder or a repository on a hub; only its own files are fetched.
 
@@ -65,6 +67,7 @@ class Network(Configured, nn.Module):
             cache_dir: where files of a hub are kept, by default the hub client's own cache.
             local_files_only: fetch nothing; take what the cache has.
             check: `"finite"` refuses weights that have NaN or infinity.
+            storage: layers by pattern, and the precision that each is kept in: `{"*": "int8"}`.
 
         Raises:
             RepositoryError, WeightsError, ConfigError: the repository, the weights or the configuration are wrong.
@@ -73,7 +76,7 @@ class Network(Configured, nn.Module):
 
         return component.load_from(
             cls, source, subfolder, dtype=component.one_dtype(dtype, torch_dtype), revision=revision, variant=variant,
-            cache_dir=cache_dir, local_files_only=local_files_only, check=check,
+            cache_dir=cache_dir, local_files_only=local_files_only, check=check, storage=storage,
         )  # fmt: skip
 
     def save_pretrained(

@@ -192,8 +192,8 @@ def _refuse_packed(name: str, component: Any) -> None:
     packed = has_weights(type(component)) and any(hasattr(module, "weight_shape") for module in component.modules())
     if packed and type(component).__module__.partition(".")[0] != "calotype":
         raise ComponentError(
-            f"{name!r}, a {type(component).__name__}, keeps its weights packed, which its library does not save; decode "
-            f"them first: calotype.memory.storage.unstore(pipe.{name})"
+            f"{name!r}, a {type(component).__name__}, keeps its weights packed, which its library does not save; "
+            f"decode them first: calotype.memory.storage.unstore(pipe.{name})"
         )
 
 

@@ -15,9 +15,10 @@ from torch import nn
 from calotype.errors import ComponentError, ConfigError, InputError, WeightsError, did_you_mean
 from calotype.graph.hints import ComponentRef
 from calotype.memory.residency import parse_device
-from calotype.weights.component import parse_dtype, refuse_unknown_check
-from calotype.weights.files import SafetensorsFile
+from calotype.weights.component import QUANTIZATION, parse_dtype, refuse_unknown_check
+from calotype.weights.gguf import TensorFile, open_tensors
 from calotype.weights.model_index import read_json_object
+from calotype.weights.packed import METHOD
 from calotype.weights.pool.building import build
 from calotype.weights.pool.catalogue import CATALOGUE, Catalogue
 from calotype.weights.pool.config import ModelConfig
@@ -92,7 +93,7 @@ class ModelPool:
         self.catalogue = catalogue
         self._dtype = parse_dtype(torch.float32 if dtype is None else dtype)
         self._device = None if device is None else parse_device(device)
-        self._files: dict[Path, SafetensorsFile] = {}
+        self._files: dict[Path, TensorFile] = {}
         self._lock = threading.Lock()
         self._made: dict[tuple[Any, ...], nn.Module] = {}
         self._report: list[FileReport] = []
@@ -176,6 +177,7 @@ class ModelPool:
         shapes = {key: file.entries[key].shape for key, file in tensors.items()}
         beside = source.files[0].with_name(CONFIG)
         published = read_json_object(beside, missing="") if beside.is_file() else None
+        _refuse_saved_packed(published, source)
         found = recognise(
             self.catalogue,
             shapes,
@@ -199,13 +201,13 @@ class ModelPool:
             slot = _Slot(match, source, how)
             self._slots.setdefault((role, *slot.identity), slot)
 
-    def _tensors(self, source: Source) -> dict[str, SafetensorsFile]:
+    def _tensors(self, source: Source) -> dict[str, TensorFile]:
         """The file of every key. Raises `WeightsError` when two files have one key."""
-        found: dict[str, SafetensorsFile] = {}
+        found: dict[str, TensorFile] = {}
         for path in source.files:
             where = path.resolve()
             if where not in self._files:
-                self._files[where] = SafetensorsFile(path)
+                self._files[where] = open_tensors(path)
             file = self._files[where]
             for key in file.entries:
                 if found.setdefault(key, file) is not file:
@@ -273,6 +275,16 @@ def _checked(configs: Any) -> list[ModelConfig]:
     return found
 
 
+def _refuse_saved_packed(published: Mapping[str, Any] | None, source: Source) -> None:
+    """Raise `ConfigError` for a network that was saved packed: its tensors are none that are recognised."""
+    said = (published or {}).get(QUANTIZATION)
+    if isinstance(said, Mapping) and said.get("quant_method") == METHOD:
+        raise ConfigError(
+            f"{source.place} was saved packed, as its {CONFIG} says; load it with {(published or {})['_class_name']}"
+            f".from_pretrained({str(source.files[0].parent)!r}) and give it to the pipeline"
+        )
+
+
 def _must_be_known(config: ModelConfig) -> bool:
     """Whether an unknown file is an error: not where the config asks for whatever a repository has."""
     return config.path is not None or bool(config.origin_file_pattern)
@@ -318,6 +330,6 @@ def _spelled(kind: type | UnionType | str) -> str:
     return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
-def _metadata(files: Iterable[SafetensorsFile]) -> dict[str, str]:
+def _metadata(files: Iterable[TensorFile]) -> dict[str, str]:
     """What the headers of some files say beside their tensors."""
     return {name: text for file in dict.fromkeys(files) for name, text in file.metadata.items()}
