@@ -22,8 +22,9 @@ from calotype.graph.hints import Component
 from calotype.graph.inputs import Inputs
 from calotype.graph.unit import unit
 from calotype.memory import Residency
-from calotype.pipelines.base import DiffusionPipeline, Stream, takes
+from calotype.pipelines.base import DiffusionPipeline, takes
 from calotype.pipelines.result import Result
+from calotype.pipelines.stream import Stream
 from calotype.sampling import DDIMScheduler, Scheduler
 from stubs import Encoder, Ledger, Net, TextInputs, TextToImage, define, embeds, text_to_image
 

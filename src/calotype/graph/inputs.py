@@ -1,17 +1,17 @@
 """`Inputs`: the single declaration of what a user may set, and the reading of one call into values."""
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from calotype.described import Described, Field, described_fields
-from calotype.errors import GraphError, InputError, UnknownInput, did_you_mean, sentences
+from calotype.errors import GraphError, did_you_mean
 from calotype.graph.branches import NegativeOf
-from calotype.graph.hints import accepts_none, bare, fits, item_hint, metadata_of, spell
+from calotype.graph.hints import accepts_none, fits, item_hint, metadata_of, spell
 
 if TYPE_CHECKING:
-    from pydantic import ConfigDict, ValidationError
+    from pydantic import ConfigDict
     from pydantic.fields import FieldInfo
 
 
@@ -143,112 +143,13 @@ def read_call(model: type[Inputs], values: Mapping[str, Any], *, strict: bool = 
         UnknownInput: a name that is not declared, with the nearest that is.
         InputError: a value of the wrong type or out of bounds, with the nearest that is allowed.
     """
-    from pydantic import ValidationError  # which nobody needs before the first call
+    from calotype.graph.calls import checked  # which nobody needs before the first call
 
-    try:
-        parsed = model.model_validate(dict(values), strict=strict)
-    except ValidationError as error:
-        if not all(_left_out(problem) for problem in error.errors()):
-            raise _explain(model, error) from None
-        parsed = _lenient(model).model_validate(dict(values), strict=strict)
-    read = {name: getattr(parsed, name) for name in model.model_fields}
-    given = dict(read.pop("given") or {})
-    outputs = read.pop("outputs")
-    if outputs is not None and not outputs:
-        raise InputError("outputs is empty; name at least one value, or leave it out for the pipeline's own")
-    return Call(read, frozenset(parsed.model_fields_set) & set(read), tuple(outputs) if outputs else None, given)
+    return checked(model, values, strict)
 
 
-def _left_out(problem: Any) -> bool:
-    """Whether a problem is an input that was left out, and not a part missing within one."""
-    return problem["type"] == "missing" and len(problem["loc"]) == 1
-
-
-def _lenient(model: type[Inputs]) -> type[Inputs]:
-    """The same model with required fields that may be absent: whether they are missed depends on the plan."""
-    from pydantic import create_model
-
-    required = {n: (f.annotation, ABSENT) for n, f in model.model_fields.items() if f.is_required()}
-    return create_model(model.__name__, __base__=model, **required)  # type: ignore[call-overload, no-any-return]
-
-
-def _explain(model: type[Inputs], error: "ValidationError") -> InputError:
-    names = list(model.model_fields)
-    problems = error.errors()
-    unknown = [str(p["loc"][0]) for p in problems if p["type"] == "extra_forbidden"]
-    if unknown:
-        lines = [f"{name!r} is not an input{did_you_mean(name, names)}" for name in unknown]
-        return UnknownInput(sentences("; ".join(lines), f"The inputs are {', '.join(names)}"))
-    wrong = [p for p in problems if not _left_out(p)]
-    by_field: dict[str, list[Any]] = {}
-    for problem in wrong:
-        by_field.setdefault(str(problem["loc"][0]) if problem["loc"] else "inputs", []).append(problem)
-    return InputError("; ".join(_sentence(model, name, found) for name, found in by_field.items()))
-
-
-def _sentence(model: type[Inputs], name: str, problems: list[Any]) -> str:
-    if name == "outputs" and isinstance(problems[0]["input"], str):
-        text = problems[0]["input"]
-        return f"outputs is a tuple of names, got the text {text!r}; write outputs=({text!r},)"
-    if found := _wrong_item(model, name, problems):
-        return found
-    problem = problems[-1] if len(problems) > 1 and problems[0]["type"].endswith("_type") else problems[0]
-    value, context, kind = problem["input"], problem.get("ctx", {}), problem["type"]
-    if kind == "multiple_of":
-        step = context["multiple_of"]
-        return f"{name} must be a multiple of {step}, got {value}{_nearest_multiple(model, name, value, step)}"
-    bounds = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le"),
-              "greater_than": ("more than", "gt"), "less_than": ("less than", "lt")}  # fmt: skip
-    if kind in bounds:
-        words, key = bounds[kind]
-        return f"{name} must be {words} {context[key]}, got {value}"
-    if kind == "literal_error":
-        options = [o for m in _literals(model.model_fields[name].annotation) for o in get_args(m)]
-        return (
-            f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}{did_you_mean(str(value), options)}"
-        )
-    if kind == "missing":
-        wanted = spell(model.model_fields[name].annotation)
-        return f"{name} must be {wanted}, got {type(value).__name__} {_short(value)}: a part is missing"
-    if name in model.model_fields and (kind.endswith("_type") or kind == "is_instance_of"):
-        wanted = spell(model.model_fields[name].annotation)
-        return f"{name} must be {wanted}, got {type(value).__name__} {_short(value)}"
-    return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _wrong_item(model: type[Inputs], name: str, problems: list[Any]) -> str | None:
-    """The sentence for items of the wrong type in a list that stands for several prompts; None for other problems."""
-    if name not in model.model_fields:
-        return None
-    hint, each = item_hint(model.model_fields[name].annotation)
-    items = [p for p in problems if len(p["loc"]) == 3 and str(p["loc"][1]).startswith("list[")]
-    if not each or not items or not (items[0]["type"].endswith("_type") or items[0]["type"] == "is_instance_of"):
-        return None
-    number, value = items[0]["loc"][-1], items[0]["input"]
-    found = "None" if value is None else f"{type(value).__name__} {_short(value)}"
-    return f"{name}[{number}] must be {spell(hint)}, got {found}"
-
-
-def _nearest_multiple(model: type[Inputs], name: str, value: Any, step: Any) -> str:
-    info = model.model_fields[name]
-    attached = (*info.metadata, *metadata_of(info.annotation))
-    lowest, highest = (
-        next((getattr(m, bound) for m in attached if hasattr(m, bound)), end)
-        for bound, end in (("ge", step), ("le", float("inf")))
-    )
-    low = int(value // step) * step
-    first, last = -(-lowest // step) * step, highest // step * step if highest < float("inf") else low + step
-    near = sorted({min(max(v, first), last) for v in (low, low + step)})
-    best = min(abs(v - value) for v in near)
-    return "; nearest is " + " and ".join(str(v) for v in near if abs(v - value) == best)
-
-
-def _literals(hint: Any) -> Iterable[Any]:
-    stripped = bare(hint)
-    return [stripped] if get_origin(stripped) is Literal else []
-
-
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as text, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -274,6 +175,6 @@ def describe_inputs(model: type[Inputs]) -> str:
     lines = []
     for name, parameter in signature_of(model).parameters.items():
         field = described[name]
-        default = "" if field.required else f" (default {_short(parameter.default)})"
+        default = "" if field.required else f" (default {short(parameter.default)})"
         lines.append(f"    {name}: {spell(field.annotation)}{default}. {field.description}".rstrip())
     return "Args:\n" + "\n".join(lines)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from calotype.graph.branches import POSITIVE, Branch, Tag
 from calotype.graph.graph import lifted_twins
 from calotype.graph.hints import Pad, accepts_none, bare, fits, metadata_of, spell
 from calotype.graph.node import Active, Node
-from calotype.graph.run import Run, StepEvent
 from calotype.graph.unit import Unit, unit
 from calotype.sampling.collate import collate, fixed_differs, leaves_of, map_leaves, split_items
 from calotype.sampling.guidance.classifier_free import ClassifierFree
@@ -34,6 +33,9 @@ from calotype.sampling.parameters import (
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
 from calotype.sampling.steering import summed
 from calotype.sampling.step import Step
+
+if TYPE_CHECKING:
+    from calotype.graph.run import Run, StepEvent
 
 Items = Sequence[tuple[int, int]]
 
@@ -201,7 +203,7 @@ class Denoise(Node):
                     "predictor of your own"
                 )
 
-    def run(self, run: Run) -> Iterator[StepEvent]:
+    def run(self, run: "Run") -> Iterator["StepEvent"]:
         active = run.plan.nodes[run.position].active
         with ExitStack() as held:
             held.enter_context(run.hold(active.uses))
@@ -214,7 +216,7 @@ class Denoise(Node):
                 if event.index + 1 < event.total:
                     held.enter_context(run.hold(active.uses))
 
-    def rehearse(self, run: Run) -> None:
+    def rehearse(self, run: "Run") -> None:
         """Run only as many steps as show all that a step holds, and leave what they give: for predictions of memory.
 
         That is until every branch was predicted, and past the first step, which holds nothing of one before.
@@ -260,7 +262,7 @@ class Denoise(Node):
 class _Loop:
     """One run of a `Denoise` node: its batch, its branches and its solver state."""
 
-    def __init__(self, node: Denoise, run: Run, active: Active) -> None:
+    def __init__(self, node: Denoise, run: "Run", active: Active) -> None:
         self.node, self.run = node, run
         self.policy = node._policy(run.plan.call.values)
         wanted = {b.name for b in self.policy.branches(lifted_twins(run.graph))}
@@ -277,7 +279,7 @@ class _Loop:
         self._after_arguments = [self._unit_arguments(u, POSITIVE) for u in self.after]
         self._objectives = {u: self._unit_arguments(u, POSITIVE) for u in node.objectives if self._triggered(u, active)}
 
-    def steps(self) -> Iterator[StepEvent]:
+    def steps(self) -> Iterator["StepEvent"]:
         latents = self._collated(self.node.latents, POSITIVE, self.node.reads[self.node.latents])
         count = len(self.levels)
         states = [self.scheduler.init_state() for _ in leaves_of(latents)]
@@ -314,7 +316,9 @@ class _Loop:
 
         return map_leaves(leaf, latents, output), after
 
-    def _event(self, index: int, count: int, latents: Any, before: Any, output: Any) -> StepEvent:
+    def _event(self, index: int, count: int, latents: Any, before: Any, output: Any) -> "StepEvent":
+        from calotype.graph.run import StepEvent  # loaded by whoever runs the loop
+
         fork = self.run.fork()
 
         def denoised() -> Any:

@@ -10,7 +10,7 @@ from calotype.pipelines.ddpm.units import image, noise, predicted
 from calotype.pipelines.declared import made
 from calotype.pipelines.inputs import refuse_both
 from calotype.pipelines.latents import Generator, all_sigmas, noise_source, pure_noise
-from calotype.sampling import DDPMScheduler, Denoise, Scheduler
+from calotype.sampling import Denoise, Scheduler
 
 
 class DDPMInputs(Inputs):
@@ -34,11 +34,17 @@ class DDPMInputs(Inputs):
         return refuse_both(values, ("num_images", "batch_size"), ("generator", "seed"))
 
 
+def _ddpm() -> Scheduler:
+    from calotype.sampling import DDPMScheduler  # only who has no scheduler of their own needs it
+
+    return DDPMScheduler()
+
+
 class DDPMPipeline(DiffusionPipeline):
     """Draws pictures like those that its network was trained on."""
 
     unet: UNet2DModel
-    scheduler: Scheduler = made(DDPMScheduler)
+    scheduler: Scheduler = made(_ddpm)
 
     units = (
         noise_source,

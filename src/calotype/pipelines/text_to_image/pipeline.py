@@ -22,7 +22,7 @@ from calotype.pipelines.text_to_image.units import (
     prompt_embeds,
     velocity,
 )
-from calotype.sampling import Denoise, FlowMatchEuler, Scheduler
+from calotype.sampling import Denoise, Scheduler
 
 Side = Annotated[int, Field(ge=16, le=512, multiple_of=8)]
 
@@ -56,6 +56,12 @@ class TextToImageInputs(GuidanceInputs, TextInputs):
     steps: int = Field(default=24, ge=1, le=1000, description="How many denoising steps to take.")
 
 
+def _flow() -> Scheduler:
+    from calotype.sampling import FlowMatchEuler  # only who has no scheduler of their own needs it
+
+    return FlowMatchEuler()
+
+
 class TextToImagePipeline(DiffusionPipeline):
     """Draws what a prompt says."""
 
@@ -63,7 +69,7 @@ class TextToImagePipeline(DiffusionPipeline):
     text_encoder: WordTextEncoder
     transformer: MiniTransformer2DModel
     vae: MiniAutoencoderKL
-    scheduler: Scheduler = made(FlowMatchEuler)
+    scheduler: Scheduler = made(_flow)
 
     units = (
         prompt_embeds,
