@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from calotype.sampling.noise import NoiseSource, per_item
     from calotype.sampling.schedulers import (
+        CosineDPMSolverMultistepScheduler,
         DDIMInverseScheduler,
         DDIMScheduler,
         DDPMScheduler,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         FlowMatchEuler,
         FlowMatchEulerDiscreteScheduler,
         FlowMatchHeunDiscreteScheduler,
+        FlowMatchLCMScheduler,
         HeunDiscreteScheduler,
         KDPM2AncestralDiscreteScheduler,
         KDPM2DiscreteScheduler,
@@ -59,6 +61,7 @@ _WHERE = {
     "AutoGuidance": "guidance",
     "CFGZeroStar": "guidance",
     "ClassifierFree": "guidance",
+    "CosineDPMSolverMultistepScheduler": "schedulers",
     "DDIMInverseScheduler": "schedulers",
     "DDIMScheduler": "schedulers",
     "DDPMScheduler": "schedulers",
@@ -76,6 +79,7 @@ _WHERE = {
     "FlowMatchEulerDiscreteScheduler": "schedulers",
     "FlowMatchHeunDiscreteScheduler": "schedulers",
     "Guidance": "guidance",
+    "FlowMatchLCMScheduler": "schedulers",
     "HeunDiscreteScheduler": "schedulers",
     "KDPM2AncestralDiscreteScheduler": "schedulers",
     "KDPM2DiscreteScheduler": "schedulers",
@@ -106,6 +110,7 @@ __all__ = [
     "AutoGuidance",
     "CFGZeroStar",
     "ClassifierFree",
+    "CosineDPMSolverMultistepScheduler",
     "DDIMInverseScheduler",
     "DDIMScheduler",
     "DDPMScheduler",
@@ -122,6 +127,7 @@ __all__ = [
     "FlowMatchEuler",
     "FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler",
+    "FlowMatchLCMScheduler",
     "Guidance",
     "HeunDiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",

@@ -21,6 +21,7 @@ class EdmLevels:
     Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", eq. 5 and table 1.
 
     Attributes:
+        told: how the network is told sigma: "log" as in the paper, or "angle": `2 atan(sigma) / pi`, between 0 and 1.
         final_sigma: sigma after the last step.
         training_steps: how many levels stand for the training, which was continuous.
     """
@@ -32,6 +33,7 @@ class EdmLevels:
     rho: float = 7.0
     final_sigma: float = 0.0
     training_steps: int = 1000
+    told: Literal["log", "angle"] = "log"
 
     def path(self, request: Request) -> Path:
         refuse(request, "mu", "timesteps")
@@ -52,10 +54,13 @@ class EdmLevels:
         return self._path(np.append(sigmas, self.final_sigma))
 
     def level(self, timestep: float) -> Level:
-        return self.of_ratio(math.exp(4.0 * timestep))
+        return self.of_ratio(math.exp(4.0 * timestep) if self.told == "log" else math.tan(timestep * math.pi / 2))
 
     def of_ratio(self, ratio: float) -> Level:
-        told = 0.25 * math.log(ratio) if ratio > 0.0 else -math.inf
+        if self.told == "angle":
+            told = math.atan(ratio) * 2 / math.pi
+        else:
+            told = 0.25 * math.log(ratio) if ratio > 0.0 else -math.inf
         return Level(1.0, ratio, told, 1.0 / math.hypot(ratio, self.sigma_data))
 
     def _largest(self, request: Request) -> float:

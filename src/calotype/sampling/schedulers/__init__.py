@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     )
     from calotype.sampling.schedulers.dpm_sde import DPMSolverSDEScheduler
     from calotype.sampling.schedulers.dpm_singlestep import DPMSolverSinglestepScheduler
-    from calotype.sampling.schedulers.edm import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+    from calotype.sampling.schedulers.edm import (
+        CosineDPMSolverMultistepScheduler,
+        EDMDPMSolverMultistepScheduler,
+        EDMEulerScheduler,
+    )
     from calotype.sampling.schedulers.euler import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
     from calotype.sampling.schedulers.flow_match_euler import FlowMatchEuler, FlowMatchEulerDiscreteScheduler
     from calotype.sampling.schedulers.flow_match_heun import FlowMatchHeunDiscreteScheduler
+    from calotype.sampling.schedulers.flow_match_lcm import FlowMatchLCMScheduler
     from calotype.sampling.schedulers.heun import HeunDiscreteScheduler
     from calotype.sampling.schedulers.kdpm2 import KDPM2AncestralDiscreteScheduler, KDPM2DiscreteScheduler
     from calotype.sampling.schedulers.lcm import LCMScheduler, TCDScheduler
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from calotype.sampling.schedulers.unipc import UniPCMultistepScheduler
 
 _WHERE = {
+    "CosineDPMSolverMultistepScheduler": "edm",
     "DDIMInverseScheduler": "ddim_inverse",
     "DDIMScheduler": "ddim",
     "DDPMScheduler": "ddpm",
@@ -42,6 +48,7 @@ _WHERE = {
     "FlowMatchEuler": "flow_match_euler",
     "FlowMatchHeunDiscreteScheduler": "flow_match_heun",
     "FlowMatchEulerDiscreteScheduler": "flow_match_euler",
+    "FlowMatchLCMScheduler": "flow_match_lcm",
     "HeunDiscreteScheduler": "heun",
     "KDPM2AncestralDiscreteScheduler": "kdpm2",
     "KDPM2DiscreteScheduler": "kdpm2",
@@ -53,6 +60,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "CosineDPMSolverMultistepScheduler",
     "DDIMInverseScheduler",
     "DDIMScheduler",
     "DDPMScheduler",
@@ -68,6 +76,7 @@ __all__ = [
     "FlowMatchEuler",
     "FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler",
+    "FlowMatchLCMScheduler",
     "HeunDiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",

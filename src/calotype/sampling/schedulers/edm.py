@@ -1,7 +1,7 @@
 """Schedulers for networks with the preconditioning of EDM."""
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -43,9 +43,24 @@ class EDMDPMSolverMultistepConfig(EDMConfig, Thresholded):
     euler_at_final: bool = False
 
 
-class _Preconditioned(ByIndex):
-    """What both schedulers share."""
+class CosineDPMSolverConfig(EDMConfig):
+    """The ecosystem's configuration of SDE-DPM-Solver++ for networks that are told an angle."""
 
+    sigma_min: float = Field(0.3, gt=0)
+    sigma_max: float = Field(500.0, gt=0)
+    sigma_data: float = Field(1.0, gt=0)
+    sigma_schedule: Literal["karras", "exponential"] = "exponential"
+    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+    solver_order: Literal[1, 2] = 2
+    solver_type: SolverType = "midpoint"
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+
+
+class _Preconditioned(ByIndex):
+    """What the schedulers here share."""
+
+    told: ClassVar[Literal["log", "angle"]] = "log"
     config: EDMConfig
     family = "edm"
     noise_schedule: EdmLevels
@@ -61,6 +76,7 @@ class _Preconditioned(ByIndex):
             config.rho,
             final_sigma=config.sigma_min if config.final_sigmas_type == "sigma_min" else 0.0,
             training_steps=config.num_train_timesteps,
+            told=self.told,
         )
 
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
@@ -124,26 +140,10 @@ class EDMEulerScheduler(_Preconditioned):
         return self._taken(moved.to(model_output.dtype), clean, return_dict)
 
 
-class EDMDPMSolverMultistepScheduler(_Preconditioned):
-    """Lu et al., "DPM-Solver++" (2M, SDE-2M, 3M), at the levels of EDM, with the ecosystem's keywords and defaults."""
+class _Multistep(_Preconditioned):
+    """What those with the predictions of several steps share."""
 
-    Config = EDMDPMSolverMultistepConfig
-    config: EDMDPMSolverMultistepConfig
     alone = True
-    foreign = FOREIGN
-
-    def _compose(self) -> None:
-        super()._compose()
-        config = self.config
-        self.solver = DpmMultistep(
-            config.algorithm_type,
-            config.solver_order,
-            config.solver_type,
-            config.lower_order_final,
-            config.euler_at_final,
-        )
-        if config.thresholding:
-            self.limit = DynamicThreshold(config.dynamic_thresholding_ratio, config.sample_max_value)
 
     def step(
         self,
@@ -166,3 +166,48 @@ class EDMDPMSolverMultistepScheduler(_Preconditioned):
         """
         self._check_step(timestep)
         return self._stepped(model_output, timestep, sample, generator, return_dict)
+
+
+class EDMDPMSolverMultistepScheduler(_Multistep):
+    """Lu et al., "DPM-Solver++" (2M, SDE-2M, 3M), at the levels of EDM, with the ecosystem's keywords and defaults."""
+
+    Config = EDMDPMSolverMultistepConfig
+    config: EDMDPMSolverMultistepConfig
+    foreign = FOREIGN
+
+    def _compose(self) -> None:
+        super()._compose()
+        config = self.config
+        self.solver = DpmMultistep(
+            config.algorithm_type,
+            config.solver_order,
+            config.solver_type,
+            config.lower_order_final,
+            config.euler_at_final,
+        )
+        if config.thresholding:
+            self.limit = DynamicThreshold(config.dynamic_thresholding_ratio, config.sample_max_value)
+
+
+class CosineDPMSolverMultistepScheduler(_Multistep):
+    """Lu et al., "DPM-Solver++" (SDE-2M), for networks that are told the angle of a cosine schedule, as those of Stable
+    Audio are, with the ecosystem's keywords and defaults.
+
+    Fresh noise is drawn at each step; the ecosystem takes it from a Brownian path, which differs in its random bits.
+    """
+
+    Config = CosineDPMSolverConfig
+    config: CosineDPMSolverConfig
+    told = "angle"
+    foreign = FOREIGN
+
+    def _compose(self) -> None:
+        super()._compose()
+        config = self.config
+        self.solver = DpmMultistep(
+            "sde-dpmsolver++",
+            config.solver_order,
+            config.solver_type,
+            config.lower_order_final,
+            config.euler_at_final,
+        )

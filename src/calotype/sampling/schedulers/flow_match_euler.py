@@ -17,8 +17,8 @@ from calotype.sampling.solver import Euler, Renoise
 from calotype.sampling.stateful import ByIndex, Device, Generators, source, steps_asked
 
 
-class FlowMatchEulerConfig(Ramped):
-    """The ecosystem's configuration of flow matching."""
+class FlowMatchConfig(Ramped):
+    """What the ecosystem's configurations of flow matching have in common."""
 
     num_train_timesteps: int = Field(1000, ge=1)
     shift: float = Field(1.0, gt=0)
@@ -30,13 +30,18 @@ class FlowMatchEulerConfig(Ramped):
     invert_sigmas: bool = False
     shift_terminal: float | None = Field(None, ge=0, lt=1)
     time_shift_type: Literal["exponential", "linear"] = "exponential"
-    stochastic_sampling: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.use_dynamic_shifting and self.base_image_seq_len == self.max_image_seq_len:
             raise ValueError("base_image_seq_len and max_image_seq_len must differ for a dynamic shift")
         return self
+
+
+class FlowMatchEulerConfig(FlowMatchConfig):
+    """The ecosystem's configuration of Euler's method."""
+
+    stochastic_sampling: bool = False
 
 
 class FlowMatchScheduler(ByIndex):
@@ -72,13 +77,13 @@ class FlowMatchEulerDiscreteScheduler(FlowMatchScheduler):
     """
 
     Config = FlowMatchEulerConfig
-    config: FlowMatchEulerConfig
+    config: FlowMatchConfig
     solver: Euler | Renoise
 
     def _compose(self) -> None:
         config = self.config
         self.parameterization = Flow(reverse=config.invert_sigmas)
-        self.solver = Renoise() if config.stochastic_sampling else Euler()
+        self.solver = Renoise() if config.get("stochastic_sampling") else Euler()
         self.noise_schedule = FlowMatching(
             config.num_train_timesteps,
             config.shift,
