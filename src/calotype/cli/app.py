@@ -12,6 +12,7 @@ from calotype.cli.licenses import licenses
 from calotype.cli.replay import replay
 from calotype.cli.share import share
 from calotype.cli.signals import Terminated, terminable
+from calotype.cli.train import train
 from calotype.cli.trust import trust
 from calotype.errors import CalotypeError
 
@@ -67,5 +68,5 @@ def main() -> None:
     """
 
 
-for command in (generate, inspect, replay, share, trust, licenses):
+for command in (generate, inspect, replay, train, share, trust, licenses):
     main.add_command(command)

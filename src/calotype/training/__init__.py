@@ -5,8 +5,12 @@ from typing import TYPE_CHECKING
 from calotype._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from calotype.training.cache import prepare_cache
+    from calotype.training.config import TrainingConfig, read_config, run_training
+    from calotype.training.data import Buckets, PictureFolder
     from calotype.training.objective import Batch, Denoising, Objective
     from calotype.training.optimizer import SGD, AdamW, Rate
+    from calotype.training.pictures import PICTURES
     from calotype.training.rows import Row
     from calotype.training.settings import TrainingSettings, Validation
     from calotype.training.targets import FullWeights, LowRankChange
@@ -26,6 +30,13 @@ _WHERE = {
     "MinSNR": "weighting",
     "Mode": "times",
     "Objective": "objective",
+    "PICTURES": "pictures",
+    "PictureFolder": "data",
+    "Buckets": "data",
+    "prepare_cache": "cache",
+    "TrainingConfig": "config",
+    "read_config": "config",
+    "run_training": "config",
     "P2": "weighting",
     "Rate": "optimizer",
     "Row": "rows",
@@ -41,9 +52,11 @@ _WHERE = {
 
 __all__ = [
     "P2",
+    "PICTURES",
     "SGD",
     "AdamW",
     "Batch",
+    "Buckets",
     "CosMap",
     "Denoising",
     "Flat",
@@ -53,15 +66,20 @@ __all__ = [
     "MinSNR",
     "Mode",
     "Objective",
+    "PictureFolder",
     "Rate",
     "Row",
     "Shifted",
     "SigmaSquared",
     "Trainer",
+    "TrainingConfig",
     "TrainingResult",
     "TrainingSettings",
     "Uniform",
     "Validation",
+    "prepare_cache",
+    "read_config",
+    "run_training",
 ]
 
 __getattr__ = lazy_names(__name__, _WHERE)

@@ -149,6 +149,10 @@ def _spread(
     pipe: "DiffusionPipeline", wires: TrainedWires, parts: Sequence[Sequence[Job]], folder: Path, workers: int
 ) -> None:
     """Compute parts of the work in processes of their own."""
+    if type(pipe)._inserted:
+        raise ConfigError(
+            f"{type(pipe).__name__} has inserted units, which other processes cannot make; give workers=1"
+        )
     context = torch.multiprocessing.get_context("spawn")
     used = {name for node in wires.cached for name in node.uses}
     components = {name: c for name, c in pipe.components.items() if name in used}

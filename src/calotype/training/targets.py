@@ -128,6 +128,10 @@ class FullWeights(Target):
             if not callable(getattr(network, "save_pretrained", None)):
                 raise ComponentError(f"{self.component!r}, a {type(network).__name__}, has no save_pretrained")
             return
+        if pipe._inserted:
+            raise ComponentError(
+                f"{type(pipe).__name__} has inserted units, which no repository holds; train with result='component'"
+            )
         try:
             for component in pipe.components.values():
                 if component is not None:

@@ -1,0 +1,129 @@
+"""A whole run as one file: which pipeline, which data, and how. `calotype train` runs it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+
+from calotype.configured import explained
+from calotype.errors import ConfigError, TrainingError
+from calotype.training.data import AnyData
+from calotype.training.settings import TrainingSettings
+from calotype.training.targets import FullWeights
+from calotype.training.trainer import Trainer, TrainingResult
+from calotype.training.wires import trained_wires
+
+if TYPE_CHECKING:
+    from calotype.pipelines.base import DiffusionPipeline
+
+
+class TrainingConfig(TrainingSettings):
+    """A run: `calotype train` reads it from a YAML or JSON file.
+
+    Attributes:
+        pipeline: a folder, or an id on a hub.
+        data: what to train on.
+        output: the folder of the run.
+        device: where it runs; by default the first GPU, else the CPU.
+    """
+
+    pipeline: str
+    data: AnyData
+    output: str
+    device: str | None = None
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """How it trains."""
+        return TrainingSettings(**{name: getattr(self, name) for name in TrainingSettings.model_fields})
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """The run that a file describes.
+
+    Raises:
+        ConfigError: there is no such file, it is neither YAML nor JSON, or fields are wrong; all are named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        fields = json.loads(text) if path.suffix == ".json" else _yaml(text)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"{path} must hold a table of fields, got a {type(fields).__name__}")
+    try:
+        return TrainingConfig(**fields)
+    except ValidationError as error:
+        raise ConfigError(explained(str(path), TrainingConfig, error)) from None
+
+
+def _yaml(text: str) -> Any:
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not YAML: {error}") from None
+
+
+def run_training(config: TrainingConfig, *, resume: bool = False, progress: bool = True) -> TrainingResult:
+    """Run what a config describes. With a cache, a process of its own fills it, and this one loads what is left.
+
+    Raises:
+        ConfigError, InputError, TrainingError, RepositoryError, ComponentError: as `Trainer` and `from_pretrained` do.
+    """
+    rows = config.data.rows()
+    if config.cache is None:
+        return Trainer(_loaded(config), rows, config.output, settings=config.settings).train(
+            resume=resume, progress=progress
+        )
+    prepare_apart(config, progress=progress)
+    pipe = _loaded(config, only=_needed(config))
+    return Trainer(pipe, rows, config.output, settings=config.settings).train(resume=resume, progress=progress)
+
+
+def prepare_apart(config: TrainingConfig, *, progress: bool = True) -> None:
+    """Fill the cache of a run in a process of its own, whose memory is free again when it ends.
+
+    Raises:
+        TrainingError: it failed.
+    """
+    context = torch.multiprocessing.get_context("spawn")
+    failures = context.SimpleQueue()
+    process = context.Process(target=_prepare, args=(config.model_dump(mode="json"), progress, failures))
+    process.start()
+    process.join()
+    if process.exitcode:
+        why = failures.get() if not failures.empty() else f"its process ended with exit code {process.exitcode}"
+        raise TrainingError(f"the cache could not be filled: {why}")
+
+
+def _prepare(fields: Mapping[str, Any], progress: bool, failures: Any) -> None:
+    config = TrainingConfig(**fields)
+    try:
+        Trainer(_loaded(config), config.data.rows(), config.output, settings=config.settings).prepare(progress=progress)
+    except Exception as error:
+        failures.put(f"{type(error).__name__}: {error}")
+        raise SystemExit(1) from None
+
+
+def _loaded(config: TrainingConfig, only: list[str] | None = None) -> "DiffusionPipeline":
+    from calotype.pipelines.base import DiffusionPipeline
+
+    options: dict[str, Any] = {} if config.device is None else {"device": config.device}
+    return DiffusionPipeline.from_pretrained(config.pipeline, only=only, memo=0, **options)
+
+
+def _needed(config: TrainingConfig) -> list[str] | None:
+    """The components that the second phase needs; None is all: for pictures, and for saving a whole repository."""
+    whole = isinstance(config.target, FullWeights) and config.target.result == "repository"
+    if whole or config.validation.calls:
+        return None
+    graph = _loaded(config, only=[])._graph()
+    wires = trained_wires(graph, [config.target.component], loop=config.loop, clean=config.clean)
+    return [*wires.components, wires.loop.scheduler]

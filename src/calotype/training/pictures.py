@@ -1,0 +1,34 @@
+"""Data for pipelines that work on pixels and take no picture: a pack of one unit that makes the data of one."""
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from calotype.graph.hints import Each
+from calotype.graph.inputs import Inputs
+from calotype.graph.unit import unit
+from calotype.pipelines.latents import CleanLatents
+from calotype.pipelines.packs import UnitPack
+from calotype.pipelines.pictures import Picture, fitted, to_array
+
+
+class TrainingPicture(Inputs):
+    """What a row gives."""
+
+    image: Each[Picture] | None = Field(default=None, description="A picture to learn from.")
+    image_size: int | None = Field(
+        default=None, ge=1, description="Scale and crop it to this height and width; left out, it stays as it is."
+    )
+
+
+@unit
+def clean_pixels(image: Picture, image_size: int | None) -> CleanLatents:
+    """A picture's values in [-1, 1]: [1, 3, h, w]."""
+    if image_size is not None:
+        image = fitted(image, image_size, image_size)
+    pixels: Float[Tensor, "1 3 h w"] = to_array(image)
+    return CleanLatents(pixels)
+
+
+PICTURES = UnitPack((clean_pixels,), Inputs=TrainingPicture)
+"""`pipe.with_units(PICTURES)` makes a pipeline on pixels one that can be trained: rows then have an `image`."""

@@ -1,0 +1,123 @@
+"""`calotype train`: a run from a file, in two phases, and gone on with."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+from click.testing import Result
+from PIL import Image
+
+from calotype import TextToImagePipeline
+from calotype.training.log import read_table
+
+Run = Callable[..., Result]
+
+CONFIG = """
+pipeline: {repo}
+data: {{kind: folder, path: pictures}}
+output: run
+target: {{kind: lora, component: transformer, rank: 2}}
+inputs: {{height: 16, width: 16}}
+steps: 3
+batch: 2
+device: cpu
+"""
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def config(here: Path, repo: Path) -> Path:
+    """A run on three pictures."""
+    (here / "pictures").mkdir()
+    for number in range(3):
+        Image.new("RGB", (20, 20), (80 * number, 9, 9)).save(here / "pictures" / f"{number}.png")
+        (here / "pictures" / f"{number}.txt").write_text("a red apple")
+    path = here / "config.yaml"
+    path.write_text(CONFIG.format(repo=repo))
+    return path
+
+
+def test_trains_and_prints_what_it_wrote(run: Run, config: Path, repo: Path) -> None:
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 0, result.output
+    files = result.stdout.split()
+    assert files == ["run/result/pytorch_lora_weights.safetensors", "run/result/kohya.safetensors"]
+    pipe = TextToImagePipeline.from_pretrained(repo, device="cpu")
+    assert pipe.load_adapter(files[0]).layers == {"transformer": 2}
+
+
+def test_frozen_components_are_not_loaded_in_the_second_phase(
+    run: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same losses as in one phase, by a pipeline that holds the transformer alone."""
+    assert run("train", config, "--quiet").exit_code == 0
+    whole = [row["loss"] for row in read_table(Path("run"))]
+    config.write_text(config.read_text().replace("output: run", "output: again\ncache: cache"))
+    import calotype.training.config as module
+
+    seen = []
+
+    class Watched(module.Trainer):
+        def train(self, **options: bool) -> module.TrainingResult:
+            seen.append({name for name, c in self.pipe.components.items() if c is not None})
+            return super().train(**options)
+
+    monkeypatch.setattr(module, "Trainer", Watched)
+    assert run("train", config, "--quiet").exit_code == 0
+    assert seen == [{"transformer", "scheduler"}]
+    assert [row["loss"] for row in read_table(Path("again"))] == whole
+
+
+def test_goes_on_with_resume(run: Run, config: Path) -> None:
+    assert run("train", config, "--quiet").exit_code == 0
+    config.write_text(config.read_text().replace("steps: 3", "steps: 5"))
+    again = run("train", config, "--quiet")
+    assert again.exit_code == 1
+    assert "go on from it with resume=True (calotype train --resume), or give another folder" in again.stderr
+    assert run("train", config, "--quiet", "--resume").exit_code == 0
+    assert len(read_table(Path("run"))) == 5
+
+
+def test_json_is_read_too(run: Run, config: Path, here: Path, repo: Path) -> None:
+    fields = {
+        "pipeline": str(repo), "data": {"kind": "folder", "path": "pictures"}, "output": "run", "steps": 1,
+        "target": {"kind": "lora", "component": "transformer"}, "inputs": {"height": 16, "width": 16}, "device": "cpu",
+    }  # fmt: skip
+    (here / "config.json").write_text(json.dumps(fields))
+    assert run("train", "config.json", "-q").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("steps: 3", "stepz: 3"), "'stepz' is not a field; did you mean 'steps'?"),
+        (("rank: 2", "rank: none"), "'target.lora.rank'"),
+        (("{kind: lora", "{kind: [lora"), "is not YAML"),
+        (("path: pictures", "path: gone"), "data: there is no folder gone"),
+        (("component: transformer", "component: transformr"), "did you mean 'transformer'"),
+    ],
+)
+def test_what_is_wrong_is_named(run: Run, config: Path, change: tuple[str, str], message: str) -> None:
+    config.write_text(config.read_text().replace(*change))
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert not Path("run").exists()
+
+
+def test_a_config_that_is_not_there(run: Run) -> None:
+    result = run("train", "gone.yaml")
+    assert result.exit_code == 1 and "gone.yaml cannot be read" in result.stderr
+
+
+def test_prepare_needs_a_cache(run: Run, config: Path) -> None:
+    result = run("train", config, "--prepare")
+    assert result.exit_code == 2
+    assert "the config has none" in result.stderr
