@@ -107,7 +107,7 @@ def load_network(
         file = RestingFile(file, wanted)
     state = _state(network, file, names, wanted, storage, is_packed=quantized is not None)
     network.load_state_dict(state, strict=True, assign=True)
-    remember(network, {name: file.source(key) for name, key in names.items()} if as_it_is else {})
+    remember(network, {name: file.source(key) for name, key in names.items() if name in state})
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if tensor.is_meta:
             raise WeightsError(f"{cls.__name__}: {name!r} is neither in the file nor computed by the constructor")
