@@ -88,12 +88,14 @@ class Group:
     """
 
     def __init__(self, name: str, module: nn.Module, slots: list[Slot]) -> None:
-        self.name, self.module, self.slots = name, weakref.ref(module), slots
+        self.name, self.module = name, weakref.ref(module)
+        self.slots = sorted(slots, key=lambda slot: slot.source.start if slot.source is not None else 0)
         self.offsets: list[int] = []
         self.nbytes = 0
-        for slot in slots:
-            self.offsets.append(self.nbytes + slot.phase)
-            self.nbytes += -(-(slot.phase + slot.nbytes) // ALIGNED) * ALIGNED
+        for slot in self.slots:
+            self.offsets.append(self.nbytes + (slot.phase - self.nbytes) % ALIGNED)
+            self.nbytes = self.offsets[-1] + slot.nbytes
+        self.nbytes += -self.nbytes % ALIGNED
 
     @property
     def is_legible(self) -> bool:
@@ -122,15 +124,9 @@ class Group:
 
 
 def _dense_strides(slot: Slot) -> tuple[int, ...]:
-    """The strides of a tensor as it is kept, where that has no gaps; row by row otherwise."""
-    like = slot.rest if slot.rest is not None and slot.source is None else None
-    if like is not None and torch._prims_common.is_non_overlapping_and_dense(like):  # type: ignore[attr-defined]
-        return tuple(like.stride())
-    strides, step = [], 1
-    for size in reversed(slot.tensor.shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
+    """The strides of a tensor as it rests, without gaps; those of a file are row by row."""
+    like = slot.tensor if slot.rest is None or slot.source is None else slot.source.mapped
+    return torch.empty_like(like, device="meta").stride()
 
 
 def _version(tensor: Tensor) -> int:

@@ -243,9 +243,10 @@ class Residency:
         self._changed.notify_all()
 
     def _parts(self, components: Mapping[str, Any]) -> dict[str, Any]:
-        """What has a place among some components."""
+        """What has a place among some components, and not in the memory of another pipeline."""
         self._places.name(components)
-        return {n: c for n, c in components.items() if c is not None and self._places.moves(c)}
+        mine = {n: c for n, c in components.items() if c is not None and _owner(c) in (None, self)}
+        return {n: c for n, c in mine.items() if self._places.moves(c)}
 
     def _refresh(self, components: Iterable[Any]) -> None:
         """Look again at those that no call uses: somebody may have changed their tensors."""
@@ -264,9 +265,11 @@ class Residency:
         self.check(parts)
         if self.budget is None or not self.evicts:
             return 0
-        distinct = list({id(c): c for c in parts.values()}.values())
-        wanted, least = sum(map(self._places.size, distinct)), self._places.least(distinct)
-        while (others := sum(self._places.here(c) for _, c in self._others(parts))) + wanted > self.budget:
+        while True:
+            others = sum(self._places.here(c) for _, c in self._others(parts))
+            wanted, least = self._needs(parts)
+            if others + wanted <= self.budget:
+                break
             victim = self._next_victim(parts, upcoming)
             if victim is not None:
                 self._places.leave(victim)
@@ -276,6 +279,16 @@ class Residency:
                 assert self._held, "parts alone fit the budget, so something else is held"
                 self._changed.wait()  # another call holds what would make room
         return self.budget - others
+
+    def _needs(self, parts: Mapping[str, Any]) -> tuple[int, int]:
+        """The bytes that these components take when all of them stay, and the fewest that they can do with. Those that
+        a call holds already stay as they are, and so do the buffers that its layers take turns in."""
+        distinct = {id(c): c for c in parts.values()}
+        held = {key for key, count in self._held.items() if count}
+        taken = sum(self._places.occupied(c) for key, c in distinct.items() if key in held)
+        taken += self._places.turning(held)
+        fresh = [c for key, c in distinct.items() if key not in held]
+        return taken + sum(map(self._places.size, fresh)), taken + self._places.least(fresh)
 
     def _others(self, parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
         wanted = {id(c) for c in parts.values()}

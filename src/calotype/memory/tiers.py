@@ -46,6 +46,7 @@ class Kept:
         self.here: dict[Group, Tensor] = {}
         self.split = False
         self.handles: list[RemovableHandle] = []
+        self.is_taken = False
         self.signature = _signature(network)
 
     @property
@@ -103,6 +104,14 @@ class Tiers:
         kept = self._kept.get(component) if isinstance(component, nn.Module) else None
         return 0 if kept is None else kept.nbytes_here - kept.fixed
 
+    def occupied(self, component: Any) -> int:
+        """The bytes that it takes now, those that cannot leave included, without the buffers of streaming."""
+        return self.kept(component).nbytes_here
+
+    def turning(self, held: Collection[int]) -> int:
+        """The bytes of the buffers in which layers of components that are held take turns."""
+        return self.window.nbytes if any(k.split and id(c) in held for c, k in self._kept.items()) else 0
+
     def is_here(self, component: Any) -> bool:
         """Whether it is on the device, wholly or in turns."""
         kept = self.kept(component) if self.moves(component) else None
@@ -156,12 +165,16 @@ class Tiers:
         total = sum(t.numel() * t.element_size() for t in tensors_of(network).values())
         over = total - self.budget
         target = max(_FINEST, (over if 0 < over < total else total) // _PARTS)
-        kept = Kept(network, known, self._leaves, target)
-        kept.handles = [h for group in kept.groups for h in self._hooked(kept, group)]
-        self._kept[network] = kept
-        for group in kept.all:
-            group.release()
+        self._kept[network] = kept = Kept(network, known, self._leaves, target)
         return kept
+
+    def _take_over(self, kept: Kept) -> None:
+        """Begin to look after a network: what it has of its files is given back, and its groups come when called."""
+        if not kept.is_taken:
+            kept.is_taken = True
+            kept.handles = [handle for group in kept.groups for handle in self._hooked(kept, group)]
+            for group in kept.all:
+                group.release()
 
     def _leaves(self, slot: Slot) -> bool:
         return slot.source is not None or self.lane.device.type != "cpu"
@@ -176,12 +189,13 @@ class Tiers:
         """
         parts = {id(c): self.kept(c) for c in _distinct(components) if self.moves(c)}
         fresh = [kept for key, kept in parts.items() if key not in held]
+        for kept in fresh:
+            self._take_over(kept)
         for network, kept in list(self._kept.items()):
             if kept.split and id(network) not in held and id(network) not in parts:
                 self._drop(kept)
         taken = sum(kept.nbytes_here for key, kept in parts.items() if key in held)
-        streams = any(kept.split for kept in self._kept.values() if kept not in fresh)
-        stay, _ = self._staying(fresh, room - taken - (self.window.nbytes if streams else 0))
+        stay, _ = self._staying(fresh, room - taken - self.turning(held))
         for kept in fresh:
             self._send(kept, [group for group in kept.here if group not in stay])
             kept.split = any(group not in stay for group in kept.groups)
