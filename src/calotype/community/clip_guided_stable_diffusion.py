@@ -82,7 +82,8 @@ def clip_distance(
     seen = [clip_model.get_image_features(((view - mean) / std).to(clip_model.dtype)) for view in views]
     vectors = torch.stack([normalize(_vector(one).float(), dim=-1) for one in seen])
     chords = (vectors - clip_words.to(vectors.device)).norm(dim=-1)
-    return clip_guidance_scale * (chords / 2).arcsin().square().mul(2).mean(0)
+    distance: Tensor = clip_guidance_scale * (chords / 2).arcsin().square().mul(2).mean(0)
+    return distance
 
 
 def cutouts(pixels: Float[Tensor, "b 3 h w"], side: int, count: int, number: int) -> list[Float[Tensor, "b 3 s s"]]:
