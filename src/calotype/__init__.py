@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from calotype.models.ip_adapter import IPAdapter
     from calotype.models.mini_autoencoder import MiniAutoencoderKL
     from calotype.models.mini_transformer import MiniTransformer2DModel
-    from calotype.models.qwen_image import QwenImageTransformer2DModel
+    from calotype.models.qwen_image import QwenImageControlNetModel, QwenImageTransformer2DModel
+    from calotype.models.qwen_image_blockwise_controlnet import QwenImageBlockwiseControlNetModel
     from calotype.models.t2i_adapter import T2IAdapter
     from calotype.models.unet_2d import UNet2DModel
     from calotype.models.unet_2d_condition import UNet2DConditionModel
@@ -155,6 +156,8 @@ __all__ = [
     "Pad",
     "PerturbedAttention",
     "Picture",
+    "QwenImageBlockwiseControlNetModel",
+    "QwenImageControlNetModel",
     "QwenImageTransformer2DModel",
     "Rescaled",
     "Scheduler",

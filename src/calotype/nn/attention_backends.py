@@ -70,11 +70,17 @@ def _flex() -> Attend:
         if mask is None:
             return cast(Tensor, kernel(query, key, value))
         whole = mask.expand(len(query), query.shape[1], query.shape[2], key.shape[2])
-
-        def masked(score: Tensor, item: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
-            return score.where(whole[item, head, row, column], -float("inf"))
-
-        return cast(Tensor, kernel(query, key, value, score_mod=masked))
+        return cast(
+            Tensor,
+            kernel(
+                query,
+                key,
+                value,
+                score_mod=lambda score, item, head, row, column: score.where(
+                    whole[item, head, row, column], -float("inf")
+                ),
+            ),
+        )
 
     return attend
 

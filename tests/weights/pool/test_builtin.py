@@ -20,6 +20,8 @@ from calotype import (
     MiniTransformer2DModel,
     ModelConfig,
     ModelPool,
+    QwenImageBlockwiseControlNetModel,
+    QwenImageControlNetModel,
     QwenImageTransformer2DModel,
     T2IAdapter,
     UNet2DConditionModel,
@@ -170,6 +172,12 @@ FIELDS: dict[type[Network], list[dict[str, Any]]] = {
         {"latent_magnitude": 2.0, "latent_shift": 0.25, "act_fn": "gelu"},
         {**TINY, "num_encoder_blocks": (1, 2), "num_decoder_blocks": (2, 1), "latent_channels": 3},
     ],
+    QwenImageBlockwiseControlNetModel: [
+        {"num_layers": 2, "dim": 8},
+        {"num_layers": 1, "dim": 8, "additional_in_dim": 4},
+        {"num_layers": 1, "dim": 8, "in_dim": 16},
+    ],
+    QwenImageControlNetModel: [QWEN, {**QWEN, "num_layers": 1, "extra_condition_channels": 4}],
     QwenImageTransformer2DModel: [
         {**QWEN, "zero_cond_t": True},
         {**QWEN, "use_additional_t_cond": True, "use_layer3d_rope": True},
@@ -230,6 +238,17 @@ def computed(network: Network) -> Sequence[torch.Tensor]:
         text = torch.randn(1, 3, network.config.text_dim, generator=draw)
         torch.nn.init.normal_(network.proj_out.weight, generator=torch.Generator().manual_seed(3))
         return [network(x, torch.tensor([0.3]), text, torch.ones(1, 3, dtype=torch.bool), text[:, 0])]
+    if isinstance(network, QwenImageBlockwiseControlNetModel):
+        control = network.prepare(torch.randn(1, 3, network.img_in.in_features, generator=draw))
+        return [network(torch.randn(1, 3, 8, generator=draw), control, 0)]
+    if isinstance(network, QwenImageControlNetModel):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+                parameter.data = parameter + 0.1 * noise
+        x, text = torch.randn(1, 6, 16, generator=draw), torch.randn(1, 3, 8, generator=draw)
+        control = torch.randn(1, 6, network.controlnet_x_embedder.in_features, generator=draw)
+        return network(x, control, 1.0, text, None, 0.3, [[(1, 2, 3)]]).controlnet_block_samples
     if isinstance(network, QwenImageTransformer2DModel):
         for parameter in network.parameters():  # what is mapped from a file lies unaligned, which rounds otherwise
             parameter.data = parameter.data.clone()

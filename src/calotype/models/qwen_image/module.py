@@ -1,7 +1,6 @@
 """The double-stream transformer of Qwen-Image: text and image tokens to the velocity of the image."""
 
 from collections.abc import Sequence
-from math import prod
 from typing import NamedTuple, cast
 
 import torch
@@ -13,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from calotype.errors import InputError
 from calotype.models.qwen_image.config import QwenImageTransformer2DConfig
 from calotype.models.qwen_image.parts import Modulation, Prepared, TimeText, activated_times, one_time, prepared
+from calotype.models.qwen_image.shapes import shared_grids
 from calotype.nn.double_stream import DoubleStreamBlock, Joint
 from calotype.nn.network import Network
 from calotype.nn.streams import Condition, Grid, Residual, Words, block_samples
@@ -92,7 +92,7 @@ class QwenImageTransformer2DModel(Network):
         Raises:
             InputError: a shape does not fit.
         """
-        grids = _grids(img_shapes, hidden_states.shape[1])
+        grids = shared_grids(img_shapes, hidden_states.shape[1])
         conditions: tuple[Condition, ...] = ()
         if controlnet_block_samples is not None:
             conditions = (Condition(residual=block_samples(controlnet_block_samples, self.config.num_layers)),)
@@ -227,22 +227,3 @@ def _with_residual(image: Tensor, add: Residual, block: int, batch: int, drawn: 
     if count == whole.shape[1]:
         return (whole + more).view(image.shape)
     return torch.cat((whole[:, :count] + more, whole[:, count:]), dim=1).view(image.shape)
-
-
-def _grids(img_shapes: Sequence[Sequence[Grid]] | Sequence[Grid] | None, count: int) -> tuple[Grid, ...]:
-    """The grids that all items share."""
-    if not img_shapes:
-        raise InputError("img_shapes must say the frames, rows and columns of every picture's tokens: [[(1, 64, 64)]]")
-    items = [_listed(shapes) for shapes in img_shapes]
-    for other in items[1:]:
-        if other != items[0]:
-            raise InputError(f"all items of a batch must have the same img_shapes, got {items[0]} and {other}")
-    if sum(map(prod, items[0])) != count:
-        raise InputError(f"img_shapes {list(items[0])} have {sum(map(prod, items[0]))} tokens, hidden_states {count}")
-    return items[0]
-
-
-def _listed(shapes: Sequence[Grid] | Grid) -> tuple[Grid, ...]:
-    """An item's grids, of which the ecosystem lets one stand by itself."""
-    grids = [shapes] if isinstance(shapes[0], int) else shapes
-    return tuple((frames, height, width) for frames, height, width in cast(Sequence[Grid], grids))

@@ -23,8 +23,10 @@ from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_autoencoder import keys as mini_autoencoder
 from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.mini_transformer import keys as mini_transformer
-from calotype.models.qwen_image import QwenImageTransformer2DModel
+from calotype.models.qwen_image import QwenImageControlNetModel, QwenImageTransformer2DModel
 from calotype.models.qwen_image import keys as qwen_image
+from calotype.models.qwen_image_blockwise_controlnet import QwenImageBlockwiseControlNetModel
+from calotype.models.qwen_image_blockwise_controlnet import keys as qwen_image_blockwise_controlnet
 from calotype.models.t2i_adapter import T2IAdapter
 from calotype.models.t2i_adapter import keys as t2i_adapter
 from calotype.models.unet_2d import UNet2DModel
@@ -33,10 +35,9 @@ from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.models.unet_2d_condition import keys as unet_2d_condition
 from calotype.models.word_text_encoder import WordTextEncoder
 from calotype.models.word_text_encoder import keys as word_text_encoder
-from calotype.weights.original import clip, unet, vae
+from calotype.weights.original import clip, unet, vae, wan_vae
 from calotype.weights.original import controlnet as original_controlnet
 from calotype.weights.original import qwen_image as original_qwen_image
-from calotype.weights.original import wan_vae
 from calotype.weights.pool.known import Fields, KnownModel, known_model
 from calotype.weights.pool.layout import Keys, Layout, spelled
 
@@ -228,6 +229,19 @@ CATALOGUE = (
         config=qwen_image.config_from_shapes,
         asks=qwen_image.ASKS,
         ignores=[original_qwen_image.ZERO_TIME],
+    )
+    .with_model(
+        "qwen_image_controlnet",
+        QwenImageControlNetModel,
+        keys=qwen_image.CONTROLNET_TELLING,
+        config=qwen_image.controlnet_config_from_shapes,
+        asks=qwen_image.CONTROLNET_ASKS,
+    )
+    .with_model(
+        "qwen_image_blockwise_controlnet",
+        QwenImageBlockwiseControlNetModel,
+        keys=qwen_image_blockwise_controlnet.TELLING,
+        config=qwen_image_blockwise_controlnet.config_from_shapes,
     )
     .with_model(
         "autoencoder_kl_qwen_image",
