@@ -189,3 +189,16 @@ def train_for_long(folder: Path) -> None:
 
     torch.set_num_threads(1)
     Trainer(small(), rows(5), folder, **SETTINGS).train(resume=True, progress=False)
+
+
+def train_spread(rank: int, world: int, port: int, folder: Path, settings: dict[str, Any]) -> None:
+    """One of several processes that train together."""
+    import os
+
+    from calotype.training.trainer import Trainer
+
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    Trainer(small(), rows(5), folder, **settings).train(resume=True, progress=False)
+    torch.distributed.destroy_process_group()

@@ -24,10 +24,10 @@ def ddpm() -> DDPMPipeline:
 
 def test_an_unconditional_network_learns_from_scratch(tmp_path: Path) -> None:
     pipe = ddpm().with_units(PICTURES)
-    data = [{"image": color(200, 40 * n, 9, size=10)} for n in range(4)]
+    data = [{"training_image": color(200, 40 * n, 9, size=10)} for n in range(4)]
     target = FullWeights(component="unet", result="component")
     run = Trainer(
-        pipe, data, tmp_path, target=target, steps=40, batch=4, inputs={"image_size": 8},
+        pipe, data, tmp_path, target=target, steps=40, batch=4, inputs={"training_size": 8},
         optimizer={"kind": "adamw", "rate": 5e-3},
     )  # fmt: skip
     result = run.train(progress=False)
@@ -38,11 +38,11 @@ def test_an_unconditional_network_learns_from_scratch(tmp_path: Path) -> None:
 
 
 def test_what_only_the_pack_makes_possible_is_refused_early(tmp_path: Path) -> None:
-    pipe, data = ddpm().with_units(PICTURES), [{"image": color(1, 2, 3)}] * 2
+    pipe, data = ddpm().with_units(PICTURES), [{"training_image": color(1, 2, 3)}] * 2
     with pytest.raises(ComponentError, match="has inserted units, which no repository holds; train with result='comp"):
         Trainer(pipe, data, tmp_path, target=FullWeights(component="unet"), steps=1).train(progress=False)
     target = FullWeights(component="unet", result="component")
-    data = [{"image": color(1, 2, n)} for n in range(2)]
+    data = [{"training_image": color(1, 2, n)} for n in range(2)]
     run = Trainer(pipe, data, tmp_path, target=target, steps=1, cache="cache", workers=2)
-    with pytest.raises(ConfigError, match="which no other process can make: give workers=1"):
+    with pytest.raises(ConfigError, match="which other processes cannot make; give workers=1"):
         run.prepare(progress=False)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from calotype.training.times import LogitNormal, Mode, Shifted, Uniform
     from calotype.training.trainer import Trainer, TrainingResult
     from calotype.training.weighting import P2, CosMap, Flat, MinSNR, SigmaSquared
+    from calotype.training.word import LearnedWord
 
 _WHERE = {
     "AdamW": "optimizer",
@@ -26,6 +27,7 @@ _WHERE = {
     "Flat": "weighting",
     "FullWeights": "targets",
     "LogitNormal": "times",
+    "LearnedWord": "word",
     "LowRankChange": "targets",
     "MinSNR": "weighting",
     "Mode": "times",
@@ -61,6 +63,7 @@ __all__ = [
     "Denoising",
     "Flat",
     "FullWeights",
+    "LearnedWord",
     "LogitNormal",
     "LowRankChange",
     "MinSNR",

@@ -17,7 +17,7 @@ from calotype.training.optimizer import Average
 from calotype.training.predictor import Predictor
 from calotype.training.rows import Order, Row, dropped, mixed
 from calotype.training.settings import TrainingSettings
-from calotype.training.targets import Trained
+from calotype.training.trained import Trained
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -81,6 +81,7 @@ class Loop:
         self.done = 0
         self.average = Average(trained.parameters, settings.average) if settings.average else None
         optimizer = settings.optimizer.make(trained.parameters.values())
+        self.plain = module
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
 
     def step(self) -> StepReport:
@@ -132,7 +133,7 @@ class Loop:
         for at in range(0, len(rows), self.settings.batch):
             part = rows[at : at + self.settings.batch]
             draw = torch.Generator().manual_seed(mixed(seed, "held out", at))
-            losses = self.module(part, [{**self.settings.inputs, **row.inputs} for row in part], draw)
+            losses = self.plain(part, [{**self.settings.inputs, **row.inputs} for row in part], draw)
             total += losses.sum().item()
         return total / len(rows)
 

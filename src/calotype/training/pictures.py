@@ -15,20 +15,20 @@ from calotype.pipelines.pictures import Picture, fitted, to_array
 class TrainingPicture(Inputs):
     """What a row gives."""
 
-    image: Each[Picture] | None = Field(default=None, description="A picture to learn from.")
-    image_size: int | None = Field(
+    training_image: Each[Picture] | None = Field(default=None, description="A picture to learn from.")
+    training_size: int | None = Field(
         default=None, ge=1, description="Scale and crop it to this height and width; left out, it stays as it is."
     )
 
 
 @unit
-def clean_pixels(image: Picture, image_size: int | None) -> CleanLatents:
+def clean_pixels(training_image: Picture, training_size: int | None) -> CleanLatents:
     """A picture's values in [-1, 1]: [1, 3, h, w]."""
-    if image_size is not None:
-        image = fitted(image, image_size, image_size)
-    pixels: Float[Tensor, "1 3 h w"] = to_array(image)
+    if training_size is not None:
+        training_image = fitted(training_image, training_size, training_size)
+    pixels: Float[Tensor, "1 3 h w"] = to_array(training_image)
     return CleanLatents(pixels)
 
 
 PICTURES = UnitPack((clean_pixels,), Inputs=TrainingPicture)
-"""`pipe.with_units(PICTURES)` makes a pipeline on pixels one that can be trained: rows then have an `image`."""
+"""`pipe.with_units(PICTURES)` makes a pipeline on pixels one that can be trained: rows then have a `training_image`."""

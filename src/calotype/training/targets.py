@@ -1,12 +1,9 @@
 """What is trained, as a value: all weights of a network, a low-rank change of some layers, or a word.
 
-A target is put into a pipeline, which gives what is `Trained`: its parameters by name, and how to save and remove them.
+A target is put into a pipeline, which gives what is `Trained`.
 """
 
-import re
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,9 +15,10 @@ from torch.utils.hooks import RemovableHandle
 from calotype.adapters.names import layers_of
 from calotype.adapters.place import DENOISERS
 from calotype.adapters.write import save_changes
-from calotype.errors import ComponentError, ConfigError, did_you_mean
+from calotype.errors import ComponentError, ConfigError
 from calotype.training.lowrank import LowRankLayer, attach_trained
-from calotype.training.values import Value
+from calotype.training.trained import Target, Trained, matching
+from calotype.training.word import LearnedWord
 
 if TYPE_CHECKING:
     from calotype.adapters.formats import Format
@@ -28,71 +26,6 @@ if TYPE_CHECKING:
 
 ATTENTION = r"(to_q|to_k|to_v|to_out(\.0)?|to_qkv|q_proj|k_proj|v_proj|out_proj)"
 """The layers of attention by the last part of their name: what adapters change unless more is asked for."""
-
-
-class Trained:
-    """What is trained in one pipeline: a module that holds exactly the trained parameters, by name.
-
-    Attributes:
-        component: the component that computes with them.
-        module: holds them; its `state_dict` is what a checkpoint has.
-    """
-
-    def __init__(self, pipe: "DiffusionPipeline", component: str, module: nn.Module) -> None:
-        self.pipe, self.component, self.module = pipe, component, module
-
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """The trained parameters by name."""
-        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-
-    @contextmanager
-    def swapped(self, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """Other values, such as averages, in place of the trained ones while the context lasts."""
-        own = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self._fill(values)
-        try:
-            yield
-        finally:
-            self._fill(own)
-
-    @torch.no_grad()
-    def _fill(self, values: Mapping[str, torch.Tensor]) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.copy_(values[name])
-        self.pipe.changed(self.component)
-
-    def train(self, mode: bool) -> None:
-        """Turn dropout and the like on or off."""
-        self.module.train(mode)
-
-    def remove(self) -> None:
-        """Take out what was put into the pipeline for training."""
-
-    def save(self, folder: Path) -> list[Path]:
-        """Write what was learned below a folder, and return the files or folders."""
-        raise NotImplementedError
-
-
-class Target(Value):
-    """What is trained."""
-
-    component: str
-
-    @abstractmethod
-    def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
-        """Put it into a pipeline. Raises `ComponentError` where it does not fit."""
-
-    def network(self, pipe: "DiffusionPipeline") -> nn.Module:
-        """The network that is trained, or changed. Raises `ComponentError` where there is none."""
-        found = pipe.components.get(self.component)
-        if not isinstance(found, nn.Module):
-            known = [name for name, c in pipe.components.items() if isinstance(c, nn.Module)]
-            raise ComponentError(
-                f"component: there is no network {self.component!r} to train{did_you_mean(self.component, known)}; the "
-                f"networks of this {type(pipe).__name__} are {', '.join(known)}"
-            )
-        return found
 
 
 class FullWeights(Target):
@@ -114,7 +47,7 @@ class FullWeights(Target):
                 f"{self.component!r} is {next(network.parameters()).dtype}, whose steps are too coarse to train all "
                 "weights; load the pipeline with dtype='float32' (mixed precision is precision='bf16')"
             )
-        chosen = _matching(self.component, self.only, [name for name, _ in network.named_parameters()])
+        chosen = matching(self.component, self.only, [name for name, _ in network.named_parameters()])
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in chosen and parameter.is_floating_point())
         self._refuse_unsaved(pipe, network)
@@ -179,7 +112,7 @@ class LowRankChange(Target):
     def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
         network = self.network(pipe)
         there = layers_of(network)
-        names = _matching(self.component, rf"(^|\.){self.layers}$", list(there))
+        names = matching(self.component, rf"(^|\.){self.layers}$", list(there))
         draw = torch.Generator().manual_seed(seed)
         network.requires_grad_(False)
         scale = (self.alpha or self.rank) / self.rank
@@ -234,15 +167,4 @@ class _TrainedLayers(Trained):
         return [save_changes(places[form], placed, networks, form) for form in self.formats]
 
 
-AnyTarget = Annotated[FullWeights | LowRankChange, Field(discriminator="kind")]
-
-
-def _matching(component: str, pattern: str | None, names: list[str]) -> list[str]:
-    """The names in which a pattern is found. Raises `ConfigError` for a wrong pattern, or one that is in none."""
-    try:
-        found = [name for name in names if pattern is None or re.search(pattern, name)]
-    except re.error as error:
-        raise ConfigError(f"{pattern!r} is not a regular expression: {error}") from None
-    if not found:
-        raise ConfigError(f"no layer of {component!r} matches {pattern!r}; its names are like {', '.join(names[:6])}")
-    return found
+AnyTarget = Annotated[FullWeights | LowRankChange | LearnedWord, Field(discriminator="kind")]

@@ -25,7 +25,7 @@ from calotype.training.predictor import Predictor
 from calotype.training.recompute import recomputed
 from calotype.training.rows import Row, as_rows, mixed, variants
 from calotype.training.settings import LATER, TrainingSettings, parse_settings
-from calotype.training.targets import Trained
+from calotype.training.trained import Trained
 from calotype.training.validation import validate
 from calotype.training.wires import TrainedWires, trained_wires
 

@@ -1,0 +1,93 @@
+"""What targets give: the trained parameters of one pipeline, by name, and how to save and remove them."""
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from calotype.errors import ComponentError, ConfigError, did_you_mean
+from calotype.training.values import Value
+
+if TYPE_CHECKING:
+    from calotype.pipelines.base import DiffusionPipeline
+
+
+class Trained:
+    """What is trained in one pipeline: a module that holds exactly the trained parameters, by name.
+
+    Attributes:
+        component: the component that computes with them.
+        module: holds them; its `state_dict` is what a checkpoint has.
+    """
+
+    def __init__(self, pipe: "DiffusionPipeline", component: str, module: nn.Module) -> None:
+        self.pipe, self.component, self.module = pipe, component, module
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by name."""
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def swapped(self, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Other values, such as averages, in place of the trained ones while the context lasts."""
+        own = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self._fill(values)
+        try:
+            yield
+        finally:
+            self._fill(own)
+
+    @torch.no_grad()
+    def _fill(self, values: Mapping[str, torch.Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
+        self.pipe.changed(self.component)
+
+    def train(self, mode: bool) -> None:
+        """Turn dropout and the like on or off."""
+        self.module.train(mode)
+
+    def remove(self) -> None:
+        """Take out what was put into the pipeline for training."""
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write what was learned below a folder, and return the files or folders."""
+        raise NotImplementedError
+
+
+class Target(Value):
+    """What is trained."""
+
+    component: str
+
+    @abstractmethod
+    def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
+        """Put it into a pipeline. Raises `ComponentError` where it does not fit."""
+
+    def network(self, pipe: "DiffusionPipeline") -> nn.Module:
+        """The network that is trained, or changed. Raises `ComponentError` where there is none."""
+        found = pipe.components.get(self.component)
+        if not isinstance(found, nn.Module):
+            known = [name for name, c in pipe.components.items() if isinstance(c, nn.Module)]
+            raise ComponentError(
+                f"component: there is no network {self.component!r} to train{did_you_mean(self.component, known)}; the "
+                f"networks of this {type(pipe).__name__} are {', '.join(known)}"
+            )
+        return found
+
+
+def matching(component: str, pattern: str | None, names: list[str]) -> list[str]:
+    """The names in which a pattern is found. Raises `ConfigError` for a wrong pattern, or one that is in none."""
+    try:
+        found = [name for name in names if pattern is None or re.search(pattern, name)]
+    except re.error as error:
+        raise ConfigError(f"{pattern!r} is not a regular expression: {error}") from None
+    if not found:
+        raise ConfigError(f"no layer of {component!r} matches {pattern!r}; its names are like {', '.join(names[:6])}")
+    return found
