@@ -211,7 +211,8 @@ def _build(cls: _DescribedType) -> Any:
     body = {name: _made(value) for name, value in cls._body.items() if name not in ("__kwargs__", "__classcell__")}
     body["__annotations__"] = {n: _made_type(hint) for n, hint in cls._body["__annotations__"].items()}
     body |= {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__reduce__": _reduced}
-    made = type(BaseModel)(cls.__name__, bases, body, **cls._body.get("__kwargs__", {}))
+    kind: Any = type(BaseModel)
+    made = kind(cls.__name__, bases, body, **cls._body.get("__kwargs__", {}))
     made.__described__ = cls
     if cell := cls._body.get("__classcell__"):
         cell.cell_contents = made  # for `super()` in its methods

@@ -33,7 +33,7 @@ class Inferred(Inputs):
         ("num_images_per_prompt", 2, "write num_images="),
         ("cross_attention_kwargs", {}, r"pipe\.set_adapters"),
         ("return_dict", False, "gives a Result; leave it out"),
-        ("eta", 0.5, "belongs to the scheduler"),
+        ("eta", 0.5, r"solver=Ddim\(eta="),
         ("num_inference_steps", 5, "write steps="),
     ],
 )

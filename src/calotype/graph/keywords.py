@@ -17,7 +17,7 @@ OTHERS: Mapping[str, str] = {
     "cross_attention_kwargs": "set how strongly adapters run with pipe.set_adapters(...) before the call",
     "joint_attention_kwargs": "set how strongly adapters run with pipe.set_adapters(...) before the call",
     "return_dict": "a call always gives a Result; leave it out",
-    "eta": "how a step is taken belongs to the scheduler; give a pipeline one, such as EulerAncestralDiscreteScheduler",
+    "eta": 'with DDIMScheduler write given={"sigmas": pipe.scheduler.schedule(50, solver=Ddim(eta=...))}',
     "timesteps": 'write given={"sigmas": pipe.scheduler.schedule(timesteps=...)}',
     "sigmas": 'write given={"sigmas": pipe.scheduler.schedule(sigmas=...)}',
     "num_inference_steps": "write steps=",

@@ -70,7 +70,7 @@ def read_picture(value: Any) -> Image.Image:
 def _wrong(template: str, context: dict[str, Any]) -> "PydanticCustomError":
     from pydantic_core import PydanticCustomError
 
-    return PydanticCustomError("picture", template, context)  # type: ignore[arg-type]
+    return PydanticCustomError("picture", template, context)
 
 
 def _readable(picture: Image.Image) -> Image.Image:

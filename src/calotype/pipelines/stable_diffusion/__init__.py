@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         StableDiffusionXLControlNetPipeline,
     )
     from calotype.pipelines.stable_diffusion.controlnet import control
+    from calotype.pipelines.stable_diffusion.distilled import distilled_guidance
     from calotype.pipelines.stable_diffusion.ensemble import StableDiffusionXLEnsemblePipeline
     from calotype.pipelines.stable_diffusion.image_prompt import ip_adapter
     from calotype.pipelines.stable_diffusion.pipeline import (
@@ -48,6 +49,7 @@ _WHERE = {
     "StableDiffusionXLInpaintPipeline": "sdxl",
     "StableDiffusionXLPipeline": "sdxl",
     "control": "controlnet",
+    "distilled_guidance": "distilled",
     "high_resolution": "second_loop",
     "ip_adapter": "image_prompt",
     "t2i_adapter": "adapter",
@@ -71,6 +73,7 @@ __all__ = [
     "StableDiffusionXLInpaintPipeline",
     "StableDiffusionXLPipeline",
     "control",
+    "distilled_guidance",
     "high_resolution",
     "ip_adapter",
     "t2i_adapter",

@@ -22,20 +22,25 @@ class UNetSteering(Steering):
         middle: a ControlNet's, for the middle.
         levels: a T2I-Adapter's, one for each level on the way down and, if there is one more, for the middle.
         pictures: an IP-Adapter's, one for each picture; of two steerings, one after the other.
+        condition: the waves [1, c] of a guidance scale that the network was distilled with; of one steering alone.
     """
 
     downs: tuple[Tensor, ...] = ()
     middle: Tensor | None = None
     levels: tuple[Tensor, ...] = ()
     pictures: tuple[PicturePrompt, ...] = ()
+    condition: Tensor | None = None
 
     def __add__(self, other: Self) -> Self:
+        if self.condition is not None and other.condition is not None:
+            raise InputError("the network is told one guidance scale; insert distilled_guidance() once")
         middles = [m for m in (self.middle, other.middle) if m is not None]
         return type(self)(
             downs=_sum(self.downs, other.downs),
             middle=sum(middles[1:], middles[0]) if middles else None,
             levels=_sum(self.levels, other.levels),
             pictures=(*self.pictures, *other.pictures),
+            condition=other.condition if self.condition is None else self.condition,
         )
 
 
@@ -59,6 +64,8 @@ def steered(steering: UNetSteering | None, unet: UNet2DConditionModel) -> dict[s
         given["down_intrablock_additional_residuals"] = [m.to(unet.dtype) for m in steering.levels]
     if steering.pictures:
         given["picture_prompts"] = steering.pictures
+    if steering.condition is not None:
+        given["timestep_cond"] = steering.condition.to(unet.dtype)
     return given
 
 

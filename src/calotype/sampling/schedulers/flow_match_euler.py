@@ -1,7 +1,7 @@
 """Euler's method for flow-matching models."""
 
 import math
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -76,7 +76,7 @@ class FlowMatchEulerDiscreteScheduler(FlowMatchScheduler):
     Source: Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis".
     """
 
-    Config = FlowMatchEulerConfig
+    Config: ClassVar[type[FlowMatchConfig]] = FlowMatchEulerConfig
     config: FlowMatchConfig
     solver: Euler | Renoise
 
