@@ -68,6 +68,14 @@ class Stored(nn.Module):
         return self
 
 
+class StoredLinear(Stored, nn.Linear):  # type: ignore[override, misc, unused-ignore]
+    """A packed linear layer, whose precision may multiply without decoding."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        made = self.precision.product(input, self.packed, self.bias)
+        return super().forward(input) if made is None else made
+
+
 class StoredEmbedding(Stored, nn.Embedding):  # type: ignore[override, misc, unused-ignore]
     """A packed table, of which only the rows that are looked up are decoded."""
 
@@ -120,6 +128,6 @@ def part_name(part: str) -> str:
 @functools.cache
 def _stored_class(cls: type[nn.Module]) -> type[Stored]:
     """The packed kind of a class of layers."""
-    if cls is nn.Embedding:
-        return StoredEmbedding
+    if cls in (nn.Linear, nn.Embedding):
+        return StoredLinear if cls is nn.Linear else StoredEmbedding
     return type(f"Stored{cls.__name__}", (Stored, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})

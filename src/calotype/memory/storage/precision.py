@@ -62,6 +62,11 @@ class Precision(ABC):
     def row_bytes(self, width: int) -> int:
         """How many bytes all parts of a row take."""
 
+    def product(self, x: Tensor, parts: Parts, bias: Tensor | None) -> Tensor | None:
+        """What a linear layer makes of `x [..., in]`, where the precision can multiply without decoding; None where it
+        cannot, and the weight is decoded."""
+        return None
+
     def grid(self, shape: Shape) -> tuple[int, int]:
         """How many rows a weight of this shape is, and how long they are."""
         return shape[0], math.prod(shape[1:])
