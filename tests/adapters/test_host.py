@@ -13,11 +13,21 @@ from calotype import AutoencoderKL, MiniAutoencoderKL, MiniTransformer2DModel, U
 from calotype.adapters.change import Kronecker, LowRank
 from calotype.adapters.host import AdapterHost, Loaded, change_host, host_of
 from calotype.adapters.layers import DENSE, DOWN, UP
+from calotype.models.clip_text.module import CLIPTextModel
 from calotype.models.word_text_encoder.module import WordTextEncoder
 from calotype.weights.component import load_network, save_network
 from tiny_sd import text_config, tiny_tokenizer
 
-NETWORKS = ("unet", "conditional unet", "transformer", "autoencoder", "mini autoencoder", "words", "clip")
+NETWORKS = (
+    "unet",
+    "conditional unet",
+    "transformer",
+    "autoencoder",
+    "mini autoencoder",
+    "words",
+    "clip",
+    "transformers' clip",
+)
 
 
 def network(kind):
@@ -55,10 +65,13 @@ def network(kind):
         made = WordTextEncoder(vocab_size=9, hidden_size=24, num_layers=1, word_dim=16)
         ids = torch.tensor([[0, 3, 4]])
         run = lambda net: net(ids, torch.ones_like(ids, dtype=torch.bool)).hidden_states  # noqa: E731
+    elif kind == "clip":
+        made = CLIPTextModel(vocab_size=9, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, eos_token_id=3)
+        run = lambda net: net(torch.tensor([[1, 2, 3]])).pooler_output  # noqa: E731
     else:
-        from transformers import CLIPTextModel
+        import transformers
 
-        made = CLIPTextModel(text_config(tiny_tokenizer()))
+        made = transformers.CLIPTextModel(text_config(tiny_tokenizer()))
         run = lambda net: net(torch.tensor([[1, 2, 3]])).last_hidden_state  # noqa: E731
     for parameter in made.parameters():
         if parameter.ndim > 1:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import CLIPTextModelWithProjection
 
+import calotype
 import tiny_sd
 from adapters.small import random, same, weights_of, written
 from calotype import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -110,13 +111,18 @@ def test_two_encoders(folders, tmp_path):
 
 
 @torch.no_grad()
-def test_the_end_of_a_prompt_is_found_behind_a_learned_word():
+@pytest.mark.parametrize("library", ["transformers", "calotype"])
+def test_the_end_of_a_prompt_is_found_behind_a_learned_word(library):
     """Encoders whose configuration says 2 look for the greatest token, which the word is."""
     tokenizer = tiny_sd.tiny_tokenizer()
     config = tiny_sd.text_config(tokenizer, projection_dim=12)
     config.eos_token_id = 2
     torch.manual_seed(0)
     encoder = CLIPTextModelWithProjection(config).eval()
+    if library == "calotype":
+        state = encoder.state_dict()
+        encoder = calotype.CLIPTextModelWithProjection(**config.to_dict()).eval()
+        encoder.load_state_dict(state)
     word = Word("<x>", random(1, 16, seed=1), "")
     plain = torch.tensor([[516, 3, 4, 517, 517]])
     before = encoder(plain).text_embeds

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from adapters.small import diffusers_keys, factors, kohya_keys, peft_folder, product, random, written
-from calotype import UNet2DConditionModel
+from calotype import CLIPTextModel, UNet2DConditionModel
 from calotype.adapters.formats import METADATA, read_adapter
 from calotype.adapters.names import layers_of, original_name, spellings
 from calotype.adapters.place import placed
@@ -200,6 +200,18 @@ def test_text_encoders_of_diffusers(tmp_path):
     old = {k.replace(".lora_A.", ".lora_linear_layer.down."): v for k, v in plain.items()}
     old = {k.replace(".lora_B.", ".lora_linear_layer.up."): v for k, v in old.items()}
     for number, keys in enumerate((plain, old)):
+        path = written(tmp_path / f"{number}.safetensors", keys)
+        assert_all(deltas(path, {"unet": None, "text_encoder": encoder})["text_encoder"], of_text)
+
+
+@pytest.mark.parametrize("prefix", ["lora_te_text_model_", "lora_te1_text_model_", "lora_te1_"])
+def test_text_encoders_of_calotype_have_the_same_spellings(tmp_path, prefix):
+    encoder = CLIPTextModel(vocab_size=9, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    of_text = factors(encoder)
+    bare = {name.removeprefix("text_model."): pair for name, pair in of_text.items()}
+    assert len(bare) == 12 and not bare.keys() & of_text.keys()
+    spelled = (kohya_keys(bare, prefix), diffusers_keys(of_text, "text_encoder"), diffusers_keys(bare, "text_encoder"))
+    for number, keys in enumerate(spelled):
         path = written(tmp_path / f"{number}.safetensors", keys)
         assert_all(deltas(path, {"unet": None, "text_encoder": encoder})["text_encoder"], of_text)
 

@@ -7,9 +7,10 @@ import weakref
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
-from transformers import CLIPTextModel
 
+from calotype import CLIPTextModel, CLIPTokenizer
 from calotype.pipelines.generations import Generations
 from tiny_sd import text_config, tiny_tokenizer
 
@@ -201,13 +202,25 @@ def test_none_and_inference_tensors():
     assert generations.of("y", network) == generations.of("y", network)
 
 
-def test_a_text_encoder_is_no_other_after_it_handed_out_hidden_states():
-    tokenizer = tiny_tokenizer()
-    encoder = CLIPTextModel(text_config(tokenizer)).eval()
+@pytest.mark.parametrize("cls", [transformers.CLIPTextModel, CLIPTextModel])
+def test_a_text_encoder_is_no_other_after_it_handed_out_hidden_states(cls):
+    config = text_config(tiny_tokenizer())
+    encoder = (cls(**config.to_dict()) if cls is CLIPTextModel else cls(config)).eval()
     generations = Generations()
     first = generations.of("text_encoder", encoder)
     with torch.no_grad():
         encoder(torch.tensor([[1, 2, 3]]), output_hidden_states=True)
     assert generations.of("text_encoder", encoder) == first
-    encoder.encoder.layers[0].register_forward_hook(lambda module, inputs, output: output)
+    layers = getattr(encoder, "text_model", encoder).encoder.layers
+    layers[0].register_forward_hook(lambda module, inputs, output: output)
     assert generations.of("text_encoder", encoder) != first
+
+
+def test_a_tokenizer_is_another_once_it_knows_a_word_more():
+    tokenizer = CLIPTokenizer(tiny_tokenizer().get_vocab())
+    generations = Generations()
+    first = generations.of("tokenizer", tokenizer)
+    tokenizer("a cat", padding="max_length", max_length=9, truncation=True)
+    assert generations.of("tokenizer", tokenizer) == first
+    tokenizer.add_tokens(["<thing>"])
+    assert generations.of("tokenizer", tokenizer) != first

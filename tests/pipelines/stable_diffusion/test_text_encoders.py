@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from adapters.small import factors, kohya_keys, product, same, weights_of, written
 from calotype import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -108,6 +109,27 @@ def test_shards_and_variants_of_an_encoder(folder: Path, tmp_path: Path) -> None
     assert len(list(tmp_path.glob("model.fp16-*.safetensors"))) > 1
     again = transformers.CLIPTextModel.from_pretrained(tmp_path, variant="fp16", dtype=torch.float16)
     assert all(torch.equal(t, encoder.state_dict()[f"text_model.{n}"]) for n, t in again.state_dict().items())
+
+
+def test_an_adapter_of_the_encoder_beside_its_weights_and_in_them(folder: Path, tmp_path: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(folder, device="cpu")
+    before, plain = weights_of(pipe.text_encoder), ours(pipe, **CALL, clip_skip=1, seed=1)
+    pairs = factors(pipe.text_encoder)
+    keys = kohya_keys({name.removeprefix("text_model."): pair for name, pair in pairs.items()}, "lora_te_text_model_")
+    pipe.load_adapter(written(tmp_path / "a.safetensors", keys), "a", weight=0.7)
+    hot = ours(pipe, **CALL, clip_skip=1, seed=1)
+    assert same(pipe.text_encoder, before) and (hot[0] - plain[0]).abs().max() > 1e-2
+    by_hand = StableDiffusionPipeline.from_pretrained(folder, device="cpu")
+    with torch.no_grad():
+        for name, pair in pairs.items():
+            by_hand.text_encoder.get_submodule(name).weight.add_(product(pair), alpha=0.7)
+    assert_equal(hot, ours(by_hand, **CALL, clip_skip=1, seed=1))
+    pipe.fuse_adapters()
+    assert_equal(ours(pipe, **CALL, clip_skip=1, seed=1), hot)
+    pipe.unfuse_adapters()
+    pipe.unload_adapter("a")
+    assert same(pipe.text_encoder, before)
+    assert all(map(torch.equal, ours(pipe, **CALL, clip_skip=1, seed=1), plain))
 
 
 # -- from transformers -------------------------------------------------------------------------------------------------
