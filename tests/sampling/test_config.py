@@ -161,3 +161,9 @@ def test_configurations_are_frozen_and_read_like_mappings():
     with pytest.raises(KeyError):
         config["shift"]
     assert repr(FlowMatchEuler(shift=3.0)) == "FlowMatchEulerDiscreteScheduler(shift=3.0)"
+
+
+def test_a_file_with_a_field_twice_is_refused(tmp_path):
+    (tmp_path / "scheduler_config.json").write_text('{"beta_start": 0.1, "beta_start": 0.2}')
+    with pytest.raises(RepositoryError, match="'beta_start' is there twice"):
+        DDIMScheduler.from_pretrained(tmp_path)

@@ -180,6 +180,35 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
             )
         object.__setattr__(self, name, value)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A pipeline with copies of the components, which remembers nothing of this one's calls.
+
+        Raises:
+            ComponentError: `memory` decides where this one's components are; make another pipeline of copies of them.
+        """
+        from calotype.memory.residency import Residency
+        from calotype.pipelines.generations import Generations
+        from calotype.pipelines.provenance import Digests
+
+        parts = self.components
+        if self._residency.budget is not None:
+            raise ComponentError(
+                f"this {type(self).__name__} has a memory budget, which decides where its weights are; copy one "
+                "without, or load it a second time"
+            )
+        other: Self = object.__new__(type(self))
+        memo[id(self)] = other
+        own = ("_generations", "_digests", "_memo", "_residency")
+        kept = {n: value for n, value in self.__dict__.items() if n not in own and n not in parts}
+        other.__dict__.update(copy.deepcopy(kept, memo))
+        other._generations = Generations()
+        other._digests = Digests(other._generations)
+        other._memo = Memo(self._memo.capacity) if self._memo else None
+        other._residency = Residency(_components_of(other), self._residency.device)
+        for name, part in copy.deepcopy(parts, memo).items():
+            setattr(other, name, part)
+        return other
+
     # -- components ------------------------------------------------------------------------------------------------
 
     def register_modules(self, **modules: Any) -> None:

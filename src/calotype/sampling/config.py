@@ -185,8 +185,10 @@ def _family(fields: Mapping[str, Any]) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    from calotype.weights.strict_json import read_json  # as for every file of a repository
+
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
     except FileNotFoundError:
         raise RepositoryError(f"no scheduler at {path}; give a folder that holds a {FILE_NAME}") from None
     except ValueError as error:
