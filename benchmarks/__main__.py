@@ -24,6 +24,7 @@ NAMES = (
     "unet",
     "unet_sd",
     "sd_step",
+    "qwen",
     "control",
     "vae_decode",
     "sd_img2img",

@@ -4,6 +4,7 @@ from calotype.models.qwen_image.config import QwenImageControlNetConfig, QwenIma
 from calotype.models.qwen_image.controlnet import QwenImageControlNetModel, QwenImageControlNetOutput
 from calotype.models.qwen_image.module import QwenImageTransformer2DModel, QwenImageTransformer2DOutput
 from calotype.models.qwen_image.parts import Modulation, Prepared
+from calotype.models.qwen_image.presets import emoji_64
 
 __all__ = [
     "Modulation",
@@ -14,4 +15,5 @@ __all__ = [
     "QwenImageTransformer2DConfig",
     "QwenImageTransformer2DModel",
     "QwenImageTransformer2DOutput",
+    "emoji_64",
 ]
