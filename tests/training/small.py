@@ -1,5 +1,6 @@
 """A pipeline of a few numbers that can be trained, and data for it."""
 
+import multiprocessing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -202,3 +203,10 @@ def train_spread(rank: int, world: int, port: int, folder: Path, settings: dict[
     os.environ.update({name: str(value) for name, value in place.items()})
     Trainer(small(), rows(5), folder, **settings).train(resume=True, progress=False)
     torch.distributed.destroy_process_group()
+
+
+def processes() -> Any:
+    """Processes of their own that start with everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["calotype.training.trainer", "accelerate", "torch._dynamo"])
+    return context

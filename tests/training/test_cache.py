@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from calotype import TextToImagePipeline
 from calotype.errors import ConfigError, InputError, TrainingError, WeightsError
-from calotype.training.cache import Cached, CacheReport, prepare_cache
+from calotype.training.cache import Cached, CacheReport, _work, prepare_cache
 from calotype.training.cache_keys import node_code
 from calotype.training.cache_store import Store, read_manifest, write_shard
 from calotype.training.items import Items
@@ -70,8 +71,10 @@ def test_workers_compute_the_same(tmp_path: Path) -> None:
 def test_a_worker_that_fails_says_why(tmp_path: Path) -> None:
     data = files(tmp_path)
     data[1]["image"].write_bytes(b"no picture")
-    with pytest.raises(TrainingError, match=r"1\.png is not a picture that can be read.*run it again to go on"):
-        prepare(small(), data, tmp_path / "cache", workers=2)
+    pipe, failures = small(), queue.SimpleQueue()
+    with pytest.raises(SystemExit):
+        _work(type(pipe), pipe.components, [[(data[1], {"image_latents": "key"})]], tmp_path, failures)
+    assert "InputError" in (why := failures.get()) and "1.png is not a picture that can be read" in why
 
 
 # -- what is computed again --------------------------------------------------------------------------------------------

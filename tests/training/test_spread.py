@@ -1,6 +1,5 @@
 """Two processes that train together."""
 
-import multiprocessing
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from calotype.training import Trainer
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint
 from calotype.training.log import read_table
-from training.small import SETTINGS, rows, small, train_spread
+from training.small import SETTINGS, processes, rows, small, train_spread
 
 
 def free_port() -> int:
@@ -20,18 +19,17 @@ def free_port() -> int:
 
 
 def spread(folder: Path, settings: dict[str, Any]) -> None:
-    context = multiprocessing.get_context("spawn")
-    port = free_port()
-    processes = [context.Process(target=train_spread, args=(rank, 2, port, folder, settings)) for rank in range(2)]
-    for process in processes:
+    context, port = processes(), free_port()
+    running = [context.Process(target=train_spread, args=(rank, 2, port, folder, settings)) for rank in range(2)]
+    for process in running:
         process.start()
-    for process in processes:
+    for process in running:
         process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert [process.exitcode for process in running] == [0, 0]
 
 
 def test_two_processes_do_what_one_does_in_two_batches(tmp_path: Path) -> None:
-    """The same rows at the same noise: weights differ by the order of sums alone, also where the run goes on."""
+    """The same rows at the same noise: weights differ by the order of sums alone."""
     shared = {**SETTINGS, "checkpoint_every": 2, "optimizer": {"kind": "sgd", "rate": 1e-2}, "rate": {}}
     Trainer(small(), rows(5), tmp_path / "one", **{**shared, "steps": 4}).train(progress=False)
     spread(tmp_path / "two", {**shared, "steps": 4, "accumulate": 1})

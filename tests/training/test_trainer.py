@@ -2,12 +2,10 @@
 
 import csv
 import errno
-import multiprocessing
 import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from calotype.errors import ComponentError, ConfigError, InputError, TrainingErr
 from calotype.training import FullWeights, LowRankChange, Trainer
 from calotype.training.checkpoint import checkpoints, last_checkpoint, load_checkpoint
 from calotype.training.log import read_table
-from training.small import SETTINGS, OneByOne, color, files, rows, small, train_for_long
+from training.small import SETTINGS, OneByOne, color, files, processes, rows, small, train_for_long
 
 FULL = {"target": FullWeights(component="net", result="component"), "optimizer": {"kind": "adamw", "rate": 1e-2}}
 LORA = {"target": LowRankChange(component="net", rank=2, layers="(into|to_q)")}
@@ -136,19 +134,11 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def processes() -> Iterator[Any]:
-    """Processes that start with everything imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["calotype.training.trainer", "accelerate", "torch._dynamo"])
-    yield context
-
-
-def test_twenty_kills_at_random_moments_change_nothing(uninterrupted: Path, tmp_path: Path, processes: Any) -> None:
+def test_twenty_kills_at_random_moments_change_nothing(uninterrupted: Path, tmp_path: Path) -> None:
     """SIGKILL twenty times while it trains, validates and writes; then to the end: every number is the same."""
     chance, kills = random.Random(0), 0
     while kills < 20:
-        process = processes.Process(target=train_for_long, args=(tmp_path,))
+        process = processes().Process(target=train_for_long, args=(tmp_path,))
         process.start()
         before = len(checkpoints(tmp_path)) and int(checkpoints(tmp_path)[-1].name[-8:])
         deadline = time.monotonic() + 20
