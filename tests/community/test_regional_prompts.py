@@ -97,3 +97,8 @@ def test_a_box_smaller_than_a_pixel_has_the_nearest() -> None:
 def test_wrong_regions(pipe: Any, regions: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         pipe(prompt="a heart", regions=regions, steps=1)
+
+
+def test_two_text_encoders_are_refused(xl: Any) -> None:
+    with pytest.raises(InputError, match="regional_prompts is for prompts of one text encoder, and these are 32 wide"):
+        xl.with_units("regional_prompts")(prompt="red", regions={"re": LEFT}, num_inference_steps=1)

@@ -117,3 +117,14 @@ def test_wrong_calls(pipe: Any) -> None:
         pipe(prompt=["a cat"], style="a dog", steps=1)
     with pytest.raises(InputError, match="style_scale must be more than 0"):
         pipe(prompt=["a cat"], style="a cat", style_scale=0)
+
+
+def test_it_goes_with_editing_and_on_xl(xl: Any) -> None:
+    """Both packs at once: the reference, which is the source too, is as without either."""
+    pipe = xl.with_units("prompt_to_prompt").with_units("style_aligned")
+    call = {"prompt": ["a red cat", "a red red"], "seed": 3, "num_inference_steps": 2, "outputs": ("latents",)}
+    before, styled = xl(**call)["latents"], pipe(**call, style="a red cat")["latents"]
+    both = pipe(**call, style="a red cat", source="a red cat")["latents"]
+    for found in (styled, both):
+        torch.testing.assert_close(found[0], before[0], atol=1e-4, rtol=1e-4)
+    assert (styled[1] - before[1]).abs().max() > 0.01 and (both[1] - styled[1]).abs().max() > 0.01

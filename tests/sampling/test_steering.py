@@ -74,3 +74,32 @@ def test_what_a_loop_refuses():
         Denoise(steered, steer=[number])
     with pytest.raises(GraphError, match="early steers by Shift, but velocity has no parameter of that type"):
         Denoise(velocity, steer=[early])
+
+
+@dataclass(frozen=True)
+class Factor(Steering):
+    """Multiplies what is predicted."""
+
+    amount: float
+
+    def __add__(self, other: "Factor") -> "Factor":
+        return Factor(self.amount * other.amount)
+
+
+def test_kinds_of_steering_reach_the_parameters_of_their_types():
+    @unit
+    def double(latents: Tensor) -> Factor | None:
+        return Factor(2.0)
+
+    @unit
+    def both(
+        latents: Tensor, step: Step, embeds: Tensor, shift: Shift | None, factor: Factor | None, *, net: Net
+    ) -> Tensor:
+        seen.append((shift, factor))
+        return net(latents, step.sigma, embeds)
+
+    seen: list[tuple[Shift | None, Factor | None]] = []
+    loop = Denoise(both, steer=[early, double, early, double])
+    cls = define(embeds, noise, sigmas, latents, loop, inputs=TextInputs, **PARTS)
+    made(cls(encoder=Encoder(), net=Net(), scheduler=FlowMatchEuler()))
+    assert seen == [(Shift(2.0), Factor(4.0))] * 2 + [(None, Factor(4.0))] * 2

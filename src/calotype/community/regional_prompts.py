@@ -53,12 +53,14 @@ def region_words(
 ) -> RegionWords:  # fmt: skip
     """Add the words of the regions to those of the prompt; a negative prompt stays as it is, for the whole picture.
 
-    Raises `InputError` for a box that is none.
+    Raises `InputError` for a box that is none, and for prompts of several text encoders (Stable Diffusion XL).
     """
+    _refuse_boxes(regions)
     parts = [(prompt_embeds, prompt_mask)]
     if branch.name == "positive":
         parts += [_encoded(words, tokenizer, text_encoder) for words in regions]
-    _refuse_boxes(regions)
+    if len(widths := {states.shape[-1] for states, _ in parts}) > 1:
+        raise InputError(f"regional_prompts is for prompts of one text encoder, and these are {max(widths)} wide")
     numbers = [torch.full_like(mask, n, dtype=torch.long) for n, (_, mask) in enumerate(parts)]
     states = torch.cat([states.to(prompt_embeds) for states, _ in parts], dim=1)
     masks = torch.cat([mask.to(prompt_mask.device) for _, mask in parts], dim=1)
