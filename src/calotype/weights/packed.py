@@ -173,9 +173,13 @@ def encoded(
     for layer, precision in chosen.items():
         key = names[f"{layer}.weight"]
         weight = file.tensor(key)
-        try:
-            parts = precision.encode(weight)
-        except WeightsError as error:
-            raise WeightsError(f"{file.path}: {key!r}: {error}") from None
-        packed = PackedWeight(precision, parts, tuple(weight.shape))
+        packed = packed_anew(weight, precision, f"{file.path}: {key!r}")
         yield from packed.placed(network, f"{layer}.weight", dtype or weight.dtype).items()
+
+
+def packed_anew(weight: Tensor, precision: Precision, where: str) -> PackedWeight:
+    """A weight, packed. Raises `WeightsError`, saying `where` it is, when it has NaN or infinity."""
+    try:
+        return PackedWeight(precision, precision.encode(weight), tuple(weight.shape))
+    except WeightsError as error:
+        raise WeightsError(f"{where}: {error}") from None

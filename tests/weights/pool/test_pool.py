@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from calotype import MiniAutoencoderKL, ModelConfig, ModelPool
+from calotype import MiniAutoencoderKL, MiniTransformer2DModel, ModelConfig, ModelPool
 from calotype.errors import ComponentError, ConfigError, InputError, WeightsError
+from calotype.memory.storage import precision_of, store
 from calotype.weights.files import SafetensorsFile
 from calotype.weights.pool import pool as pools
 from pool_files import Dit, Vae, same, save, state
@@ -93,7 +94,7 @@ def test_a_role_that_means_two_files_is_refused(two, own) -> None:
 def test_one_object_for_all_fetches_roles_and_threads(two, own, monkeypatch) -> None:
     made = []
     build = pools.build
-    monkeypatch.setattr(pools, "build", lambda *args: made.append(args) or build(*args))
+    monkeypatch.setattr(pools, "build", lambda *args, **how: made.append(args) or build(*args, **how))
     configs = [ModelConfig(path=two[0], name="a"), ModelConfig(path=[two[0]], name="b"), ModelConfig(path=two[0])]
     pool = ModelPool(configs, catalogue=own)
     found = []
@@ -185,8 +186,23 @@ def test_one_config_needs_no_list(two, own) -> None:
 
 
 def test_a_knob_that_cannot_act_is_refused_when_the_pool_is_made(two, own) -> None:
-    with pytest.raises(ConfigError, match=r"low.safetensors: offload_dtype=torch.float8_e4m3fn"):
-        ModelPool([ModelConfig(path=two[0], offload_dtype=torch.float8_e4m3fn)], catalogue=own)
+    with pytest.raises(ConfigError, match=r"low.safetensors: offload_dtype=torch.float16"):
+        ModelPool([ModelConfig(path=two[0], offload_dtype=torch.float16)], catalogue=own)
+
+
+def test_the_offload_type_is_what_large_layers_are_kept_in(tmp_path) -> None:
+    network = MiniTransformer2DModel(in_channels=4, hidden_size=96, num_layers=1, text_dim=64)
+    network.save_pretrained(tmp_path)
+    stages = {"offload_dtype": torch.float8_e4m3fn, "onload_dtype": torch.float8_e4m3fn}
+    config = ModelConfig(path=tmp_path, computation_dtype=torch.bfloat16, **stages)
+    kept = ModelPool(config).fetch_model("mini_transformer")
+    store(network, {"*": "float8_e4m3fn"})
+    assert precision_of(kept) == precision_of(network) != {}
+    network.to(torch.bfloat16)
+    assert kept.blocks[0].down.weight.dtype == kept.dtype == torch.bfloat16
+    assert all(
+        torch.equal(a, b) for a, b in zip(kept.state_dict().values(), network.state_dict().values(), strict=True)
+    )
 
 
 def test_a_config_json_beside_the_file_goes_before_what_shapes_tell(tmp_path) -> None:

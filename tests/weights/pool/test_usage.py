@@ -39,8 +39,8 @@ def test_knobs_that_repeat_what_is_done_anyway_are_taken() -> None:
     ("fields", "message"),
     [
         (
-            {"offload_dtype": torch.float8_e4m3fn},
-            "offload_dtype=torch.float8_e4m3fn needs tensors that are kept in one",
+            {"offload_dtype": torch.float8_e4m3fn, "onload_dtype": "float8_e5m2"},
+            "onload_dtype=torch.float8_e5m2 asks for weights that are kept in .* and torch.float8_e4m3fn and computed",
         ),
         ({"onload_dtype": "float16"}, "onload_dtype=torch.float16.*give computation_dtype=torch.float16"),
         ({"preparing_dtype": "float16"}, "preparing_dtype=torch.float16"),
@@ -54,6 +54,13 @@ def test_knobs_that_repeat_what_is_done_anyway_are_taken() -> None:
 def test_what_needs_more_than_one_place_or_type_is_refused(fields, message) -> None:
     with pytest.raises(ConfigError, match=message):
         use(**fields)
+
+
+def test_an_8_bit_float_is_what_weights_are_kept_in() -> None:
+    stages = {"offload_dtype": torch.float8_e4m3fn, "onload_dtype": "float8_e4m3fn", "preparing_dtype": "bfloat16"}
+    found = use(computation_dtype="bfloat16", **stages)
+    assert (found.dtype, found.storage) == (torch.bfloat16, torch.float8_e4m3fn)
+    assert use(computation_dtype="bfloat16", offload_dtype="bfloat16").storage is None
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

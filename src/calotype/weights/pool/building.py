@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from calotype.errors import ConfigError, WeightsError
+from calotype.memory.storage.store import Patterns, choose
 from calotype.weights.component import refuse_infinite
 from calotype.weights.gguf import TensorFile, packed_of
-from calotype.weights.packed import PackedWeight
+from calotype.weights.packed import PackedWeight, packed_anew
 from calotype.weights.pool.blank import blank, shared_parameters
 from calotype.weights.pool.layout import Cut
 from calotype.weights.pool.recognition import Match
@@ -30,6 +31,7 @@ def build(
     check_values: str | None = None,
     *,
     deferred: bool = False,
+    storage: Patterns | None = None,
 ) -> nn.Module:
     """The network of `match`, in evaluation mode.
 
@@ -39,6 +41,7 @@ def build(
         dtype: the type of its floating-point tensors; None keeps the files'.
         check_values: `"finite"` refuses tensors that have NaN or infinity.
         deferred: convert nothing yet (see `load_network`).
+        storage: which layers' weights are packed while they are read, and how (see `load_network`).
 
     Raises:
         WeightsError: a tensor is missing and has no default, has another shape, is of a layer that the network does
@@ -52,11 +55,17 @@ def build(
     own = network.state_dict()
     shared = shared_parameters(network)
     alone = set(match.keys).difference(*shared)
+    chosen = {} if storage is None else {f"{n}.weight": how for n, how in choose(network, storage).items()}
     state: dict[str, torch.Tensor] = {}
     found: dict[str, Source | None] = {}
     for name, key in match.keys.items():
         file, cut = tensors[key], match.cuts[name]
-        if (packed := packed_of(file, key)) is not None:
+        packed = packed_of(file, key)
+        if packed is None and name in chosen and name in alone:
+            state |= packed_anew(cut.of(file.tensor(key)), chosen[name], f"{file.path}: {key!r}").placed(
+                network, name, dtype or file.entries[key].dtype
+            )
+        elif packed is not None:
             kept = _packed(network, name, packed, cut, dtype, place, stays=name in alone)
             state |= kept
             found |= {part: file.source(key, tensor) for part, tensor in kept.items()}

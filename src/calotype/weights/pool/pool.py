@@ -257,7 +257,9 @@ class ModelPool:
         with self._lock:
             if slot.identity not in self._made:
                 tensors = self._tensors(slot.source)
-                network = build(slot.match, tensors, slot.place, slot.usage.dtype, self._check)
+                how = slot.usage
+                kept = None if how.storage is None else {"*": str(how.storage).removeprefix("torch.")}
+                network = build(slot.match, tensors, slot.place, how.dtype, self._check, storage=kept)
                 self._made[slot.identity] = network.to(slot.usage.device)
             return self._made[slot.identity]
 
