@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 from calotype import CLIPTokenizer
 from calotype.errors import ConfigError, InputError, RepositoryError, UnknownInput
+from hub import Hub
 from tiny_sd import MERGES, tiny_tokenizer
 
 PUBLISHED = sorted((Path(__file__).parents[1] / "pipelines" / "stable_diffusion" / "published").glob("*/tokenizer*"))
@@ -79,7 +80,7 @@ def random_texts(count: int) -> Iterator[str]:
         yield "".join(pieces)
 
 
-TEXTS = [*SAID, *random_texts(400)]
+TEXTS = [*SAID, *random_texts(150)]
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +302,14 @@ def test_a_save_replaces_what_an_older_one_left_and_nothing_else(files: Path, tm
     ours.save_pretrained(folder)
     assert not (folder / "special_tokens_map.json").exists() and (folder / "card.json").exists()
     assert CLIPTokenizer.from_pretrained(folder).pad_token == END
+
+
+def test_a_repository_on_a_hub(hub: Hub, files: Path) -> None:
+    names = {f"tokenizer/{path.name}": path.read_bytes() for path in files.iterdir()}
+    hub.add("someone/sd", {**names, "tokenizer/model.bin": b"x", "unet/config.json": b"{}"})
+    ours = CLIPTokenizer.from_pretrained("someone/sd", "tokenizer")
+    assert ours("a red cat").input_ids == CLIPTokenizer.from_pretrained(files)("a red cat").input_ids
+    assert sorted(hub.downloads()) == [f"someone/sd: {name}" for name in sorted(names)]
 
 
 def test_it_is_made_of_a_vocabulary() -> None:

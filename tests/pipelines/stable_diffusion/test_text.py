@@ -4,26 +4,36 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+import calotype
 from calotype.errors import InputError
 from calotype.pipelines.stable_diffusion.sdxl_units import prompt_embeds as prompt_embeds_xl
 from calotype.pipelines.stable_diffusion.text import encode, layer, tokenize, weighted
 from calotype.pipelines.stable_diffusion.units import prompt_embeds
-from tiny_sd import spread, text_config, tiny_tokenizer
+from tiny_sd import MERGES, spread, text_config, tiny_tokenizer
+
+
+@pytest.fixture(scope="module", params=["transformers", "calotype"])
+def library(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> CLIPTokenizer:
-    return tiny_tokenizer(pad_token="!")
+def tokenizer(library: str) -> Any:
+    theirs = tiny_tokenizer(pad_token="!")
+    if library == "transformers":
+        return theirs
+    return calotype.CLIPTokenizer(theirs.get_vocab(), MERGES, pad_token="!", model_max_length=77)
 
 
 @pytest.fixture(scope="module")
-def encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def encoder(tokenizer: Any, library: str) -> Any:
     torch.manual_seed(0)
-    found = CLIPTextModel(text_config(tokenizer)).eval().requires_grad_(False)
+    config = text_config(tokenizer)
+    found = CLIPTextModel(config) if library == "transformers" else calotype.CLIPTextModel(**config.to_dict())
     spread(found)
-    return found
+    return found.eval().requires_grad_(False)
 
 
 def embeds(prompt: str, tokenizer: Any, encoder: Any, syntax: Any = "weighted", skip: int = 0) -> torch.Tensor:
@@ -81,7 +91,8 @@ def test_weights_in_half_precision_are_computed_in_float32() -> None:
 
 def test_layers_are_left_out_from_the_end(tokenizer: Any, encoder: Any) -> None:
     output = encode(tokenize("a red cat", "weighted", tokenizer, encoder), encoder)
-    assert torch.allclose(encoder.final_layer_norm(layer(output, 0)), output.last_hidden_state, atol=1e-6)
+    last = getattr(encoder, "text_model", encoder).final_layer_norm
+    assert torch.allclose(last(layer(output, 0)), output.last_hidden_state, atol=1e-6)
     assert torch.equal(layer(output, 2), output.hidden_states[1])
     with pytest.raises(InputError, match="clip_skip leaves out 3 of the text encoder's 3 layers; leave at least one"):
         layer(output, 3)
