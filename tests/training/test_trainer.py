@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import importlib.util
 import os
 import random
 import signal
@@ -122,6 +123,36 @@ def test_a_predictor_of_one_level_trains_too(tmp_path: Path) -> None:
         found.append(weights(pipe))
     for name in found[0]:
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-4)
+
+
+def test_times_are_float32_whatever_the_precision(tmp_path: Path) -> None:
+    """A thousand timesteps would be 376 in bfloat16."""
+    pipe = small()
+    net, times, types = pipe.net.forward, [], []
+
+    def forward(x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        times.append(sigma)
+        out = net(x, sigma, text)
+        types.append(out.dtype)
+        return out
+
+    pipe.net.forward = forward
+    run = Trainer(pipe, rows(), tmp_path, steps=50, batch=4, precision="bf16", **FULL)
+    run.train(progress=False)
+    found = torch.cat(times)
+    assert set(types) == {torch.bfloat16}
+    assert found.dtype == torch.float32
+    assert len((found * 1000).unique()) == 200
+    assert all(p.dtype == torch.float32 for p in pipe.net.parameters())
+
+
+def test_a_log_that_needs_a_package_says_so(tmp_path: Path) -> None:
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(ConfigError, match="log='tensorboard' needs a package: pip install tensorboard"):
+            Trainer(small(), rows(), tmp_path, steps=1, log=("tensorboard",), **LORA).train(progress=False)
+    else:
+        Trainer(small(), rows(), tmp_path, steps=1, log=("tensorboard",), **LORA).train(progress=False)
+        assert list((tmp_path / "tensorboard").iterdir())
 
 
 # -- going on ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Splitting a graph for training: what is frozen runs once and is cached, the rest runs in every step."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from calotype.errors import ComponentError, did_you_mean, sentences
@@ -51,15 +51,7 @@ def split_graph(graph: Graph, trained: Iterable[str]) -> Split:
                 )
             )
     needed = _needed_by_loops(graph)
-    changing = {"seed"}
-    live: list[Node] = []
-    cached: list[Node] = []
-    for node in needed:
-        hot = node.is_loop or node.impure or node.random
-        hot = hot or not set(names).isdisjoint(node.uses.keys() - node.idle) or not changing.isdisjoint(node.reads)
-        (live if hot else cached).append(node)
-        if hot:
-            changing |= set(node.writes)
+    cached, live = divided(needed, names)
     used = {name for node in needed for name in node.uses.keys() - node.idle}
     for name in names:
         if name not in used:
@@ -77,6 +69,21 @@ def split_graph(graph: Graph, trained: Iterable[str]) -> Split:
         wires=tuple(dict.fromkeys(crossing)),
         components=tuple(dict.fromkeys(name for node in live for name in node.uses)),
     )
+
+
+def divided(nodes: Iterable[Node], trained: Collection[str]) -> tuple[list[Node], list[Node]]:
+    """Nodes, in their order, as those that need to run once over the data and those that every step runs: loops, what
+    is random or uses a trained component, and whatever depends on such or on the seed."""
+    changing = {"seed"}
+    live: list[Node] = []
+    cached: list[Node] = []
+    for node in nodes:
+        hot = node.is_loop or node.impure or node.random or not changing.isdisjoint(node.reads)
+        hot = hot or not set(trained).isdisjoint(node.uses.keys() - node.idle)
+        (live if hot else cached).append(node)
+        if hot:
+            changing |= set(node.writes)
+    return cached, live
 
 
 def _needed_by_loops(graph: Graph) -> list[Node]:

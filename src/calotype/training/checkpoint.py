@@ -15,7 +15,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Checkpoint:
         trained: the trained parameters by name.
         average: their moving average, or nothing.
         optimizer: what `torch.optim.Optimizer.state_dict` gives.
+        scaler: the state of the loss scaling of `fp16`, or nothing.
         facts: what the run is of: a run of another kind does not go on from here.
     """
 
@@ -48,6 +49,7 @@ class Checkpoint:
     average: Mapping[str, Tensor] | None
     optimizer: Mapping[str, Any]
     facts: Mapping[str, Any]
+    scaler: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None = None) -> Path:
@@ -58,7 +60,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None = Non
     """
     path = folder / f"checkpoint-{checkpoint.step:08d}"
     tensors, plain = _flat(checkpoint.optimizer)
-    state = {"step": checkpoint.step, "optimizer": plain, "facts": checkpoint.facts}
+    state = {"step": checkpoint.step, "optimizer": plain, "facts": checkpoint.facts,
+             "scaler": dict(checkpoint.scaler)}  # fmt: skip
     before = last_checkpoint(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +108,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             average=_tensors(average) if average.exists() else None,
             optimizer=_nested(_tensors(path / "optimizer.safetensors"), state["optimizer"]),
             facts=state["facts"],
+            scaler=state["scaler"],
         )
     except (OSError, ValueError, KeyError, WeightsError) as error:
         older = [one for one in checkpoints(path.parent) if one.name < path.name]

@@ -152,7 +152,8 @@ class Loop:
         """Everything that is needed to go on from here."""
         parameters = {name: p.detach() for name, p in self.trained.parameters.items()}
         average = None if self.average is None else self.average.values
-        return Checkpoint(self.done, parameters, average, self.optimizer.state_dict(), facts)
+        scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+        return Checkpoint(self.done, parameters, average, self.optimizer.state_dict(), facts, scaler)
 
     @torch.no_grad()
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -167,4 +168,6 @@ class Loop:
             for name, value in self.average.values.items():
                 value.copy_(checkpoint.average[name])
         self.optimizer.load_state_dict(dict(checkpoint.optimizer))
+        if self.accelerator.scaler is not None and checkpoint.scaler:
+            self.accelerator.scaler.load_state_dict(dict(checkpoint.scaler))
         self.done = checkpoint.step

@@ -15,6 +15,7 @@ from calotype.graph.inputs import ABSENT, RESERVED, Call
 from calotype.graph.node import Node
 from calotype.graph.plan import Plan, PlannedNode
 from calotype.graph.run import Run
+from calotype.graph.split import divided
 from calotype.pipelines.latents import CleanLatents
 from calotype.sampling.denoise import Denoise
 from calotype.sampling.parameters import outer_parameters
@@ -71,12 +72,12 @@ def trained_wires(
         known = [w for n in graph.nodes for w in n.writes]
         raise GraphError(f"clean: {graph.owner} makes no {wire!r}{did_you_mean(wire, known)}")
     conditions = _conditions(node)
-    live, cached = _divided(graph, (wire, *conditions), trained)
+    cached, live = divided(_needed(graph, (wire, *conditions)), trained)
     made_once = {w for n in cached for w in n.writes}
     read = {wire, *conditions, *(w for n in live for w in n.reads)}
     uses = {name for n in live for name in n.uses} | {n for u in (node.predict, *node.steer) for n in u.uses}
     return TrainedWires(
-        node, wire, conditions, live, cached,
+        node, wire, conditions, tuple(live), tuple(cached),
         stored=tuple(w for w in dict.fromkeys(w for n in cached for w in n.writes) if w in made_once & read),
         components=tuple(name for name in graph.components if name in uses),
     )  # fmt: skip
@@ -112,25 +113,15 @@ def _conditions(loop: Denoise) -> dict[str, Any]:
     return found
 
 
-def _divided(
-    graph: "Graph", wanted: Iterable[str], trained: Sequence[str]
-) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
-    """The nodes that make these wires: those that run in every step, and those that need to run once."""
+def _needed(graph: "Graph", wanted: Iterable[str]) -> list[Node]:
+    """The nodes that make these wires, in order."""
     needed: list[Node] = []
     open_wires = set(wanted)
     for node in reversed(graph.nodes):
         if not node.is_loop and not open_wires.isdisjoint(node.writes):
             needed.append(node)
             open_wires |= set(node.reads)
-    changing, live, cached = {"seed"}, [], []
-    for node in reversed(needed):
-        hot = node.impure or node.random or not set(trained).isdisjoint(node.uses.keys() - node.idle)
-        if hot or not changing.isdisjoint(node.reads):
-            live.append(node)
-            changing |= set(node.writes)
-        else:
-            cached.append(node)
-    return tuple(live), tuple(cached)
+    return needed[::-1]
 
 
 @dataclass(frozen=True)
