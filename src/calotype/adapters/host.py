@@ -18,6 +18,7 @@ from calotype.adapters.change import Change
 from calotype.adapters.inversion import Word
 from calotype.adapters.layers import attach, detach, is_packed, stacked
 from calotype.errors import ComponentError
+from calotype.weights.sources import real_tensor
 
 _PLACE = "_adapters"
 
@@ -60,7 +61,10 @@ class AdapterHost:
 
     def _arrange(self, loaded: Mapping[str, Loaded], weights: Mapping[str, float]) -> None:
         layers = self._active(loaded, weights)
-        stacks = {name: stacked(self.module.get_submodule(name), changes) for name, changes in layers.items()}
+        stacks = {
+            name: stacked(self.module.get_submodule(name), changes, lambda name=name: self._weight(name))
+            for name, changes in layers.items()
+        }
         for name, handle in self._handles.items():
             detach(self.module.get_submodule(name), handle)
         self._handles = {name: attach(self.module.get_submodule(name), stack) for name, stack in stacks.items()}
@@ -91,7 +95,7 @@ class AdapterHost:
         """Write the adapters that run into the weights of the layers that they touch. Raises as `check_fusable`."""
         self.check_fusable()
         layers = self._active(self.loaded, self.weights)
-        fresh = {name: _sum(self.module.get_submodule(name), changes) for name, changes in layers.items()}
+        fresh = {name: _sum(self._weight(name), changes) for name, changes in layers.items()}
         for name, handle in self._handles.items():
             detach(self.module.get_submodule(name), handle)
         self._handles = {}
@@ -113,14 +117,18 @@ class AdapterHost:
         self.originals, self.fused = {}, False
         self._arrange(self.loaded, self.weights)
 
+    def _weight(self, name: str) -> Tensor:
+        """The weight of a layer, also where it is in its file and not in memory."""
+        weight: Tensor = self.module.get_submodule(name).weight  # type: ignore[assignment]
+        return real_tensor(self.module, f"{name}.weight", weight)
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing is loaded."""
         return not self.loaded and not self.words
 
 
-def _sum(layer: nn.Module, changes: list[tuple[Change, float]]) -> Tensor:
-    base: Tensor = layer.weight  # type: ignore[assignment]
+def _sum(base: Tensor, changes: list[tuple[Change, float]]) -> Tensor:
     total = base.detach().float()
     for change, weight in changes:
         total = total + change.dense(base, weight)

@@ -5,7 +5,7 @@ products as one does. What has no low rank (LoHa, LoKr, DoRA) is one matrix of t
 are never saved, so that they move with the layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,14 +38,19 @@ class Stack(NamedTuple):
     dense: Tensor | None
 
 
-def stacked(layer: nn.Module, changes: Sequence[tuple[Change, float]]) -> Stack:
+def stacked(
+    layer: nn.Module, changes: Sequence[tuple[Change, float]], weight: Callable[[], Tensor] | None = None
+) -> Stack:
     """The changes of a layer at their weights, computed in float32 and then of the layer's type and on its device.
 
-    A packed weight is decoded here once: for the changes that depend on it (DoRA), and for its type.
+    `weight` returns the layer's weight where that is not in memory now; only changes that depend on it (DoRA) ask. A
+    packed weight is decoded here once: for those, and for its type.
     """
     base: Tensor = layer.weight  # type: ignore[assignment]
     low = [(c, w) for c, w in changes if isinstance(c, LowRank) and c.magnitude is None]
-    rest = [c.dense(base, w) for c, w in changes if not isinstance(c, LowRank) or c.magnitude is not None]
+    others = [(c, w) for c, w in changes if not isinstance(c, LowRank) or c.magnitude is not None]
+    real = base if weight is None or not others else weight()
+    rest = [c.dense(real, w) for c, w in others]
     down = up = dense = None
     if low:
         kernel = base.shape[2:]

@@ -72,7 +72,7 @@ class CudaLane:
     def __init__(self, device: torch.device, host: int | None = None) -> None:
         self.device = device
         self._room = host
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._readers = Readers()
         self._copies: dict[Group, Tensor] = {}
         self._staging: list[tuple[Tensor, torch.cuda.Event]] = []
@@ -101,7 +101,7 @@ class CudaLane:
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(begin)
             buffer[: group.nbytes].copy_(host[: group.nbytes], non_blocking=True)
-            ready = self._stream.record_event()
+            ready: torch.cuda.Event = self._stream.record_event()
         if staged:
             self._staging.append((host, ready))
         return ready

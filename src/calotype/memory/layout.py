@@ -41,9 +41,9 @@ def lay_out(sizes: Sequence[int], room: int, streamed: Sequence[int] = ()) -> La
         counts, left = _chosen(sizes, largest, room)
         if left is None:
             continue
-        streamed = sum(sizes) - sum(size * count for size, count in counts.items())
-        if best is None or streamed < best[0]:
-            best = streamed, counts, largest
+        turning = sum(sizes) - sum(size * count for size, count in counts.items())
+        if best is None or turning < best[0]:
+            best = turning, counts, largest
     if best is None:
         return None
     return Layout(frozenset(_spread(sizes, best[1])), best[2])

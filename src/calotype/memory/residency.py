@@ -159,7 +159,7 @@ class Residency:
         """Whether most of a component's bytes are in files, so that it takes no memory while it waits."""
         with self._changed:
             component = next((c for n, c in self._all() if n == name), None)
-            return self.is_tiered and component is not None and self._places.is_in_files(component)  # type: ignore[attr-defined, no-any-return]
+            return self.is_tiered and component is not None and self._places.is_in_files(component)  # type: ignore[attr-defined]
 
     def resident(self) -> tuple[str, ...]:
         """The components that are on the device now, whole or in turns."""

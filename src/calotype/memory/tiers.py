@@ -292,7 +292,9 @@ class Tiers:
 
     def _sorted(self, kept: Sequence[Kept]) -> tuple[list[Group], list[Group], list[Group]]:
         """The groups that must stay, those that may, and those that must be streamed."""
-        must, free, turns = [k.rest for k in kept], [], []
+        must = [k.rest for k in kept]
+        free: list[Group] = []
+        turns: list[Group] = []
         for one in kept:
             for group in one.groups:
                 {"keep": must, "stream": turns}.get(self._asked(one, group) or "", free).append(group)

@@ -151,7 +151,7 @@ class Source:
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 def is_resting(tensor: Tensor) -> bool:
@@ -252,14 +252,18 @@ def sources_of(network: nn.Module) -> Sources:
     return found if isinstance(found, Sources) else Sources(nn.Module(), {})
 
 
+def real_tensor(network: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """A tensor of a network's state with its numbers: one that only stands for those of a file is read."""
+    source = sources_of(network).noted(name) if is_resting(tensor) else None
+    return tensor if source is None else source.read(tensor.dtype)
+
+
 def real_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a network's state, by name, with their numbers: one that only stands for what must be read from a
     file is read, one at a time."""
-    noted = sources_of(network)
     for name, tensor in network.state_dict().items():
         if isinstance(tensor, Tensor):
-            source = noted.noted(name) if is_resting(tensor) else None
-            yield name, tensor if source is None else source.read(tensor.dtype)
+            yield name, real_tensor(network, name, tensor)
 
 
 class RestingFile:

@@ -1,0 +1,57 @@
+"""Stable Diffusion with a ControlNet within budgets: networks of other libraries and of our own, together in a loop."""
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from calotype import ControlNetModel, StableDiffusionPipeline
+from calotype.pipelines.stable_diffusion import control
+from tiny_sd import picture, reference_pipeline, spread
+
+CALL = {"prompt": "a red cat", "num_inference_steps": 3, "seed": 5, "depth_image": picture(), "outputs": ["latents"]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sd")
+    reference = reference_pipeline(diffusers.StableDiffusionPipeline)
+    torch.manual_seed(5)
+    net = diffusers.ControlNetModel.from_unet(reference.unet, conditioning_embedding_out_channels=(4, 6))
+    spread(net.eval())
+    reference.save_pretrained(path)
+    net.save_pretrained(path / "net")
+    return path
+
+
+def load(folder: Path, dtype: str, memory: Any = None) -> Any:
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, device="cpu", memory=memory, memo=0)
+    net = ControlNetModel.from_pretrained(folder / "net", dtype=dtype)
+    return pipe.with_units(control("depth", "depth_net"), depth_net=net)
+
+
+def latents(pipe: Any) -> torch.Tensor:
+    found: torch.Tensor = pipe(**CALL).latents
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_budget_gives_the_same_numbers(folder: Path, dtype: str) -> None:
+    resident = load(folder, dtype)
+    sizes = resident.plan(**CALL).sizes
+    loop = sizes["unet"] + sizes["depth_net"]
+    asked = load(folder, dtype, loop)
+    alone = [asked._residency.least({name: asked.components[name]}) for name in ("text_encoder", "vae")]
+    least = asked._residency.least({n: getattr(asked, n) for n in ("unet", "depth_net")})
+    assert least < 0.8 * loop
+    for budget in (max(least, *alone), loop, sum(sizes.values()) + 2**16):
+        pipe = load(folder, dtype, budget)
+        assert torch.equal(latents(pipe), latents(resident))
+        assert torch.equal(latents(pipe), latents(resident))
+
+
+def test_the_text_encoder_of_another_library_waits_in_its_file(folder: Path) -> None:
+    pipe = load(folder, "float32", "1GiB")
+    assert pipe.plan(**CALL).memory["text_encoder"].waits == "disk"
