@@ -124,6 +124,26 @@ def test_a_denoiser_in_the_original_spelling(tmp_path):
         assert torch.allclose(net(x, 500, text).sample, reference(x, 500, text).sample, atol=2e-5)
 
 
+def test_the_transformer_of_qwen_image(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"in_channels": 16, "out_channels": 4, "num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 4}
+    reference = diffusers.QwenImageTransformer2DModel(**sizes, joint_attention_dim=32, axes_dims_rope=(4, 6, 6)).eval()
+    state = reference.state_dict()
+    kinds = {name: "Q5_0" for name, tensor in state.items() if tensor.ndim == 2 and tensor.shape[1] % 32 == 0}
+    path = write_gguf(tmp_path / "qwen.gguf", state, kinds)
+    told = {"axes_dims_rope": (4, 6, 6), "zero_cond_t": False, "use_layer3d_rope": False}
+    net = ModelPool(ModelConfig(path=path, config=told)).fetch_model("qwen_image_transformer")
+    assert {f"{layer}.weight" for layer in precision_of(net)} == set(kinds)
+    for name in kinds:
+        kept = gguf.quants.quantize(state[name].numpy(), gguf.GGMLQuantizationType.Q5_0)
+        state[name].copy_(torch.from_numpy(gguf.quants.dequantize(kept, gguf.GGMLQuantizationType.Q5_0)))
+    tokens, text, time = torch.randn(1, 24, 16), torch.randn(1, 7, 32), torch.tensor([0.3])
+    with torch.no_grad():
+        ours = net(tokens, text, None, time, [[(1, 4, 6)]]).sample
+        theirs = reference(tokens, text, None, time, img_shapes=[[(1, 4, 6)]]).sample
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
