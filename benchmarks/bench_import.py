@@ -38,7 +38,7 @@ def run(options: Options) -> list[Row]:
     }
     modules: dict[str, int] = {}
     sides = {label: _program(label, code, modules) for label, code in programs.items()}
-    times = interleaved(sides, options.rounds_of(full=9, quick=6))
+    times = interleaved(sides, options.rounds_of(full=25, quick=6))
     return rows + [_row(name, times, modules) for name in PAIRS]
 
 

@@ -57,7 +57,7 @@ def _rows(name: str, config: dict[str, Any], options: Options) -> list[Row]:
         ops = {side: dispatched(work) for side, work in sides.items()}
         repeats = options.pick(10, 5, 1)
         times = interleaved(
-            {side: cpu_timed(work, repeats) for side, work in sides.items()}, options.rounds_of(full=31, quick=15)
+            {side: cpu_timed(work, repeats) for side, work in sides.items()}, options.rounds_of(full=75, quick=15)
         )
         times = {side: [1e3 * t for t in values] for side, values in times.items()}
         counts = {f"ops_{side}": count for side, count in ops.items()}
