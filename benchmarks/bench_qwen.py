@@ -110,7 +110,7 @@ def _sides(
     predict = ours.predict
     if compiled:
         predict = torch.compile(predict)
-        ours.compile()
+        ours.compile()  # type: ignore[no-untyped-call]
         peer.compile()
     sides = {
         "ours": lambda: ours(x, text, None, time, shapes, return_dict=False)[0],

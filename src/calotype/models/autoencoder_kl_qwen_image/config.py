@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
-
+from calotype.described import Field, NonNegativeInt, PositiveInt, model_validator
 from calotype.nn.network import NetworkConfig
 
 _MEAN = (

@@ -1,7 +1,6 @@
 """What describes a `QwenImageTransformer2DModel`, and the ControlNet that has its blocks."""
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
-
+from calotype.described import NonNegativeInt, PositiveInt, model_validator
 from calotype.nn.network import NetworkConfig
 
 

@@ -1,7 +1,6 @@
 """What describes a `QwenImageBlockwiseControlNetModel`."""
 
-from pydantic import NonNegativeInt, PositiveInt
-
+from calotype.described import NonNegativeInt, PositiveInt
 from calotype.nn.network import NetworkConfig
 
 
