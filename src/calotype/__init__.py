@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from calotype.models.unet_2d import UNet2DModel
     from calotype.models.unet_2d_condition import UNet2DConditionModel
     from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
+    from calotype.nn.attention_control import AttentionControl
     from calotype.pipelines.adapters import AdapterInfo
     from calotype.pipelines.base import DiffusionPipeline, takes
     from calotype.pipelines.ddpm import DDPMPipeline
@@ -92,6 +93,8 @@ if TYPE_CHECKING:
         Weak,
         Within,
     )
+    from calotype.sampling.parameters import Estimate
+    from calotype.sampling.steering import AttentionSteering
     from calotype.weights.pool.catalogue import CATALOGUE, Catalogue
     from calotype.weights.pool.config import ModelConfig
     from calotype.weights.pool.pool import ModelPool
@@ -102,6 +105,8 @@ __all__ = [
     "APG",
     "CATALOGUE",
     "AdapterInfo",
+    "AttentionControl",
+    "AttentionSteering",
     "AutoGuidance",
     "AutoencoderKL",
     "AutoencoderKLQwenImage",
@@ -131,6 +136,7 @@ __all__ = [
     "EDMDPMSolverMultistepScheduler",
     "EDMEulerScheduler",
     "Each",
+    "Estimate",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "FlowMatchEuler",

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, normalize
 
-from calotype import Component, Each, Inputs, NoiseLevels, Step, UnitPack, takes, unit
+from calotype import Component, Each, Estimate, Inputs, NoiseLevels, Step, UnitPack, takes, unit
 from calotype.errors import InputError
 from calotype.pipelines.autoencoder import Autoencoder, decoded, unscaled
 from calotype.pipelines.latents import Latents
@@ -27,7 +27,6 @@ from calotype.pipelines.stable_diffusion.pipeline import UNITS, Components, Stab
 from calotype.pipelines.stable_diffusion.prompts import PromptSyntax, parse_prompt
 from calotype.pipelines.stable_diffusion.text import CLIPTokenizer
 from calotype.sampling import Denoise
-from calotype.sampling.parameters import Estimate
 
 if TYPE_CHECKING:
     CLIPModel: TypeAlias = Any

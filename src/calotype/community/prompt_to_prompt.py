@@ -17,14 +17,16 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from calotype import Branch, Branches, Each, Inputs, Settings, Step, UnitPack, WordTextEncoder, WordTokenizer, unit
+from calotype import (
+    AttentionControl, AttentionSteering, Branch, Branches, Each, Inputs, Settings, Step, UnitPack, WordTextEncoder,
+    WordTokenizer, unit,
+)  # fmt: skip
 from calotype.errors import InputError, did_you_mean
 from calotype.models.word_text_encoder.tokenizer import split_words
-from calotype.nn.attention_control import AttentionControl, AttentionSite
+from calotype.nn.attention_control import AttentionSite
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.stable_diffusion.prompts import parse_prompt
 from calotype.pipelines.stable_diffusion.text import CLIPTextModel, CLIPTokenizer, tokenize
-from calotype.sampling.steering import AttentionSteering
 
 SMALL = 16 * 16
 """Maps of at most so many pixels keep the source's layout; larger ones hold detail."""

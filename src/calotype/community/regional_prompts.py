@@ -16,13 +16,14 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from calotype import Branch, Inputs, Pad, UnitPack, WordTextEncoder, WordTokenizer, unit
+from calotype import (
+    AttentionControl, AttentionSteering, Branch, Inputs, Pad, UnitPack, WordTextEncoder, WordTokenizer, unit,
+)  # fmt: skip
 from calotype.errors import InputError
-from calotype.nn.attention_control import AttentionControl, AttentionSite, Heads
+from calotype.nn.attention_control import AttentionSite, Heads
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.stable_diffusion.text import CLIPTextModel, CLIPTokenizer
 from calotype.pipelines.stable_diffusion.units import prompt_embeds as encoded
-from calotype.sampling.steering import AttentionSteering
 
 Box = tuple[float, float, float, float]
 

@@ -15,11 +15,10 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from calotype import Branch, Branches, Inputs, Step, UnitPack, unit
+from calotype import AttentionControl, AttentionSteering, Branch, Branches, Inputs, Step, UnitPack, unit
 from calotype.errors import InputError
-from calotype.nn.attention_control import AttentionControl, AttentionSite, Heads
+from calotype.nn.attention_control import AttentionSite, Heads
 from calotype.pipelines.latents import Latents
-from calotype.sampling.steering import AttentionSteering
 
 
 class StyleInputs(Inputs):
