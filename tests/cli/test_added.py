@@ -42,6 +42,15 @@ def test_a_pack_has_flags_and_is_replayed(run, repo: Path, here: Path) -> None:
     assert unknown.exit_code == 2 and "--also" in unknown.stderr
 
 
+def test_a_pack_whose_units_lie_apart_is_replayed(run, repo: Path, here: Path) -> None:
+    assert run(*CALL, "--model", str(repo), "-o", "from.png").exit_code == 0
+    edit = ("--units", "edict", "--source-prompt", "a car", "--image", "from.png", "--strength", "0.5")
+    made = run(*CALL, "--model", str(repo), *edit, "-o", "to.png")
+    assert made.exit_code == 0, made.output
+    assert read_recipe(here / "to.png").units[0] == "said"
+    assert run("replay", "to.png").stdout == "identical\n"
+
+
 def test_several_packs_and_a_file(run, repo: Path, here: Path) -> None:
     (here / "mine.py").write_text((SHIPPED / "soft_mask.py").read_text())
     both = ("--units", "composable", "-u", "./mine.py")

@@ -48,11 +48,13 @@ def test_the_edge_is_less_of_a_step(pipe: Any, apple: Image.Image) -> None:
     assert jump(6.0) < 0.6 * jump(0.0)
 
 
-def test_stable_diffusion(sd: Any) -> None:
+@pytest.mark.parametrize("family", ["sd", "xl"])
+def test_stable_diffusion(family: str, request: Any) -> None:
+    plain_pipe = request.getfixturevalue(family)
     call = {"prompt": "a red cat", "image": picture(), "mask_image": right(16), "strength": 0.8, "seed": 1}
     call |= {"num_inference_steps": 4, "outputs": ("latents", "pixels", "image_latents")}
-    soft = sd.with_units("soft_mask")
-    plain, zero, some = sd(**call), soft(**call, mask_blur=0.0), soft(**call, mask_blur=1.0)
+    soft = plain_pipe.with_units("soft_mask")
+    plain, zero, some = plain_pipe(**call), soft(**call, mask_blur=0.0), soft(**call, mask_blur=1.0)
     assert torch.equal(plain.latents, zero.latents) and torch.equal(plain.pixels, zero.pixels)
     assert torch.equal(some.latents[..., :2], some.image_latents[..., :2])
     assert float((some.latents[..., 3] - plain.latents[..., 3]).abs().max()) > 1e-3

@@ -102,6 +102,8 @@ def with_packs(pipe: "DiffusionPipeline", recipe: "Recipe", path: Path) -> "Diff
     for record in _in_order(recipe):
         at = recipe.units.index(record.units[0])
         place = {"after": recipe.units[at - 1]} if at else {"before": recipe.units[len(record.units)]}
+        if recipe.units[at : at + len(record.units)] != record.units:  # each where it belongs, as without a place
+            place = {}
         if (argument := record.argument()) is None:
             raise RepositoryError(
                 f"{path} was made with the units of {record}, of the machine that made it, and no picture decides "
