@@ -278,6 +278,28 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch
     load_checkpoint(tmp_path / "checkpoint-00000001")
 
 
+def test_what_a_late_row_lacks_is_said_before_the_first_step(tmp_path: Path) -> None:
+    image = rows(1)[0]["image"]
+    for row, message in (
+        (
+            {"prompt": "red"},
+            "row 4: it makes no 'image_latents' to learn: image_latents is skipped because image is None",
+        ),
+        ({"image": image}, "row 4: 'prompt' is missing in this row of the data"),
+        ({"promt": "red", "image": image}, "row 4: .*did you mean 'prompt'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Trainer(small(), [*rows(), row], tmp_path, steps=1, **LORA).train(progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_validation_call_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'prompt'"):
+        Trainer(small(), rows(), tmp_path, steps=1, validation={"calls": [{"promt": "x"}]}, **LORA).train(
+            progress=False
+        )
+
+
 def test_wrong_settings_are_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'stepz' is not a field; did you mean 'steps'"):
         Trainer(small(), rows(), tmp_path, stepz=2, **LORA)

@@ -8,26 +8,20 @@ import ast
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from calotype import __version__
 from calotype.errors import ConfigError, InputError
-from calotype.graph.hints import bare
 from calotype.graph.memo import fingerprint, knowable
 from calotype.graph.node import Node
 from calotype.graph.unit import Unit
-from calotype.training.wires import TrainedWires, plan_item
+from calotype.training.wires import TrainedWires, plan_item, read_unopened
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
-
-PLACEHOLDER = (1, 1)
-"""The size of what stands for a picture file while it is found out which units a row needs."""
 
 
 def digest(*parts: object) -> str:
@@ -90,12 +84,11 @@ class Keys:
 
     def _find(self, inputs: Mapping[str, Any]) -> dict[str, str | None]:
         graph = self._pipe._graph()
-        files = {n: v for n, v in inputs.items() if self._is_file(n, v)}
-        call = self._pipe._read({"seed": 0, **inputs, **{n: Image.new("RGB", PLACEHOLDER) for n in files}})
+        call, files = read_unopened(self._pipe, inputs)
         plan = plan_item(graph, call, self._wires.stored, {})
         keys: dict[str, str] = {}
         for name, value in call.values.items():
-            keys[name] = self._files.of(Path(files[name]).expanduser()) if name in files else _key_of(name, value)
+            keys[name] = self._files.of(files[name]) if name in files else _key_of(name, value)
         found: dict[str, str | None] = dict.fromkeys(self._wires.stored)
         for planned in plan.nodes:
             node = planned.node
@@ -119,19 +112,6 @@ class Keys:
                 f"{node.name} uses {name!r}, whose fingerprint is not known; load it, or prepare the cache"
             )
         return self._components[name]
-
-    def _is_file(self, name: str, value: Any) -> bool:
-        """Whether an input's value is the path of a picture."""
-        field = self._pipe._graph().inputs.get(name)
-        is_picture = field is not None and any(member is Image.Image for member in _members(field.hint))
-        return is_picture and (isinstance(value, Path) or (isinstance(value, str) and not value.startswith("data:")))
-
-
-def _members(hint: Any) -> Iterator[Any]:
-    from calotype.graph.hints import members
-
-    for member in members(bare(hint)):
-        yield bare(member)
 
 
 def _key_of(name: str, value: Any) -> str:

@@ -1,6 +1,5 @@
 """`Trainer`: a pipeline, rows of data and settings become an adapter's file or a repository."""
 
-import hashlib
 import json
 import logging
 import time
@@ -11,13 +10,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from calotype.errors import ConfigError, TrainingError
-from calotype.graph.memo import fingerprint
 from calotype.training.cache import Cached, CacheReport, prepare_cache
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from calotype.training.facts import digest, parted, refuse_another_run
 from calotype.training.items import Items, Source
 from calotype.training.log import open_logs
 from calotype.training.loop import Loop, LossModule, StepReport
@@ -27,7 +25,7 @@ from calotype.training.rows import Row, as_rows, mixed, variants
 from calotype.training.settings import LATER, TrainingSettings, parse_settings
 from calotype.training.trained import Trained
 from calotype.training.validation import validate
-from calotype.training.wires import TrainedWires, trained_wires
+from calotype.training.wires import TrainedWires, check_item, trained_wires
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -86,7 +84,7 @@ class Trainer:
             raise ConfigError(f"Trainer takes settings= or fields of them, not both: {', '.join(fields)}")
         self.settings = settings or parse_settings(fields)
         self.pipe, self.output = pipe, Path(output).expanduser()
-        self.rows, self.held_out = _parted(as_rows(data), self.settings)
+        self.rows, self.held_out = parted(as_rows(data), self.settings)
         self.wires: TrainedWires = trained_wires(
             pipe._graph(), [self.settings.target.component], loop=self.settings.loop, clean=self.settings.clean
         )
@@ -124,6 +122,7 @@ class Trainer:
             ComponentError: there is no such network to train.
         """
         with ExitStack() as stack:
+            self._check()
             accelerator = _accelerator(self.pipe, self.settings)
             source = self._source(accelerator, progress)
             trained = stack.enter_context(self._put())
@@ -137,6 +136,18 @@ class Trainer:
         return TrainingResult(tuple(files), loop.done, None if last is None else last.loss)
 
     # -- before ----------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Raise before the first step what a row or a validation call would raise after many."""
+        met = set()
+        for row in (*self.rows, *self.held_out):
+            inputs = {**self.settings.inputs, **row.inputs}
+            kind = frozenset((name, value is None) for name, value in inputs.items())
+            if kind not in met:  # rows that give the same inputs are alike
+                check_item(self.pipe, self.wires, row.name, inputs)
+                met.add(kind)
+        for call in self.settings.validation.calls:
+            self.pipe._planned(self.pipe._read(call))
 
     def _source(self, accelerator: "Accelerator", progress: bool) -> Source | None:
         """Where the values of frozen units come from. The cache is filled where their components are loaded."""
@@ -190,7 +201,7 @@ class Trainer:
                 "train --resume), or give another folder"
             )
         checkpoint = load_checkpoint(last)
-        _refuse_another_run(last, checkpoint.facts, self.facts)
+        refuse_another_run(last, checkpoint.facts, self.facts)
         loop.restore(checkpoint)
         logger.info("going on from %s", last)
 
@@ -198,7 +209,7 @@ class Trainer:
     def facts(self) -> dict[str, Any]:
         """What the run is of: with other facts, its checkpoints are of no use."""
         settings = self.settings.model_dump(mode="json", exclude=set(LATER))
-        return {**settings, "pipeline": type(self.pipe).__name__, "data": _digest(self.rows)}
+        return {**settings, "pipeline": type(self.pipe).__name__, "data": digest(self.rows)}
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
@@ -263,31 +274,3 @@ def _accelerator(pipe: "DiffusionPipeline", settings: TrainingSettings) -> "Acce
     except ImportError:
         raise ConfigError("training needs the package accelerate: pip install 'calotype[train]'") from None
     return Accelerator(cpu=pipe.device.type == "cpu", mixed_precision=settings.precision)
-
-
-def _parted(rows: list[Row], settings: TrainingSettings) -> tuple[list[Row], list[Row]]:
-    """The rows to train on, and those to keep out."""
-    count = round(len(rows) * settings.validation.held_out)
-    if not count:
-        return rows, []
-    if count == len(rows):
-        raise ConfigError(f"validation.held_out keeps all {count} rows out of training; give a smaller share")
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(mixed(settings.seed, "held out")))
-    kept = set(order[:count].tolist())
-    return [r for i, r in enumerate(rows) if i not in kept], [rows[i] for i in sorted(kept)][: settings.validation.rows]
-
-
-def _digest(rows: Iterable[Row]) -> str:
-    found = hashlib.blake2b(digest_size=16)
-    for row in rows:
-        inputs = [(name, fingerprint(str(v) if isinstance(v, Path) else v)) for name, v in sorted(row.inputs.items())]
-        found.update(repr((row.name, inputs, row.weight, row.bucket)).encode())
-    return found.hexdigest()
-
-
-def _refuse_another_run(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    wanted = json.loads(json.dumps(wanted))
-    other = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    if other:
-        shown = "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in other[:4])
-        raise TrainingError(f"{path} is of another run: {shown}. Give the same settings and data, or another folder")

@@ -6,11 +6,14 @@ the very units that inference runs.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calotype.errors import GraphError, MissingInput, did_you_mean
+from PIL import Image
+
+from calotype.errors import GraphError, InputError, MissingInput, did_you_mean
 from calotype.graph.branches import POSITIVE
-from calotype.graph.hints import bare
+from calotype.graph.hints import bare, members
 from calotype.graph.inputs import ABSENT, RESERVED, Call
 from calotype.graph.node import Node
 from calotype.graph.plan import Plan, PlannedNode
@@ -122,6 +125,37 @@ def _needed(graph: "Graph", wanted: Iterable[str]) -> list[Node]:
             needed.append(node)
             open_wires |= set(node.reads)
     return needed[::-1]
+
+
+def read_unopened(pipe: "DiffusionPipeline", inputs: Mapping[str, Any]) -> tuple[Call, dict[str, Path]]:
+    """An item's inputs as a call reads them, and the pictures that are files, which are not opened: one pixel stands
+    for each.
+
+    Raises:
+        InputError: an input is wrong or unknown.
+    """
+    fields = pipe._graph().inputs
+    files = {n: Path(v).expanduser() for n, v in inputs.items() if n in fields and _is_file(fields[n].hint, v)}
+    return pipe._read({"seed": 0, **inputs, **{name: Image.new("RGB", (1, 1)) for name in files}}), files
+
+
+def _is_file(hint: Any, value: Any) -> bool:
+    """Whether an input's value is the path of a picture."""
+    is_picture = any(bare(member) is Image.Image for member in members(bare(hint)))
+    return is_picture and (isinstance(value, Path) or (isinstance(value, str) and not value.startswith("data:")))
+
+
+def check_item(pipe: "DiffusionPipeline", wires: TrainedWires, name: str, inputs: Mapping[str, Any]) -> None:
+    """Raise `InputError` where an item's inputs are wrong, too few, or make no data to learn."""
+    try:
+        call, _ = read_unopened(pipe, inputs)
+        plan = plan_item(pipe._graph(), call, wires.wanted, {})
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    if wires.clean in plan.absent:
+        makers = [node.name for node in pipe._graph().makers(wires.clean)]
+        why = "; ".join(f"{maker} is skipped because {plan.skipped.get(maker)}" for maker in makers)
+        raise InputError(f"{name}: it makes no {wires.clean!r} to learn: {why}")
 
 
 @dataclass(frozen=True)
