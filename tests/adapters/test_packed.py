@@ -69,9 +69,7 @@ def test_an_adapter_is_not_fused_into_packed_weights(net):
     host = AdapterHost(net)
     host.add("a", Loaded({LAYER: change()}, ""), 1.0)
     kept = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    with pytest.raises(
-        ComponentError, match=r"1 of the layers .* packed in this MiniTransformer2DModel \(blo"
-    ):
+    with pytest.raises(ComponentError, match=r"1 of the layers .* packed in this MiniTransformer2DModel \(blo"):
         host.fuse()
     assert not host.fused and all(torch.equal(kept[name], tensor) for name, tensor in net.state_dict().items())
 

@@ -1,7 +1,7 @@
 """Precisions that torchao provides: it packs the weights, and its own kernels multiply by them, without decoding.
 
-`pip install 'calotype[quant]'`. What is kept are plain tensors, so that they move, are counted and are saved as those of
-any precision; torchao's tensor class is made around them for each product.
+`pip install 'calotype[quant]'`. What is kept are plain tensors, so that they move, are counted and are saved as those
+of any precision; torchao's tensor class is made around them for each product.
 """
 
 import functools
