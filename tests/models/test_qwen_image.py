@@ -10,6 +10,7 @@ import torch
 
 from calotype.errors import ConfigError, InputError, MissingInput, UnusedInput
 from calotype.models.qwen_image import QwenImageTransformer2DModel
+from calotype.nn.perturbation import Perturbation
 from calotype.nn.streams import Condition, Patches, references, residual
 
 SMALL = {
@@ -24,7 +25,6 @@ SMALL = {
 LAYERED = {"use_additional_t_cond": True, "use_layer3d_rope": True}
 PUBLISHED = {
     "Qwen-Image": {"pooled_projection_dim": 768, "guidance_embeds": False, "axes_dims_rope": [16, 56, 56]},
-    "Qwen-Image-Edit-2511": {"zero_cond_t": True},
     "Qwen-Image-Layered": LAYERED,
 }
 DRAWN, BESIDE = (1, 4, 6), (1, 3, 5)
@@ -137,6 +137,39 @@ def test_a_kind_of_condition_that_nothing_knows_of_joins():
     )
     torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
     assert not torch.allclose(one, plain, atol=1e-3)
+
+
+@torch.no_grad()
+def test_blocks_may_be_skipped_or_their_tokens_left_alone():
+    ours, _ = pair()
+    tokens, text = inputs([DRAWN], batch=2)
+    mask = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+    time, ready = ours.modulate(0.5), ours.prepare(text, [DRAWN], mask)
+
+    def given(kind, *layers):
+        return ours.predict(tokens, time, ready, perturbation=Perturbation(kind, layers or None))
+
+    shorter, _ = pair()
+    del shorter.transformer_blocks[1]
+    assert_equal(given("skip"), shorter.predict(tokens, time, shorter.prepare(text, [DRAWN], mask)))
+    with pytest.raises(InputError, match="has 3 blocks, 0 to 2, and cannot perturb 3"):
+        given("skip", 3)
+
+
+@torch.no_grad()
+def test_an_image_token_left_alone_sees_the_text_and_itself():
+    """In the only block, so that nothing reaches it by way of the text."""
+    ours, _ = pair(num_layers=1)
+    tokens, text = inputs([DRAWN])
+    ready, time = ours.prepare(text, [DRAWN]), ours.modulate(0.5)
+    other = torch.randn_like(tokens)
+    other[:, 5] = tokens[:, 5]
+    one, two = (
+        ours.predict(each, time, ready, perturbation=Perturbation("identity_attention", (0,)))[:, 5]
+        for each in (tokens, other)
+    )
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+    assert not torch.allclose(one, ours.predict(tokens, time, ready)[:, 5], atol=1e-3)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ every layer between is a plain matrix product.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -73,6 +73,14 @@ class Joint:
     turns: Tensor
     mask: Tensor | None
     attend: Attend
+
+    def alone(self) -> "Joint":
+        """The same where every image token sees of the image itself alone: perturbed attention."""
+        text, device = self.text_length, self.turns.device
+        count = sum(self.spans)
+        sees = torch.ones(text + count, text + count, dtype=torch.bool, device=device)
+        sees[text:, text:] = torch.eye(count, dtype=torch.bool, device=device)
+        return replace(self, mask=sees[None, None] if self.mask is None else self.mask & sees)
 
 
 class JointAttention(nn.Module):

@@ -15,6 +15,7 @@ from calotype.models.qwen_image.parts import Modulation, Prepared, TimeText, act
 from calotype.models.qwen_image.shapes import shared_grids
 from calotype.nn.double_stream import DoubleStreamBlock, Joint
 from calotype.nn.network import Network
+from calotype.nn.perturbation import Perturbation
 from calotype.nn.streams import Condition, Grid, Residual, Words, block_samples
 
 _EPS = 1e-6
@@ -174,6 +175,7 @@ class QwenImageTransformer2DModel(Network):
         ready: Prepared,
         *,
         residuals: Sequence[Residual] = (),
+        perturbation: Perturbation | None = None,
         attention: str = "sdpa",
     ) -> Float[Tensor, "b n c2"]:
         """The velocity of the tokens that are drawn.
@@ -183,6 +185,7 @@ class QwenImageTransformer2DModel(Network):
             time: what `modulate` gives for the step.
             ready: what `prepare` gives.
             residuals: what is added after blocks in this step, beside what `ready` holds.
+            perturbation: of some blocks, for guidance away from it.
             attention: the kernel's name (`calotype.nn.attention_backends`).
 
         Raises:
@@ -200,18 +203,32 @@ class QwenImageTransformer2DModel(Network):
         image = self.img_in(tokens)
         if ready.pictures is not None:
             image = torch.cat((image, ready.pictures), dim=1)
-        rows = self._through_blocks(image.flatten(0, 1), ready.text, time, joint, (*ready.residuals, *residuals), drawn)
+        added = (*ready.residuals, *residuals)
+        rows = self._through_blocks(image.flatten(0, 1), ready.text, time, joint, added, drawn, perturbation)
         image = rows.view(batch, -1, self.config.width)[:, :drawn]
         velocity: Tensor = self.proj_out(self.norm_out(image, time.active[0]))
         return velocity
 
     def _through_blocks(
-        self, image: Tensor, text: Tensor, time: Modulation, joint: Joint, residuals: Sequence[Residual], drawn: int
+        self,
+        image: Tensor,
+        text: Tensor,
+        time: Modulation,
+        joint: Joint,
+        residuals: Sequence[Residual],
+        drawn: int,
+        perturbation: Perturbation | None,
     ) -> Tensor:
         again = self.gradient_checkpointing and torch.is_grad_enabled()
         last = len(self.transformer_blocks) - 1
+        perturbed = perturbation.among(last + 1, type(self).__name__) if perturbation else frozenset()
+        skips = perturbation is not None and perturbation.kind == "skip"
+        alone = joint.alone() if perturbed and not skips else joint
         for index, block in enumerate(self.transformer_blocks):
-            arguments = (image, text, time.of_block(index, len(joint.spans) > 1), joint, index < last)
+            if skips and index in perturbed:
+                continue
+            shared = alone if index in perturbed else joint
+            arguments = (image, text, time.of_block(index, len(joint.spans) > 1), shared, index < last)
             image, text = checkpoint(block, *arguments, use_reentrant=False) if again else block(*arguments)
             for add in residuals:
                 image = _with_residual(image, add, index, joint.batch, drawn)
