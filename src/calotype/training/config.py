@@ -1,6 +1,7 @@
 """A whole run as one file: which pipeline, which data, and how. `calotype train` runs it."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,9 +83,22 @@ def run_training(config: TrainingConfig, *, resume: bool = False, progress: bool
         return Trainer(_loaded(config), rows, config.output, settings=config.settings).train(
             resume=resume, progress=progress
         )
-    prepare_apart(config, progress=progress)
+    _prepare_once(config, progress)
     pipe = _loaded(config, only=_needed(config))
     return Trainer(pipe, rows, config.output, settings=config.settings).train(resume=resume, progress=progress)
+
+
+def _prepare_once(config: TrainingConfig, progress: bool) -> None:
+    """Fill the cache: where several processes train together, the first of them does, and the others wait."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        prepare_apart(config, progress=progress)
+        return
+    from accelerate import PartialState
+
+    together = PartialState(cpu=config.device == "cpu")
+    if together.is_main_process:
+        prepare_apart(config, progress=progress)
+    together.wait_for_everyone()
 
 
 def prepare_apart(config: TrainingConfig, *, progress: bool = True) -> None:
