@@ -39,8 +39,8 @@ def count_pictures(model: Model, call: "Call") -> int:
 
 def load(model: Model, options: dict[str, Any]) -> "DiffusionPipeline":
     """The pipeline with its weights, its packs of units and its adapters."""
-    own = next(cls for cls in model.pipeline.__mro__ if not getattr(cls, "_inserted", False))
-    pipe = own.from_pretrained(model.place, **model.options, **options)
+    own: Any = next(cls for cls in model.pipeline.__mro__ if not getattr(cls, "_inserted", False))
+    pipe: DiffusionPipeline = own.from_pretrained(model.place, **model.options, **options)
     for pack in model.packs:
         pipe = pipe.with_units(pack)
     for source, weight in model.adapters:
