@@ -108,6 +108,18 @@ def test_a_copy_begins_before_the_block_that_is_before_it_computes(path: Path) -
         assert begun < lane.log.index(("ready", f"blocks.{index + 1}"))
 
 
+def test_layers_that_are_called_without_their_block_have_it_come(tmp_path: Path) -> None:
+    path = stored(tmp_path / "half.safetensors", torch.float16, width=64)
+    network, other = loaded(path, width=64), Stack(width=64).requires_grad_(False)
+    other.load_state_dict(dict(real_tensors(network)))
+    held, lane = memory(network, smallest(loaded(path, width=64)))
+    x = torch.linspace(-1, 1, 64)[None]
+    with held.hold({"net": network}):
+        for block, its in zip(network.blocks, other.blocks, strict=True):
+            assert torch.equal(block.inner(x), its.inner(x))
+    assert not held._places.window.is_busy and lane.peak <= smallest(loaded(path, width=64))
+
+
 def test_the_order_of_use_is_learnt_where_it_is_not_that_of_definition(path: Path) -> None:
     network = loaded(path)
     network.forward = lambda x: backwards(network, x)  # type: ignore[method-assign]
@@ -148,8 +160,10 @@ def test_a_network_that_is_away_says_so(tmp_path: Path) -> None:
     with held.hold({"net": network}):
         network(X)
     held._places.leave(network)
-    with pytest.raises(ComponentError, match=r"'blocks.0' of this Stack is not in memory, because its pipeline has"):
+    with pytest.raises(ComponentError, match=r"blocks.0 of this Stack is not in memory, because its pipeline has"):
         network(X)
+    with pytest.raises(ComponentError, match=r"blocks.1 of this Stack is not in memory"):
+        network.blocks[1].inner(torch.zeros(1, 64))
 
 
 def test_what_is_away_takes_no_memory_and_is_still_there_to_read(path: Path) -> None:

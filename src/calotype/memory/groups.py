@@ -1,8 +1,8 @@
 """A network in groups of layers, each of which comes to the device and leaves it as one.
 
-A network is cut along its composite modules, blocks first: a group is a module with parts that is called as a whole,
-never a bare layer, whose parent may use its weight directly. Small modules and bare layers between the blocks make the
-group of the rest, which stays.
+A network is cut along its composite modules, blocks first: a group is a module with parts, never a bare layer, whose
+parent may use its weight directly. Small modules and bare layers between the blocks make the group of the rest, which
+stays.
 """
 
 import weakref

@@ -172,9 +172,10 @@ class Tiers:
         """Begin to look after a network: what it has of its files is given back, and its groups come when called."""
         if not kept.is_taken:
             kept.is_taken = True
-            kept.handles = [handle for group in kept.groups for handle in self._hooked(kept, group)]
             for group in kept.all:
                 group.release()
+            guarded = [] if kept.rest.is_legible else [kept.rest]
+            kept.handles = [handle for group in (*guarded, *kept.groups) for handle in self._hooked(kept, group)]
 
     def _leaves(self, slot: Slot) -> bool:
         return slot.source is not None or self.lane.device.type != "cpu"
@@ -311,27 +312,47 @@ class Tiers:
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
     def _hooked(self, kept: Kept, group: Group) -> list[RemovableHandle]:
-        """Hooks that have a group come when its module is called. They are functions, which know their module: a copy
-        of a network has them too, and they do nothing there."""
-        window, module = self.window, group.module()
+        """Hooks that have a group come when its module, or a layer in it, is called, and leave after its module."""
+        module = group.module()
         assert module is not None
+        own = {id(slot.tensor) for slot in group.slots}
+        layers = [
+            m for m in module.modules() if not own.isdisjoint(map(id, (*m._parameters.values(), *m._buffers.values())))
+        ]
+        called = layers if group is kept.rest else list(dict.fromkeys((module, *layers)))
+        handles = [m.register_forward_pre_hook(_entering(self.window, kept, group, m)) for m in called]
+        if group is not kept.rest:
+            handles.append(module.register_forward_hook(_leaving(self.window, group, module), always_call=True))
+        return handles
 
-        def enter(called: nn.Module, args: Any) -> None:
-            if called is not group.module() or is_imagining.get():
-                return
-            if window.is_streamed(group):
-                window.enter(group)
-            elif group not in kept.here and not group.is_legible:
-                raise ComponentError(
-                    f"{group.name!r} of this {type(kept.rest.module()).__name__} is not in memory, because its "
-                    "pipeline has a budget: call the pipeline, or give it a larger memory="
-                )
 
-        def leave(called: nn.Module, args: Any, out: Any) -> None:
-            if called is group.module():
-                window.leave(group)
+def _entering(window: Window, kept: Kept, group: Group, module: nn.Module) -> Callable[[nn.Module, Any], None]:
+    """What has a group come. It is a function that knows its module: a copy of a network has it too, and there it does
+    nothing."""
+    there = weakref.ref(module)
 
-        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
+    def enter(called: nn.Module, args: Any) -> None:
+        if called is not there() or is_imagining.get():
+            return
+        if window.is_streamed(group):
+            window.ensure(group)
+        elif group not in kept.here and not group.is_legible:
+            raise ComponentError(
+                f"{group.name or 'a layer'} of this {type(kept.rest.module()).__name__} is not in memory, because its "
+                "pipeline has a budget: call the pipeline, or give it a larger memory="
+            )
+
+    return enter
+
+
+def _leaving(window: Window, group: Group, module: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
+    there = weakref.ref(module)
+
+    def leave(called: nn.Module, args: Any, out: Any) -> None:
+        if called is there() and not is_imagining.get():
+            window.leave(group)
+
+    return leave
 
 
 def _signature(network: nn.Module) -> tuple[int, ...]:

@@ -81,6 +81,12 @@ class Window:
         """Whether a group takes turns."""
         return group in self._streamed
 
+    def ensure(self, group: Group) -> None:
+        """Enter a group unless this thread is in it. Raises as `enter` does."""
+        seat = self._inside.get(threading.get_ident())
+        if seat is None or seat.group is not group:
+            self.enter(group)
+
     def enter(self, group: Group) -> None:
         """Have a group on the device until this thread leaves it or enters another.
 

@@ -1,0 +1,133 @@
+"""Stream one transformer in this process: `python -m benchmarks.probes.offload VARIANT FOLDER STEPS (warm|cold)`.
+
+Variants: `resident` and `ours` (weights within a fifteenth of their size), and of the peer `peer_resident`,
+`group_disk` (its group offload to a disk, block by block) and `accelerate_disk`. What is imported, and the baseline of
+memory, come first. Times are of one forward, the first left out.
+"""
+
+import importlib
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.memory import PeakAnonymous, bytes_read
+from benchmarks.scratch import scratch_folder, warm
+
+SHARE = 15
+TOKENS = 64
+
+
+def inputs(config: Any) -> dict[str, Any]:
+    """Few tokens, so that the traffic of weights counts."""
+    generator = torch.Generator().manual_seed(1)
+    side = int(TOKENS**0.5)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(torch.bfloat16)
+
+    return {
+        "hidden_states": random(1, TOKENS, config.in_channels),
+        "encoder_hidden_states": random(1, TOKENS, config.joint_attention_dim),
+        "encoder_hidden_states_mask": None,
+        "timestep": torch.tensor([0.5], dtype=torch.bfloat16),
+        "img_shapes": [[(1, side, side)]],
+        "return_dict": False,
+    }
+
+
+def ours(folder: Path, held: ExitStack, *, streamed: bool) -> Any:
+    from calotype import QwenImageTransformer2DModel
+    from calotype.memory.residency import Residency
+    from calotype.weights.component import load_network
+
+    network = load_network(QwenImageTransformer2DModel, folder, dtype="bfloat16", deferred=True)
+    size = sum(p.numel() * p.element_size() for p in network.parameters())
+    budget = size // SHARE if streamed else 2 * size
+    memory = Residency(lambda: {"transformer": network}, torch.device("cpu"), budget)
+    held.enter_context(memory.hold({"transformer": network}))
+    return network
+
+
+def theirs(folder: Path, variant: str, aside: Path) -> Any:
+    peer: Any = importlib.import_module("diffusers")
+    network = peer.QwenImageTransformer2DModel.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    cpu = torch.device("cpu")
+    if variant == "group_disk":
+        network.enable_group_offload(
+            onload_device=cpu, offload_device=cpu, offload_type="block_level", num_blocks_per_group=1,
+            offload_to_disk_path=str(aside),
+        )  # fmt: skip
+    elif variant == "accelerate_disk":
+        accelerate: Any = importlib.import_module("accelerate")
+        accelerate.disk_offload(network, str(aside), execution_device=cpu)
+    elif variant == "peer_resident":
+        for parameter in network.parameters():
+            parameter.data = parameter.data.clone()
+    return network
+
+
+def drop_cache(folder: Path) -> None:
+    """Have the system forget what it read of a folder's files."""
+    for path in (p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def measured(work: Callable[[], Any], steps: int, before: Callable[[], None]) -> tuple[list[float], Any]:
+    walls, out = [], None
+    for _ in range(steps):
+        before()
+        start = time.perf_counter()
+        out = work()
+        walls.append(time.perf_counter() - start)
+    return walls, out
+
+
+@torch.no_grad()
+def main(variant: str, place: str, steps: str, cache: str) -> None:
+    warnings.filterwarnings("ignore")
+    folder, aside = Path(place), Path(tempfile.mkdtemp(dir=scratch_folder()))
+    importlib.import_module("calotype.weights.component" if variant in ("ours", "resident") else "diffusers")
+    torch.ones(8, 8).to(torch.bfloat16) @ torch.ones(8, 8).to(torch.bfloat16)
+    try:
+        with PeakAnonymous() as anonymous, ExitStack() as held:
+            if variant in ("ours", "resident"):
+                network = ours(folder, held, streamed=variant == "ours")
+            else:
+                network = theirs(folder, variant, aside)
+            size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+            call = inputs(network.config)
+            first = network(**call)[0]
+
+            def before() -> None:
+                for part in (folder, aside):
+                    (drop_cache if cache == "cold" else warm)(part)
+
+            read = bytes_read()
+            walls, out = measured(lambda: network(**call)[0], int(steps), before)
+            read = bytes_read() - read
+        extra = sum(p.stat().st_size for p in aside.rglob("*") if p.is_file())
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    report = {
+        "wall": statistics.median(walls), "peak": anonymous.peak / size, "extra": extra, "size": size,
+        "read": read / int(steps) / size, "same": torch.equal(first, out), "sum": float(out.double().abs().sum()),
+    }  # fmt: skip
+    print(json.dumps(report))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
