@@ -205,8 +205,8 @@ def predicted(
     time_ids: Float[Tensor, "b n"],
     beside_latents: Float[Tensor, "b extra h w"] | None,
     steering: UNetSteering | None,
-    attention: AttentionSteering | None,
     perturbation: Perturbation | None,
+    attention: AttentionSteering | None,
     *,
     unet: UNet2DConditionModel,
 ) -> Latents:

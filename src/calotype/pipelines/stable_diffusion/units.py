@@ -125,8 +125,8 @@ def predicted(
     prompt_mask: Annotated[Bool[Tensor, "b l"], Pad(1)],
     beside_latents: Float[Tensor, "b extra h w"] | None,
     steering: UNetSteering | None,
-    attention: AttentionSteering | None,
     perturbation: Perturbation | None,
+    attention: AttentionSteering | None,
     *,
     unet: UNet2DConditionModel,
 ) -> Latents:

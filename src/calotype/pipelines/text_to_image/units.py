@@ -75,8 +75,8 @@ def velocity(
     prompt_embeds: Float[Tensor, "b l c"],
     prompt_mask: Bool[Tensor, "b l"],
     pooled_embeds: Float[Tensor, "b c"],
-    attention: AttentionSteering | None,
     perturbation: Perturbation | None,
+    attention: AttentionSteering | None,
     *,
     transformer: MiniTransformer2DModel,
 ) -> Latents:
