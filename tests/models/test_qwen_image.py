@@ -7,7 +7,10 @@ import sys
 import diffusers
 import pytest
 import torch
+from benchmarks.counting import OpCount
+from safetensors.torch import save_file
 
+from calotype import ModelConfig, ModelPool
 from calotype.errors import ConfigError, InputError, MissingInput, UnusedInput
 from calotype.models.qwen_image import QwenImageTransformer2DModel
 from calotype.nn.perturbation import Perturbation
@@ -274,3 +277,51 @@ def test_bad_inputs_are_refused_by_name():
         ours.predict(tokens[:, 1:], ours.modulate(0.5), ready)
     with pytest.raises(InputError, match="sageattention"):
         ours.predict(tokens, ours.modulate(0.5), ready, attention="sage")
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_single_files_load_below_a_prefix_and_say_whether_references_have_the_time_zero(marked, tmp_path):
+    ours, _ = pair(zero_cond_t=marked)
+    tensors = {f"model.diffusion_model.{name}": tensor for name, tensor in ours.state_dict().items()}
+    told = {"axes_dims_rope": (4, 6, 6), "use_layer3d_rope": False}
+    if marked:
+        tensors["model.diffusion_model.__index_timestep_zero__"] = torch.zeros(0)
+    save_file(tensors, tmp_path / "single.safetensors")
+    config = told if marked else {**told, "zero_cond_t": False}
+    loaded = ModelPool(ModelConfig(path=tmp_path / "single.safetensors", config=config)).fetch_model(
+        "qwen_image_transformer"
+    )
+    assert loaded.config.zero_cond_t is marked
+    assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+    if not marked:
+        with pytest.raises(ConfigError, match="zero_cond_t"):
+            ModelPool(ModelConfig(path=tmp_path / "single.safetensors", config=told)).fetch_model(
+                "qwen_image_transformer"
+            )
+
+
+def test_folders_are_the_references_both_ways(tmp_path):
+    ours, theirs = pair(zero_cond_t=True)
+    ours.save_pretrained(tmp_path / "ours")
+    again = diffusers.QwenImageTransformer2DModel.from_pretrained(tmp_path / "ours")
+    assert again.config.zero_cond_t
+    assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in again.state_dict().items())
+    theirs.save_pretrained(tmp_path / "theirs")
+    loaded = QwenImageTransformer2DModel.from_pretrained(tmp_path / "theirs")
+    assert loaded.config == ours.config
+    assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
+@torch.no_grad()
+def test_a_pass_dispatches_at_most_0_65_times_the_references_operations():
+    ours, theirs = pair(num_layers=12)
+    tokens, text = inputs([DRAWN])
+    counts = []
+    for network in (ours, theirs):
+        network(
+            tokens, text, None, torch.tensor([0.5]), img_shapes=[[DRAWN]]
+        )  # the reference keeps tables from its first call
+        with OpCount() as count:
+            network(tokens, text, None, torch.tensor([0.5]), img_shapes=[[DRAWN]])
+        counts.append(count.total)
+    assert counts[0] <= 0.65 * counts[1]
