@@ -11,6 +11,7 @@ from torch import nn
 from adapters.small import diffusers_keys, factors, written
 from calotype import DiffusionPipeline, TextToImagePipeline
 from calotype.errors import ComponentError, InputError, UnknownInput, WeightsError
+from calotype.memory.peak import watched
 
 MODEL = "calotype/emoji-64"
 CALL: dict[str, Any] = {"prompt": "a red apple", "negative_prompt": "blue", "seed": 7, "steps": 3}
@@ -196,3 +197,13 @@ def test_adapters_are_fused_into_weights_that_are_away(adapters: dict[str, Path]
     pipe.unfuse_adapters()
     pipe.unload_adapter("it")
     assert torch.equal(latents(pipe), latents(plain))
+
+
+@pytest.mark.parametrize("memory", BUDGETS)
+def test_the_predicted_peak_is_the_measured_one(memory: Any) -> None:
+    """All that is allocated within a fresh call: the buffers of weights, and what is computed."""
+    pipe = load(memory, dtype="auto")
+    predicted = pipe.plan(**CALL).predicted_peak
+    with watched() as watch:
+        pipe(**CALL)
+    assert 0.9 < predicted / watch.peak < 1.1

@@ -52,7 +52,8 @@ PARAMS: list[click.Parameter] = [
     click.Option(["--device"], metavar="NAME", help="Where to run: cuda, cpu, ...; by default a GPU if there is one."),
     click.Option(["--dtype"], metavar="NAME",
                  help="The type of the weights: float32 (default), float16, bfloat16, or auto for the files' own."),
-    click.Option(["--memory"], metavar="SIZE", help="The most of the device's memory that weights take, such as 8GiB."),
+    click.Option(["--memory"], metavar="SIZE",
+                 help="The most memory that weights take, such as 8GiB, or a JSON object of what stays or streams."),
 ]  # fmt: skip
 
 

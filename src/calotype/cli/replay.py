@@ -23,7 +23,8 @@ Examples:
 @click.option("--adapter", "-a", "adapters", multiple=True, metavar="FILE[:WEIGHT]",
               help="Where the file of an adapter is that ran. Repeatable.")  # fmt: skip
 @click.option("--device", metavar="NAME", help="Where to run, if not where the original ran; others round differently.")
-@click.option("--memory", metavar="SIZE", help="The most of the device's memory that weights take, such as 8GiB.")
+@click.option("--memory", metavar="SIZE",
+              help="The most memory that weights take, such as 8GiB, or what stays or streams, as JSON.")  # fmt: skip
 def replay(
     picture: Path,
     output: Path | None,

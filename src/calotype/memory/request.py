@@ -51,7 +51,7 @@ class MemoryRequest:
 
 
 def parse_memory(memory: "Memory | MemoryRequest | None", components: Collection[str] | None = None) -> MemoryRequest:
-    """The request that `memory=` stands for; None asks for nothing.
+    """The request that `memory=` stands for; None asks for nothing, and a text may be a mapping as a JSON object.
 
     Args:
         components: the names that patterns may begin with; None for any.
@@ -64,6 +64,8 @@ def parse_memory(memory: "Memory | MemoryRequest | None", components: Collection
         return MemoryRequest()
     if isinstance(memory, MemoryRequest):
         request = memory
+    elif isinstance(memory, str) and memory.lstrip().startswith("{"):
+        request = _read(_object(memory))
     elif isinstance(memory, Mapping):
         request = _read(memory)
     else:
@@ -74,14 +76,12 @@ def parse_memory(memory: "Memory | MemoryRequest | None", components: Collection
     return request
 
 
-def read_memory(text: str) -> Memory:
-    """What the command line's `--memory` means: an amount, or a JSON object as `memory=` takes a mapping."""
-    if not text.lstrip().startswith("{"):
-        return text
+def _object(text: str) -> Mapping[str, int | str]:
+    """The mapping that a JSON object says, as a command line gives it."""
     try:
-        found: Memory = json.loads(text)
+        found: Mapping[str, int | str] = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f'memory is no JSON object: {error}; write it like \'{{"unet": "stream"}}\'') from None
+        raise InputError(f"memory is no JSON object: {error}; write it like '{{\"unet\": \"stream\"}}'") from None
     return found
 
 
