@@ -311,6 +311,10 @@ def test_wrong_settings_are_refused_with_the_nearest(tmp_path: Path) -> None:
         Trainer(small(), ["a"], tmp_path, steps=1, **LORA)  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="keeps all 1 rows out"):
         Trainer(small(), rows(1), tmp_path, steps=1, validation={"held_out": 0.9}, **LORA)
+    with pytest.raises(ConfigError, match="dropout: there is no input 'promt'; did you mean 'prompt'"):
+        Trainer(small(), rows(), tmp_path, steps=1, dropout={"promt": 0.1}, **LORA).train(progress=False)
+    with pytest.raises(ConfigError, match="the share of 'prompt' must be between 0 and 1, got 10"):
+        Trainer(small(), rows(), tmp_path, steps=1, dropout={"prompt": 10}, **LORA).train(progress=False)
     with pytest.raises(ConfigError, match="cache is not set"):
         Trainer(small(), rows(1), tmp_path, steps=1, **LORA).prepare()
 

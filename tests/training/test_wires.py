@@ -3,7 +3,7 @@
 import pytest
 
 from calotype import DDPMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, TextToImagePipeline
-from calotype.errors import ComponentNotLoaded, GraphError, MissingInput, UnknownInput
+from calotype.errors import ComponentError, ComponentNotLoaded, GraphError, MissingInput, UnknownInput
 from calotype.training.wires import item_values, trained_wires
 from training.small import SmallPipeline, rows, small
 
@@ -49,6 +49,14 @@ def test_wrong_names_are_refused_with_the_nearest() -> None:
         trained_wires(SmallPipeline.graph, ["net"], loop="denoiser")
     with pytest.raises(GraphError, match="makes no 'image_latent'; did you mean 'image_latents'"):
         trained_wires(SmallPipeline.graph, ["net"], clean="image_latent")
+
+
+def test_a_component_that_has_no_part_in_the_prediction_is_refused() -> None:
+    message = "the prediction of denoise does not depend on 'vae', so there is nothing to learn; it depends on text_enc"
+    with pytest.raises(ComponentError, match=message):
+        trained_wires(TextToImagePipeline.graph, ["vae"])
+    with pytest.raises(ComponentError, match="has no 'unett' to train; did you mean 'unet'"):
+        trained_wires(StableDiffusionPipeline.graph, ["unett"])
 
 
 def test_only_what_is_wanted_of_a_row_is_computed() -> None:

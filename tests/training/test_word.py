@@ -77,7 +77,7 @@ def test_wrong_words_are_refused(pipes: tuple[Any, Any], tmp_path: Path) -> None
     _, pipe = pipes
     with pytest.raises(InputError, match="the token 'cat' exists already"):
         learn(pipe, tmp_path, token="cat")
-    with pytest.raises(ComponentError, match="there is no network 'text_encoder_2'"):
+    with pytest.raises(ComponentError, match="has no 'text_encoder_2' to train; did you mean 'text_encoder'"):
         learn(pipe, tmp_path, component="text_encoder_2")
     embedded = TextToImagePipeline.from_pretrained("calotype/emoji-64", device="cpu")
     with pytest.raises(ConfigError, match="init: 'qwxz' is no word that the tokenizer knows"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from calotype.errors import ConfigError, TrainingError
+from calotype.errors import ConfigError, TrainingError, did_you_mean
 from calotype.training.cache import Cached, CacheReport, prepare_cache
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from calotype.training.facts import digest, parted, refuse_another_run
@@ -139,6 +139,12 @@ class Trainer:
 
     def _check(self) -> None:
         """Raise before the first step what a row or a validation call would raise after many."""
+        known = self.pipe._graph().inputs
+        for name, share in self.settings.dropout.items():
+            if name not in known:
+                raise ConfigError(f"dropout: there is no input {name!r}{did_you_mean(name, known)}")
+            if not 0.0 <= share <= 1.0:
+                raise ConfigError(f"dropout: the share of {name!r} must be between 0 and 1, got {share!r}")
         met = set()
         for row in (*self.rows, *self.held_out):
             inputs = {**self.settings.inputs, **row.inputs}

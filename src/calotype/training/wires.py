@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from calotype.errors import GraphError, InputError, MissingInput, did_you_mean
+from calotype.errors import ComponentError, GraphError, InputError, MissingInput, did_you_mean
 from calotype.graph.branches import POSITIVE
 from calotype.graph.hints import bare, members
 from calotype.graph.inputs import ABSENT, RESERVED, Call
@@ -68,6 +68,7 @@ def trained_wires(
 
     Raises:
         GraphError: there is no such loop or wire, or nothing tells which is meant.
+        ComponentError: a name is no component, or one that the loop's prediction does not depend on.
     """
     node = _loop(graph, loop)
     wire = clean or _clean(graph)
@@ -75,6 +76,7 @@ def trained_wires(
         known = [w for n in graph.nodes for w in n.writes]
         raise GraphError(f"clean: {graph.owner} makes no {wire!r}{did_you_mean(wire, known)}")
     conditions = _conditions(node)
+    _refuse_useless(graph, node, conditions, trained)
     cached, live = divided(_needed(graph, (wire, *conditions)), trained)
     made_once = {w for n in cached for w in n.writes}
     read = {wire, *conditions, *(w for n in live for w in n.reads)}
@@ -114,6 +116,21 @@ def _conditions(loop: Denoise) -> dict[str, Any]:
         for parameter, hint in outer_parameters(inner).items():
             found.setdefault(inner.wire(parameter), hint)
     return found
+
+
+def _refuse_useless(graph: "Graph", loop: Denoise, conditions: Iterable[str], trained: Iterable[str]) -> None:
+    """Raise `ComponentError` for a component whose gradient would be nothing."""
+    useful = {n for u in (loop.predict, *loop.steer) for n in u.uses.keys() - u.idle}
+    useful |= {n for node in _needed(graph, conditions) for n in node.uses.keys() - node.idle}
+    for name in trained:
+        if name not in graph.components:
+            near = did_you_mean(name, graph.components)
+            raise ComponentError(f"component: {graph.owner} has no {name!r} to train{near}")
+        if name not in useful:
+            raise ComponentError(
+                f"component: the prediction of {loop.name} does not depend on {name!r}, so there is nothing to learn; "
+                f"it depends on {', '.join(sorted(useful))}"
+            )
 
 
 def _needed(graph: "Graph", wanted: Iterable[str]) -> list[Node]:
