@@ -1,5 +1,6 @@
 """Networks that do not fit: how much is copied and when, what stays, and that nothing else changes."""
 
+import copy
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -160,10 +161,27 @@ def test_a_network_that_is_away_says_so(tmp_path: Path) -> None:
     with held.hold({"net": network}):
         network(X)
     held._places.leave(network)
-    with pytest.raises(ComponentError, match=r"blocks.0 of this Stack is not in memory, because its pipeline has"):
+    with pytest.raises(
+        ComponentError, match=r"the weights of this Linear are not in memory, because its pipeline has a budget"
+    ):
         network(X)
-    with pytest.raises(ComponentError, match=r"blocks.1 of this Stack is not in memory"):
+    with pytest.raises(ComponentError, match=r"the weights of this Linear are not in memory"):
         network.blocks[1].inner(torch.zeros(1, 64))
+    with pytest.raises(ComponentError, match="are not in memory"):
+        loaded(tmp_path / "half.safetensors", width=64)(X)
+
+
+def test_the_state_and_a_copy_of_a_network_that_is_away_have_its_numbers(tmp_path: Path) -> None:
+    path = stored(tmp_path / "half.safetensors", torch.float16, width=64)
+    expected = {n: t.float() for n, t in loaded(path, torch.float16, width=64).state_dict().items()}
+    network = loaded(path, width=64)
+    held, _ = memory(network, smallest(loaded(path, width=64)))
+    for _ in range(2):
+        for state in (network.state_dict(), copy.deepcopy(network).state_dict()):
+            assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+        with held.hold({"net": network}):
+            within = network(X)
+    assert torch.equal(copy.deepcopy(network)(X), within)
 
 
 def test_what_is_away_takes_no_memory_and_is_still_there_to_read(path: Path) -> None:

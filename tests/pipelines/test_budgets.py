@@ -207,3 +207,13 @@ def test_the_predicted_peak_is_the_measured_one(memory: Any) -> None:
     with watched() as watch:
         pipe(**CALL)
     assert 0.9 < predicted / watch.peak < 1.1
+
+
+def test_what_is_saved_has_the_numbers_whether_they_are_in_memory_or_not(tmp_path: Path, plain: Any) -> None:
+    pipe = load("10MiB")
+    pipe.save_pretrained(tmp_path / "a")
+    picture(pipe)
+    pipe.save_pretrained(tmp_path / "b")
+    for name in "ab":
+        again = TextToImagePipeline.from_pretrained(tmp_path / name, device="cpu", memo=0)
+        assert torch.equal(latents(again), latents(plain))

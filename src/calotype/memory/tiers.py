@@ -12,13 +12,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from calotype.errors import ComponentError
 from calotype.memory.groups import Group, Slot, cut, slots_of, tensors_of
 from calotype.memory.imagined import is_imagining
 from calotype.memory.lanes import Lane
 from calotype.memory.layout import lay_out, least
 from calotype.memory.window import Window
-from calotype.weights.sources import is_resting, sources_of
+from calotype.weights.sources import guard, is_resting, sources_of
 
 _FINEST = 2**16
 _PARTS = 64
@@ -174,8 +173,10 @@ class Tiers:
             kept.is_taken = True
             for group in kept.all:
                 group.release()
-            guarded = [] if kept.rest.is_legible else [kept.rest]
-            kept.handles = [handle for group in (*guarded, *kept.groups) for handle in self._hooked(kept, group)]
+            network = kept.rest.module()
+            if network is not None and not all(group.is_legible for group in kept.all):
+                guard(network)
+            kept.handles = [handle for group in kept.groups for handle in self._hooked(group)]
 
     def _leaves(self, slot: Slot) -> bool:
         return slot.source is not None or self.lane.device.type != "cpu"
@@ -311,7 +312,7 @@ class Tiers:
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
-    def _hooked(self, kept: Kept, group: Group) -> list[RemovableHandle]:
+    def _hooked(self, group: Group) -> list[RemovableHandle]:
         """Hooks that have a group come when its module, or a layer in it, is called, and leave after its module."""
         module = group.module()
         assert module is not None
@@ -319,14 +320,13 @@ class Tiers:
         layers = [
             m for m in module.modules() if not own.isdisjoint(map(id, (*m._parameters.values(), *m._buffers.values())))
         ]
-        called = layers if group is kept.rest else list(dict.fromkeys((module, *layers)))
-        handles = [m.register_forward_pre_hook(_entering(self.window, kept, group, m)) for m in called]
-        if group is not kept.rest:
-            handles.append(module.register_forward_hook(_leaving(self.window, group, module), always_call=True))
+        called = list(dict.fromkeys((module, *layers)))
+        handles = [m.register_forward_pre_hook(_entering(self.window, group, m), prepend=True) for m in called]
+        handles.append(module.register_forward_hook(_leaving(self.window, group, module), always_call=True))
         return handles
 
 
-def _entering(window: Window, kept: Kept, group: Group, module: nn.Module) -> Callable[[nn.Module, Any], None]:
+def _entering(window: Window, group: Group, module: nn.Module) -> Callable[[nn.Module, Any], None]:
     """What has a group come. It is a function that knows its module: a copy of a network has it too, and there it does
     nothing."""
     there = weakref.ref(module)
@@ -336,11 +336,6 @@ def _entering(window: Window, kept: Kept, group: Group, module: nn.Module) -> Ca
             return
         if window.is_streamed(group):
             window.ensure(group)
-        elif group not in kept.here and not group.is_legible:
-            raise ComponentError(
-                f"{group.name or 'a layer'} of this {type(kept.rest.module()).__name__} is not in memory, because its "
-                "pipeline has a budget: call the pipeline, or give it a larger memory="
-            )
 
     return enter
 

@@ -69,7 +69,8 @@ def _weights_digest(module: torch.nn.Module) -> str:
 
 def _tensors(module: torch.nn.Module) -> list[tuple[torch.Tensor, torch.dtype]]:
     """The tensors of a network's state and their types. One that memory has not brought yet is that of its file."""
-    state = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    whole = module.state_dict(keep_vars=True)
+    state = {name: value.detach() for name, value in whole.items() if isinstance(value, torch.Tensor)}
     if "_sources" not in module.__dict__:
         return [(value, value.dtype) for value in state.values()]
     from calotype.weights.sources import is_resting, sources_of

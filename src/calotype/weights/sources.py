@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from calotype.errors import WeightsError
+from calotype.errors import ComponentError, WeightsError
+from calotype.memory.imagined import is_imagining
 
 if TYPE_CHECKING:
     from calotype.weights.shards import WeightFile
@@ -173,6 +174,7 @@ class Sources:
 
     def __init__(self, network: nn.Module, found: Mapping[str, Source | None]) -> None:
         tensors = network.state_dict(keep_vars=True)
+        self.is_guarded = False
         self._seen = {
             name: _Seen(weakref.ref(tensors[name]), tensors[name]._version, tensors[name].data_ptr(), source)
             for name, source in found.items()
@@ -200,8 +202,18 @@ class Sources:
         """The source that was noted under a name, whatever became of the tensor."""
         return self._seen[name].source if name in self._seen else None
 
-    def __deepcopy__(self, memo: Any) -> "Sources":
-        return Sources(nn.Module(), {})  # of other tensors
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Sources":
+        """The copy of a network has numbers of its own: its tensors are read that only stood for those of a file."""
+        copied = Sources(nn.Module(), {})
+        for name, seen in self._seen.items():
+            old = seen.tensor()
+            new = memo.get(id(old))
+            if old is not None and isinstance(new, Tensor) and is_resting(old):
+                new.data = seen.source.read(old.dtype)
+                copied._seen[name] = seen._replace(
+                    tensor=weakref.ref(new), version=new._version, address=new.data_ptr()
+                )
+        return copied
 
     def __reduce__(self) -> Any:
         return Sources, (nn.Module(), {})
@@ -219,6 +231,39 @@ def _holds(tensor: Tensor, source: Source) -> bool:
 def remember(network: nn.Module, found: Mapping[str, Source | None]) -> None:
     """Note where the tensors of a network, by name, come from; those that are not as the file has them are left out."""
     network.__dict__[PLACE] = Sources(network, found)
+    if any(is_resting(tensor) for tensor in network.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)):
+        guard(network)
+
+
+def guard(network: nn.Module) -> None:
+    """Have nobody take what stands for weights for them: a layer whose weights are not in memory refuses to compute,
+    and the state of the network is read from its files."""
+    noted = sources_of(network)
+    if noted.is_guarded:
+        return
+    noted.is_guarded = True
+    network.register_state_dict_post_hook(_with_numbers)  # type: ignore[no-untyped-call]
+    for module in network.modules():
+        if module._parameters or module._buffers:
+            module.register_forward_pre_hook(_refuse_resting)
+
+
+def _with_numbers(network: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """A hook of `state_dict`. Who asks for the parameters themselves gets them as they are."""
+    if not any(isinstance(value, nn.Parameter) for value in state.values()):
+        for key, value in state.items():
+            if isinstance(value, Tensor) and key.startswith(prefix):
+                state[key] = real_tensor(network, key.removeprefix(prefix), value)
+
+
+def _refuse_resting(layer: nn.Module, args: Any) -> None:
+    """A hook before a layer computes."""
+    own = (*layer._parameters.values(), *layer._buffers.values())
+    if any(is_resting(tensor) for tensor in own if tensor is not None) and not is_imagining.get():
+        raise ComponentError(
+            f"the weights of this {type(layer).__name__} are not in memory, because its pipeline has a budget: call "
+            "the pipeline, or give it a larger memory="
+        )
 
 
 @torch.no_grad()
@@ -261,9 +306,9 @@ def real_tensor(network: nn.Module, name: str, tensor: Tensor) -> Tensor:
 def real_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a network's state, by name, with their numbers: one that only stands for what must be read from a
     file is read, one at a time."""
-    for name, tensor in network.state_dict().items():
+    for name, tensor in network.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor):
-            yield name, real_tensor(network, name, tensor)
+            yield name, real_tensor(network, name, tensor.detach())
 
 
 class RestingFile:
