@@ -30,6 +30,7 @@ def _time(name: str, folder: Path, options: Options) -> Row:
             report = run_module("benchmarks.probes.load", label, folder, "float16", "time")
             counts["parameters"] = report["parameters"]
             counts[f"bytes_by_read_{label}"] = report["read"]
+            counts[f"imported_{label}"] = report["imported"]
             counts[f"wall_s_{label}"] = round(report["wall"], 3)
             return float(report["cpu"])
 
