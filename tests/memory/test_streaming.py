@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from calotype.errors import ComponentError, WeightsError
+from calotype.errors import ComponentError, InputError, WeightsError
 from calotype.memory import Residency
 from calotype.weights.sources import is_resting, real_tensors
 from memory_fakes import FakeLane, Stack, loaded, stored
@@ -202,6 +202,20 @@ def test_keep_and_stream(path: Path) -> None:
         lane.read.clear()
         network(X)
     assert sorted(name for name, _ in lane.read) == [f"blocks.{i}" for i in range(8) if i != 3]
+
+
+def test_a_layer_within_a_group_has_it_kept_and_one_that_is_not_there_is_refused(path: Path) -> None:
+    network = loaded(path)
+    held, lane = memory(network, 10**6, stays={"net": "stream", "net.blocks.*.inner": "keep"})
+    with held.hold({"net": network}):
+        network(X)
+    assert {name for name, _ in lane.read} == {
+        "",
+        *(f"blocks.{i}" for i in range(8)),
+    } and held._places.window.nbytes == 0
+    held, _ = memory(loaded(path), 10**6, stays={"net.block.3": "keep"})
+    with pytest.raises(InputError, match=r"memory: 'net.block.3' means no layer of net; did you mean 'net.blocks.3'"):
+        held.check({"net": held._sharers[0]()["net"]})
 
 
 def test_a_failed_copy_leaves_nothing_and_the_next_call_works(path: Path) -> None:

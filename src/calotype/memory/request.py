@@ -81,7 +81,7 @@ def _object(text: str) -> Mapping[str, int | str]:
     try:
         found: Mapping[str, int | str] = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"memory is no JSON object: {error}; write it like '{{\"unet\": \"stream\"}}'") from None
+        raise InputError(f'memory is no JSON object: {error}; write it like \'{{"unet": "stream"}}\'') from None
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from calotype.errors import InputError, did_you_mean
 from calotype.memory.groups import Group, Slot, cut, slots_of, tensors_of
 from calotype.memory.imagined import is_imagining
 from calotype.memory.lanes import Lane
@@ -46,6 +47,7 @@ class Kept:
         self.split = False
         self.handles: list[RemovableHandle] = []
         self.is_taken = False
+        self.asked: dict[Group, str | None] = {}
         self.signature = _signature(network)
 
     @property
@@ -153,6 +155,7 @@ class Tiers:
             self._found_anew(component, found)
 
     def _found_anew(self, network: nn.Module, found: Kept | None) -> Kept:
+        self._refuse_unknown(network)
         known: dict[int, Slot] = {}
         if found is not None:
             for slot in found.slots.values():
@@ -303,12 +306,24 @@ class Tiers:
         return must, free, turns
 
     def _asked(self, kept: Kept, group: Group) -> str | None:
-        """What the caller said of a group, by the longest pattern that fits it."""
-        network = kept.rest.module()
-        name = self._names.get(network, "") if network is not None else ""
-        whole = f"{name}.{group.name}"
-        fitting = [p for p in self._stays if p == name or fnmatchcase(whole, p) or fnmatchcase(whole, f"{p}.*")]
-        return self._stays[max(fitting, key=len)] if fitting else None
+        """What the caller said of a group, or of a layer in it, by the longest pattern that fits it."""
+        if group not in kept.asked:
+            network, module = kept.rest.module(), group.module()
+            name = self._names.get(network, "") if network is not None else ""
+            layers = (
+                [] if module is None else [f"{name}.{group.name}.{n}".rstrip(".") for n, _ in module.named_modules()]
+            )
+            fitting = [p for p in self._stays if p == name or any(_means(p, layer) for layer in layers)]
+            kept.asked[group] = self._stays[max(fitting, key=len)] if fitting else None
+        return kept.asked[group]
+
+    def _refuse_unknown(self, network: nn.Module) -> None:
+        """Raise `InputError` for a pattern that means no layer of a network."""
+        name = self._names.get(network, "")
+        layers = [f"{name}.{layer}" for layer, _ in network.named_modules() if layer]
+        for pattern in self._stays:
+            if name and pattern.startswith(f"{name}.") and not any(_means(pattern, layer) for layer in layers):
+                raise InputError(f"memory: {pattern!r} means no layer of {name}{did_you_mean(pattern, layers)}")
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
@@ -354,6 +369,10 @@ def _signature(network: nn.Module) -> tuple[int, ...]:
     """What tells whether a network has other tensors than before."""
     modules = network.modules()
     return tuple(id(t) for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None)
+
+
+def _means(pattern: str, layer: str) -> bool:
+    return fnmatchcase(layer, pattern) or fnmatchcase(layer, f"{pattern}.*")
 
 
 def _unhook(kept: Kept) -> None:
