@@ -299,9 +299,7 @@ def _load(
     from calotype.weights.foreign import load_foreign
 
     if issubclass(cls, Network):
-        return load_network(
-            cls, folder, dtype=dtype, variant=variant, check=check, storage=storage, deferred=deferred
-        )
+        return load_network(cls, folder, dtype=dtype, variant=variant, check=check, storage=storage, deferred=deferred)
     if cls.__module__.partition(".")[0] == "calotype":
         return cls.from_pretrained(folder)
     return load_foreign(cls, folder, dtype=dtype, variant=variant, check=check, deferred=deferred)
