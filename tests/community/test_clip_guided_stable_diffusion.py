@@ -141,6 +141,7 @@ def test_wrong_calls(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"CLIP reads 75 tokens, and the prompt has 160; give a clip_prompt="):
         pipe(prompt="red " * 160, num_inference_steps=1)
     pipe(prompt="red " * 160, clip_prompt="red", num_inference_steps=1, guidance_scale=1.0)
+    pipe(prompt="red", negative_prompt="red " * 160, num_inference_steps=1)  # which CLIP does not look for
     with pytest.raises(InputError, match="num_cutouts must be at least 1"):
         pipe(prompt="red", num_cutouts=0)
     pipe.clip_model = None

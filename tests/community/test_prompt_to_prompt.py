@@ -3,25 +3,24 @@
 from types import SimpleNamespace
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import torch
 
-from calotype import Branch, DiffusionPipeline, StableDiffusionPipeline, UnitPack, unit
+from calotype import Branch, ClassifierFree, SkipLayers, UnitPack, unit
 from calotype.community.prompt_to_prompt import CarriedOver, aligned, token_words, word_weights
 from calotype.errors import InputError
 from calotype.nn.attention_control import AttentionControl, AttentionSite
 from calotype.pipelines.latents import Latents
 from calotype.sampling.steering import AttentionSteering
-from tiny_sd import reference_pipeline, tiny_tokenizer, with_weights_of
+from tiny_sd import tiny_tokenizer
 
 EDITS = [("a red car", "a blue car"), ("a cat", "a fox"), ("a cat on a blue background", "a fox on a blue background")]
 
 
 @pytest.fixture(scope="module")
-def plain() -> Any:
-    return DiffusionPipeline.from_pretrained("calotype/emoji-64")
+def plain(emoji: Any) -> Any:
+    return emoji
 
 
 @pytest.fixture(scope="module")
@@ -102,18 +101,17 @@ class Record(AttentionControl):
         return probabilities
 
 
-def test_stable_diffusion(tmp_path: Any) -> None:
+def test_stable_diffusion(sd: Any) -> None:
     """Both prompts look at the same places, where they are to; the source's picture is as without the pack."""
-    plain = with_weights_of(StableDiffusionPipeline, reference_pipeline(diffusers.StableDiffusionPipeline), tmp_path)
     record = Record()
 
     @unit
     def recorded(latents: Latents, branch: Branch) -> AttentionSteering | None:
         return AttentionSteering((record,)) if branch.name == "positive" else None
 
-    pipe = plain.with_units("prompt_to_prompt").with_units(UnitPack((), steer=(recorded,)))
+    pipe = sd.with_units("prompt_to_prompt").with_units(UnitPack((), steer=(recorded,)))
     call = {"prompt": ["a red cat", "a red red"], "seed": 3, "num_inference_steps": 3, "outputs": ("latents",)}
-    before = plain(**call)["latents"]
+    before = sd(**call)["latents"]
     whole = {"source": "a red cat", "cross_replace_steps": 1.0, "self_replace_steps": 1.0}
     after = pipe(**call, **whole)["latents"]
     assert record.differences == {"attn1": 0, "attn2": 0}
@@ -122,6 +120,67 @@ def test_stable_diffusion(tmp_path: Any) -> None:
     pipe(**call, source="a red cat", cross_replace_steps=1.0, self_replace_steps=0.0)
     assert record.differences["attn1"] > 0.01 and record.differences["attn2"] == 0
     assert (after[1] - after[0]).abs().max() > 0.05, "what they see there differs"
+
+
+def test_prompts_of_different_lengths_are_edited_as_each_alone(sd: Any) -> None:
+    """One prompt takes two windows of the text encoder, the others one."""
+    prompts = ["a red cat", "a red dog", "a red cat " * 40]
+    pipe, call = sd.with_units("prompt_to_prompt"), {"seed": 3, "num_inference_steps": 2, "outputs": ("latents",)}
+    together = pipe(prompt=prompts, source=prompts[0], **call)["latents"]
+    for number in (1, 2):
+        alone = pipe(prompt=[prompts[0], prompts[number]], source=prompts[0], **call)["latents"][1]
+        torch.testing.assert_close(together[number], alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("order", [("prompt_to_prompt", "regional_prompts"), ("regional_prompts", "prompt_to_prompt")])
+def test_words_of_regions_are_left_to_those_of_the_prompt(order: tuple[str, str], plain: Any) -> None:
+    """The region's half is its own in both pictures, and the rest is edited."""
+    both = plain.with_units(order[0]).with_units(order[1])
+    call = {"prompt": ["a red heart", "a purple heart"], "source": "a red heart", "seed": 0, "steps": 10}
+    pictures = both(**call, regions={"a blue heart": (0.5, 0.0, 1.0, 1.0)}).images
+    (left, right), (edited, same) = ((colour(p[:, 4:28]), colour(p[:, 38:60])) for p in map(pixels, pictures))
+    assert right[0] < left[0] - 60 and same[0] < edited[0] - 60, "less red in the region"
+    assert edited[2] > left[2] + 100, "purple is red with blue"
+
+
+def colour(part: np.ndarray) -> np.ndarray:
+    """The mean colour of what is not white."""
+    return part[part.min(axis=2) < 200].mean(axis=0)
+
+
+class Kept(AttentionControl):
+    """Keeps what the first layer looks at."""
+
+    def __init__(self, found: dict[str, Any], name: str) -> None:
+        self.found, self.name = found, name
+
+    def watches(self, site: AttentionSite) -> bool:
+        return site.layer == "blocks.0"
+
+    def probabilities(self, site: AttentionSite, probabilities: Any) -> Any:
+        return self.found.setdefault(self.name, probabilities)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("prompt_to_prompt", {"source": "a cat"}), ("regional_prompts", {"regions": {"blue": (0.0, 0.0, 0.5, 1.0)}})],
+)
+def test_a_perturbed_branch_differs_by_its_perturbation_alone(name: str, more: dict[str, Any], plain: Any) -> None:
+    """Before the block that is left out, it looks where the positive branch does."""
+    found: dict[str, Any] = {}
+
+    @unit
+    def kept(latents: Latents, branch: Branch) -> AttentionSteering | None:
+        return AttentionSteering((Kept(found, branch.name),))
+
+    pipe = plain.with_units(name).with_units(UnitPack((), steer=(kept,)))
+    guidance = SkipLayers(1.0, policy=ClassifierFree(3.0))
+    pipe(prompt=["a fox", "a cat"], guidance=guidance, seed=0, steps=1, **more)
+    assert found.keys() == {"positive", "negative", "skipped"}
+    torch.testing.assert_close(found["skipped"], found["positive"])
+    assert found["negative"].shape != found["positive"].shape or not torch.allclose(
+        found["negative"], found["positive"], atol=0.01
+    )
 
 
 def carried(**options: Any) -> CarriedOver:

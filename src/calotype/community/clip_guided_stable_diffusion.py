@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, normalize
 
-from calotype import Component, Each, Estimate, Inputs, NoiseLevels, Step, UnitPack, takes, unit
+from calotype import Branches, Component, Each, Estimate, Inputs, NoiseLevels, Step, UnitPack, takes, unit
 from calotype.errors import InputError
 from calotype.pipelines.autoencoder import Autoencoder, decoded, unscaled
 from calotype.pipelines.latents import Latents
@@ -45,13 +45,14 @@ class CLIPInputs(Inputs):
 
 @unit
 def clip_words(
-    prompt: str, clip_prompt: str | None, prompt_syntax: PromptSyntax, clip_guidance_scale: float,
+    prompt: Branches[str], clip_prompt: str | None, prompt_syntax: PromptSyntax, clip_guidance_scale: float,
     *, tokenizer: CLIPTokenizer, clip_model: CLIPModel,
 ) -> Float[Tensor, "b c"] | None:  # fmt: skip
     """What CLIP makes of the words, of length 1; None where it does not guide. Raises `InputError` for too many."""
     if clip_guidance_scale == 0:
         return None
-    words = "".join(run.text for run in parse_prompt(prompt, prompt_syntax)) if clip_prompt is None else clip_prompt
+    if (words := clip_prompt) is None:
+        words = "".join(run.text for run in parse_prompt(prompt.positive, prompt_syntax))
     most = clip_model.config.text_config.max_position_embeddings
     ids = tokenizer(words, padding="max_length", max_length=most, return_tensors="pt", verbose=False).input_ids
     if ids.shape[1] > most:

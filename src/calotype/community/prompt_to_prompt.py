@@ -10,7 +10,7 @@ are carried over as if they were apart.
 """
 
 from difflib import SequenceMatcher
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -18,8 +18,8 @@ from pydantic import Field
 from torch import Tensor
 
 from calotype import (
-    AttentionControl, AttentionSteering, Branch, Branches, Each, Inputs, Settings, Step, UnitPack, WordTextEncoder,
-    WordTokenizer, unit,
+    AttentionControl, AttentionSteering, Branch, Branches, Each, Inputs, Pad, Settings, Step, UnitPack,
+    WordTextEncoder, WordTokenizer, unit,
 )  # fmt: skip
 from calotype.errors import InputError, did_you_mean
 from calotype.models.word_text_encoder.tokenizer import split_words
@@ -49,13 +49,14 @@ class WordEdit(NamedTuple):
     """How tokens of a prompt [t] come from those of the source [s], and which item of a batch the source is.
 
     `edit_key` [1, 2] is the seed, and 1 for the source; `edit_map` [1, s, t] the shares of the source's tokens in each;
-    `edit_own` [1, t] is 1 for tokens that look for themselves; `edit_weights` [1, t] multiply what is looked at.
+    `edit_own` [1, t] is 1 for tokens that look for themselves; `edit_weights` [1, t] multiply what is looked at. Where
+    another prompt of the batch is longer, what follows looks for itself.
     """
 
     edit_key: Int[Tensor, "1 2"]
-    edit_map: Float[Tensor, "1 s t"]
-    edit_own: Float[Tensor, "1 t"]
-    edit_weights: Float[Tensor, "1 t"]
+    edit_map: Annotated[Float[Tensor, "1 s t"], Pad(2)]
+    edit_own: Annotated[Float[Tensor, "1 t"], Pad(1, 1.0)]
+    edit_weights: Annotated[Float[Tensor, "1 t"], Pad(1, 1.0)]
 
 
 @unit
@@ -65,13 +66,12 @@ def word_edit(
 ) -> WordEdit:  # fmt: skip
     """Which words of the prompt stand for which of the source. Raises `InputError` for a weight of no word."""
     before, after = (token_words(text, tokenizer, text_encoder) for text in (source, prompt.positive))
-    size = max(before.length, after.length)
-    shares, own = torch.zeros(1, size, size), torch.ones(1, size)
+    shares, own = torch.zeros(1, before.length, after.length), torch.ones(1, after.length)
     for sources, targets in aligned(before, after):
         for target in targets:
             own[:, target] = 0
             shares[:, sources, target] = 1 / len(targets)
-    weights = torch.ones(1, size)
+    weights = torch.ones(1, after.length)
     for word, weight in word_weights(reweight or "", after.words).items():
         places = [p for name, p in zip(after.words, after.places, strict=True) if name == word]
         weights[:, [place for one in places for place in one]] = weight
@@ -80,18 +80,21 @@ def word_edit(
 
 @unit
 def edited(
-    latents: Latents, step: Step, branch: Branch, edit_key: Int[Tensor, "b 2"], edit_map: Float[Tensor, "b s t"],
-    edit_own: Float[Tensor, "b t"], edit_weights: Float[Tensor, "b t"],
+    latents: Latents, step: Step, branch: Branch, edit_key: Int[Tensor, "b 2"],
+    edit_map: Annotated[Float[Tensor, "b s t"], Pad(2)], edit_own: Annotated[Float[Tensor, "b t"], Pad(1, 1.0)],
+    edit_weights: Annotated[Float[Tensor, "b t"], Pad(1, 1.0)],
     cross_replace_steps: float, self_replace_steps: float,
 ) -> AttentionSteering | None:  # fmt: skip
     """The source's attention for the others, where the prompt is followed. Raises `InputError` without the source."""
-    if branch.name != "positive":
+    if not branch.is_positive:
         return None
     seeds, is_source = edit_key.unbind(1)
     same = (seeds[:, None] == seeds) & is_source.bool()
     if not bool(same.any(1).all()):
         raise InputError("prompt_to_prompt: source= must be one of the prompts of the call")
     words, layout = step.progress < cross_replace_steps, step.progress < self_replace_steps
+    if not (words or layout or bool((edit_weights != 1).any())):
+        return None
     parts = (t.to(latents.device) for t in (same.int().argmax(1), edit_map, edit_own, edit_weights))
     return AttentionSteering((CarriedOver(*parts, words=words, layout=layout),))
 
@@ -110,9 +113,14 @@ class CarriedOver(AttentionControl):
         pixels, words = probabilities.split([probabilities.shape[-1] - site.words, site.words], dim=-1)
         if self.layout and site.height * site.width <= SMALL:
             pixels = pixels[self.source]
-        if self.words and site.words:
-            words = words[self.source] @ self.shares[:, None] + words * self.own[:, None, None]
-        return torch.cat([pixels, words * self.weights[:, None, None]] if site.words else [pixels], dim=-1)
+        if not site.words:
+            return pixels
+        sources, targets = self.shares.shape[1:]  # other packs may have added words after those of the prompts
+        words, added = words[..., :targets], words[..., targets:]
+        if self.words:
+            carried = probabilities[self.source][..., pixels.shape[-1] :][..., :sources] @ self.shares[:, None]
+            words = carried + words * self.own[:, None, None]
+        return torch.cat([pixels, words * self.weights[:, None, None], added], dim=-1)
 
 
 class TokenWords(NamedTuple):

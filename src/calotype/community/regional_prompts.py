@@ -58,7 +58,7 @@ def region_words(
     """
     _refuse_boxes(regions)
     parts = [(prompt_embeds, prompt_mask)]
-    if branch.name == "positive":
+    if branch.is_positive:
         parts += [_encoded(words, tokenizer, text_encoder) for words in regions]
     if len(widths := {states.shape[-1] for states, _ in parts}) > 1:
         raise InputError(f"regional_prompts is for prompts of one text encoder, and these are {max(widths)} wide")
@@ -73,7 +73,7 @@ def regional(
     latents: Latents, branch: Branch, regions: dict[str, Box], word_regions: Annotated[Int[Tensor, "b l"], Pad(1)]
 ) -> AttentionSteering | None:
     """Which words each pixel sees, where the prompt is followed."""
-    if branch.name != "positive":
+    if not branch.is_positive:
         return None
     return AttentionSteering((Regional(tuple(regions.values()), word_regions.to(latents.device)),))
 

@@ -29,6 +29,11 @@ class Branch:
     tag: Tag | None = None
     adapters: tuple[str, ...] = ()
 
+    @property
+    def is_positive(self) -> bool:
+        """Whether it is the positive branch, or what a variant of the predictor makes of the same inputs."""
+        return not self.negated and (self.name == "positive" or self.tag is not None or bool(self.adapters))
+
 
 POSITIVE = Branch("positive")
 
