@@ -1,10 +1,12 @@
 """Models are declared without pydantic, and are pydantic's once they are used."""
 
+import abc
 import copy
 import pickle
 import subprocess
 import sys
-from typing import Annotated, Any, ClassVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import pydantic
 import pytest
@@ -93,6 +95,84 @@ def test_a_derived_model():
 def test_objects_are_copied_and_pickled():
     zoom = Zoom(focal_length=50)
     assert copy.deepcopy(zoom) == zoom == pickle.loads(pickle.dumps(zoom))
+
+
+class Odd(type(Zoom(focal_length=50))):  # type: ignore[misc]
+    """Derived from a model that was built, and not from its declaration."""
+
+
+class Parcel(Described):
+    """A model that says itself how it is pickled."""
+
+    content: int
+
+    def __reduce__(self) -> Any:
+        return Parcel, (), {"__dict__": {"content": -1}}
+
+    def __init__(self, content: int = 0) -> None:
+        super().__init__(content=content)
+
+    def __setstate__(self, state: Any) -> None:
+        self.content = state["__dict__"]["content"]
+
+
+def test_pickling_keeps_the_class_and_its_own_way():
+    odd = Odd(focal_length=50)
+    assert type(pickle.loads(pickle.dumps(odd))) is Odd
+    assert pickle.loads(pickle.dumps(Parcel(3))).content == -1
+
+
+def test_generic_models_check_what_they_are_given():
+    T = TypeVar("T")
+
+    class Box(Described, Generic[T]):
+        content: T
+
+    class Numbers(Box[list[int]]):
+        pass
+
+    assert Box[int](content="3").content == 3 and Numbers(content=["4"]).content == [4]
+    assert isinstance(Box[int](content=3), Box)
+    with pytest.raises(pydantic.ValidationError):
+        Box[int](content="three")
+    with pytest.raises(TypeError, match="cannot be parametrized"):
+        Lens[int]
+
+
+def test_abstract_models_are_not_made():
+    class Shutter(Described, abc.ABC):
+        speed: int = 1
+
+        @abc.abstractmethod
+        def open(self) -> None: ...
+
+    class Leaf(Shutter):
+        def open(self) -> None: ...
+
+    assert isinstance(Leaf(), Shutter)
+    with pytest.raises(TypeError, match="abstract"):
+        Shutter()
+
+
+def test_what_is_set_on_a_class_is_not_lost_in_silence():
+    for name in ("twice", "blades", "hood"):
+        with pytest.raises(AttributeError, match=f"'{name}' of Lens cannot be set.*derived"):
+            setattr(Lens, name, 5)
+
+
+def test_the_names_of_a_class_are_listed():
+    assert {"focal_length", "twice", "longest", "maker"} <= set(dir(Zoom)) and "_body" not in dir(Zoom)
+
+
+def test_threads_that_make_the_first_objects_get_one_class():
+    class Base(Described):
+        size: int = 1
+
+    derived = [type(f"Part{k}", (Base,), {"__annotations__": {"k": int}, "k": k}) for k in range(8)]
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(lambda k: derived[k % 8](), range(64)))
+    assert len({type(part) for part in made}) == 8
+    assert [part.k for part in made] == [k % 8 for k in range(64)] and all(isinstance(part, Base) for part in made)
 
 
 def test_pydantics_own_words_and_functions_work():

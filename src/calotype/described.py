@@ -6,8 +6,10 @@ itself is built when it is first asked for: when one is made, or when its fields
 reads its names, types and defaults alone, so that importing a pipeline imports no validation.
 """
 
+import copyreg
 import inspect
 import sys
+from abc import ABCMeta
 from collections.abc import Callable, Iterator, Mapping
 from threading import RLock
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, get_args, get_origin, get_type_hints
@@ -42,6 +44,7 @@ __all__ = [
 
 _REQUIRED: Any = ...
 _BUILDING = RLock()
+_OF_THE_CLASS = ("__module__", "__qualname__", "__doc__", "__classcell__", "__orig_bases__")
 
 
 class DescribedField(NamedTuple):
@@ -126,7 +129,7 @@ if not TYPE_CHECKING:
         return lambda method: _Validator(_Later("model_validator", (), {"mode": mode}), method)
 
 
-class _DescribedType(type):
+class _DescribedType(ABCMeta):
     """The class of described classes: it keeps a class body until its model is built from it."""
 
     _body: dict[str, Any]
@@ -136,7 +139,7 @@ class _DescribedType(type):
         kwargs.pop("__pydantic_reset_parent_namespace__", None)  # of pydantic's create_model, which works as well
         module = kwargs.pop("_create_model_module", None)
         body = body | ({"__module__": module} if module else {})
-        kept = {n: body[n] for n in ("__module__", "__qualname__", "__doc__", "__classcell__") if n in body}
+        kept = {n: body[n] for n in _OF_THE_CLASS if n in body}
         annotations = {n: hint for n, hint in body.get("__annotations__", {}).items() if n != "model_config"}
         body |= {"__annotations__": annotations}
         made = super().__new__(cls, name, bases, kept | {"__annotations__": annotations})
@@ -176,6 +179,22 @@ class _DescribedType(type):
             return getattr(cls._model, name)
         raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
 
+    def __getitem__(cls, types: Any) -> Any:
+        return cls._model[types]
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            raise AttributeError(
+                f"{name!r} of {cls.__name__} cannot be set: its model is built from what the class was declared with; "
+                "write it in the class, or in one derived from it"
+            )
+        super().__setattr__(name, value)
+
+    def __dir__(cls) -> list[str]:
+        bodies = [base._body for base in cls.__mro__ if isinstance(base, _DescribedType)]
+        declared = {name for body in bodies for name in (*body, *body["__annotations__"])}
+        return sorted({*super().__dir__(), *declared} - {"_body", "_built"})
+
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         return handler.generate_schema(cls._model)
 
@@ -183,7 +202,7 @@ class _DescribedType(type):
         return cls._built is not None and isinstance(value, cls._built)
 
     def __subclasscheck__(cls, other: type) -> bool:
-        if super().__subclasscheck__(other):
+        if type.__subclasscheck__(cls, other):
             return True
         return cls._built is not None and not isinstance(other, _DescribedType) and issubclass(other, cls._built)
 
@@ -206,11 +225,11 @@ def _build(cls: _DescribedType) -> Any:
     from pydantic import BaseModel
 
     bases = tuple(base._model if isinstance(base, _DescribedType) else base for base in cls.__bases__)
-    if bases == (object,):
-        bases = (BaseModel,)
     body = {name: _made(value) for name, value in cls._body.items() if name not in ("__kwargs__", "__classcell__")}
+    if bases == (object,):
+        bases, body["__reduce__"] = (BaseModel,), _reduced
     body["__annotations__"] = {n: _made_type(hint) for n, hint in cls._body["__annotations__"].items()}
-    body |= {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__reduce__": _reduced}
+    body |= {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
     kind: Any = type(BaseModel)
     made = kind(cls.__name__, bases, body, **cls._body.get("__kwargs__", {}))
     made.__described__ = cls
@@ -259,14 +278,14 @@ def _of_pydantic(info: "FieldInfo") -> DescribedField:
 
 def _reduced(self: Any) -> tuple[Any, ...]:
     """How an object is pickled: by the class that was declared, which is what its name finds."""
-    return _restored, (self.__described__, self.__getstate__())
+    model = type(self)
+    is_declared = model.__described__._built is model  # a class may be derived from the model itself
+    how = (_blank, (model.__described__,)) if is_declared else (copyreg.__newobj__, (model,))  # type: ignore[attr-defined]
+    return *how, self.__getstate__()
 
 
-def _restored(described: _DescribedType, state: Any) -> Any:
-    model = described._model
-    made = model.__new__(model)
-    made.__setstate__(state)
-    return made
+def _blank(described: _DescribedType) -> Any:
+    return described._model.__new__(described._model)
 
 
 if TYPE_CHECKING:
@@ -277,4 +296,8 @@ if TYPE_CHECKING:
 else:
 
     class Described(metaclass=_DescribedType):
-        """What is declared here and validated by pydantic."""
+        """What is declared here and validated by pydantic.
+
+        Of the class, `isinstance` and pydantic's methods behave as of one of pydantic's own. `type(made)` is the model
+        that was built: it has the class's name, and is derived from pydantic's `BaseModel`, which the class is not.
+        """
