@@ -91,3 +91,12 @@ def test_magnitudes_are_the_lengths_of_the_changed_rows_or_columns(axis):
     direction = base + 0.5 * up @ down
     cosine = torch.nn.functional.cosine_similarity(changed, direction, dim=1 - axis)
     torch.testing.assert_close(cosine, torch.ones_like(cosine))
+
+
+def test_a_row_of_zeros_stays_one():
+    base = random(4, 3, seed=1)
+    base[0] = 0.0
+    change = LowRank({"down": random(2, 3, seed=2), "up": torch.cat([torch.zeros(1, 2), random(3, 2, seed=3)])}, 1.0,
+                     torch.ones(4, 1))  # fmt: skip
+    changed = base + change.dense(base, 1.0)
+    torch.testing.assert_close(changed.norm(dim=1), torch.tensor([0.0, 1.0, 1.0, 1.0]))

@@ -267,3 +267,17 @@ def test_nothing_keeps_the_component():
     del layer
     gc.collect()
     assert there() is None
+
+
+@torch.no_grad()
+def test_under_autocast():
+    """The layer's output is bfloat16 there, and the adapter's factors are not."""
+    network = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4))
+    x = random(3, 6, seed=1)
+    changes = {"0": LowRank({"down": random(2, 6, seed=2), "up": random(8, 2, seed=3)})}
+    change_host(network, lambda host: host.add("a", Loaded(changes, ""), 1.0))
+    wide = network(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = network(x)
+    assert narrow.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.float(), wide, rtol=0.05, atol=0.05)

@@ -12,7 +12,8 @@ from calotype import CLIPTextModel, UNet2DConditionModel
 from calotype.adapters.formats import METADATA, read_adapter
 from calotype.adapters.names import layers_of, original_name, spellings
 from calotype.adapters.place import placed
-from calotype.errors import ComponentError, WeightsError
+from calotype.errors import ComponentError, InputError, WeightsError
+from calotype.models.autoencoder_kl_qwen_image.blocks import CausalConv3d
 from calotype.weights.component import ParametersWithoutMemory
 from calotype.weights.files import write_safetensors
 from calotype.weights.original.unet import cuts
@@ -261,7 +262,7 @@ def test_layers_that_are_not_there_are_listed(unet, pairs, tmp_path):
     assert "did you mean 'down_blocks." in said
 
 
-@pytest.mark.parametrize("prefix", ["model.", "diffusion_model.deep."])
+@pytest.mark.parametrize("prefix", ["model.", "model.deep."])
 def test_a_prefix_too_many_is_named(unet, pairs, tmp_path, prefix):
     keys = {key.replace("unet.", prefix, 1): tensor for key, tensor in diffusers_keys(pairs).items()}
     assert f"without the prefix {prefix!r}?" in refused(tmp_path, keys, components={"unet": unet})
@@ -345,3 +346,83 @@ def test_convolutions_in_groups_are_not_adapted(tmp_path):
     network = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
     keys = diffusers_keys({"0": (random(1, 2, 3, 3, seed=1), random(4, 1, 1, 1, seed=2))})
     assert "a convolution in groups" in refused(tmp_path, keys, ComponentError, {"unet": network})
+
+
+def test_convolutions_that_keep_frames_are_not_adapted(tmp_path):
+    network = nn.Sequential(CausalConv3d(4, 4, (3, 1, 1)))
+    keys = diffusers_keys({"0": (random(1, 4, 3, 1, 1, seed=1), random(4, 1, 1, 1, 1, seed=2))})
+    assert "0 is a convolution that keeps frames" in refused(tmp_path, keys, ComponentError, {"unet": network})
+
+
+def test_comfy(unet, pairs, tmp_path):
+    encoder, of_text = clip_pairs()
+    original = {original_name(list(pairs), name): pair for name, pair in pairs.items()}
+    keys = kohya_dotted(original, "diffusion_model.") | kohya_dotted(of_text, "text_encoders.clip_l.transformer.")
+    path = written(tmp_path / "a.safetensors", keys)
+    found = deltas(path, {"unet": unet, "text_encoder": encoder})
+    assert_all(found["unet"], pairs)
+    assert_all(found["text_encoder"], of_text)
+
+
+def kohya_dotted(pairs, prefix):
+    ends = ("lora_down.weight", "lora_up.weight")
+    return {f"{prefix}{name}.{end}": part for name, pair in pairs.items() for end, part in zip(ends, pair, strict=True)}
+
+
+@pytest.mark.parametrize("prefix", ["text_encoder.", "text_encoders.clip_l.transformer.", "lora_te1_"])
+def test_what_a_pipeline_has_no_component_for_can_be_left_out(unet, pairs, tmp_path, prefix):
+    _, of_text = clip_pairs()
+    if prefix == "lora_te1_":
+        keys = kohya_keys(pairs) | kohya_keys(of_text, prefix)
+    else:
+        keys = diffusers_keys(pairs) | kohya_dotted(of_text, prefix)
+    components = {"unet": unet, "vae": nn.Sequential(nn.Linear(2, 2))}
+    assert "take the other parts alone with only=['unet']" in refused(tmp_path, keys, ComponentError, components)
+    found = placed(read_adapter(tmp_path / "wrong.safetensors"), components, only="unet")
+    assert list(found) == ["unet"] and set(found["unet"]) == set(pairs)
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(3), torch.ones(0), torch.tensor(float("nan"))])
+def test_an_alpha_that_is_no_number(pairs, tmp_path, wrong):
+    keys = kohya_keys({"conv_in": pairs["conv_in"]}) | {"lora_unet_conv_in.alpha": wrong}
+    assert "the alpha of 'lora_unet_conv_in' must be one finite number" in refused(tmp_path, keys)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"lora_alpha": "x"}, "lora_alpha must be a finite number, found 'x'"),
+        ({"lora_alpha": float("nan")}, "lora_alpha must be a finite number, found nan"),
+        ({"lora_alpha": 2, "r": "x"}, "r must be a finite number, found 'x'"),
+        ({"lora_alpha": 2, "alpha_pattern": [1]}, r"alpha_pattern must be an object, found [1]"),
+        ({"lora_alpha": 2, "alpha_pattern": {"(": 3}}, "alpha_pattern has '(', which is no pattern"),
+        ({"lora_alpha": 2, "alpha_pattern": {"conv_in": True}}, "alpha_pattern['conv_in'] must be a finite number"),
+    ],
+)
+def test_a_configuration_that_says_nothing_of_sense(pairs, tmp_path, config, said):
+    folder = peft_folder(tmp_path / "a", {"conv_in": pairs["conv_in"]}, **{"r": 2, **config})
+    with pytest.raises(WeightsError, match=rf"adapter_config\.json: {re.escape(said)}"):
+        read_adapter(folder / "adapter_model.safetensors")
+
+
+def test_an_alpha_is_given_where_nothing_says_one_and_not_elsewhere(pairs, tmp_path):
+    two = {name: pairs[name] for name in ("conv_in", "conv_out")}
+    folder = peft_folder(tmp_path / "a", two, r=2, lora_alpha=2)
+    with pytest.raises(InputError, match=r"alpha=6 has no effect: .* say every alpha; leave it out"):
+        read_adapter(folder / "adapter_model.safetensors", alpha=6)
+    keys = kohya_keys(two, alpha=1.0)
+    del keys["lora_unet_conv_out.alpha"]
+    file = read_adapter(written(tmp_path / "b.safetensors", keys), alpha=6)
+    assert {name: change.scale for name, change in file.changes.items()} == {
+        "lora_unet_conv_in": 0.5,
+        "lora_unet_conv_out": 3.0,
+    }
+    for wrong in (float("nan"), "2", True):
+        with pytest.raises(InputError, match="alpha must be a finite number"):
+            read_adapter(tmp_path / "b.safetensors", alpha=wrong)
+
+
+def test_factors_without_a_rank_or_a_fraction(pairs, tmp_path):
+    down, up = pairs["conv_in"]
+    assert "do not fit one another" in refused(tmp_path, diffusers_keys({"conv_in": (down[:0], up[:, :0])}))
+    assert "is torch.int8, not floats" in refused(tmp_path, diffusers_keys({"conv_in": (down.to(torch.int8), up)}))

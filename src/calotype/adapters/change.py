@@ -57,7 +57,7 @@ class Change(ABC):
         kept = 0 if magnitude.shape[0] == turned.shape[0] else 1
         other = [d for d in range(turned.ndim) if d != kept]
         length: Tensor = torch.linalg.vector_norm(turned, dim=other, keepdim=True)
-        return turned * (magnitude / length) - wide
+        return turned * (magnitude / length.clamp_min(torch.finfo(length.dtype).tiny)) - wide  # a row may be zero
 
     @property
     def nbytes(self) -> int:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from calotype.adapters.change import Change, Hadamard, Kronecker, LowRank
-from calotype.errors import WeightsError
+from calotype.errors import InputError, WeightsError
 from calotype.weights.files import SafetensorsFile
 
 Format = Literal["peft", "diffusers", "kohya"]
@@ -97,6 +97,7 @@ def read_adapter(path: Path, *, alpha: float | None = None) -> AdapterFile:
     Raises:
         WeightsError: the file is damaged or no adapter, has keys that are none of an adapter, lacks half of a pair, or
             is PEFT's and nothing says its alpha.
+        InputError: `alpha` is no finite number, or has no effect, as everything says its own.
     """
     file = SafetensorsFile(path)
     found = _grouped(file)
@@ -107,8 +108,20 @@ def read_adapter(path: Path, *, alpha: float | None = None) -> AdapterFile:
             f"{path} has the keys of PEFT, whose alpha stands in {PEFT_CONFIG}, and there is none beside it; put it "
             "there, or give alpha= (equal to the rank for no scaling)"
         )
-    changes = {layer: _change(path, layer, parts, _alpha_of(layer, config, alpha)) for layer, parts in found.items()}
+    alphas = {layer: _alpha_of(path, layer, parts, config) for layer, parts in found.items()}
+    if alpha is not None:
+        alphas = _filled(path, alphas, alpha)
+    changes = {layer: _change(path, layer, parts, alphas[layer]) for layer, parts in found.items()}
     return AdapterFile(path, kind, changes)
+
+
+def _filled(path: Path, alphas: Mapping[str, "_Alpha"], given: float) -> dict[str, "_Alpha"]:
+    """The alphas with `given` where nothing says one."""
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise InputError(f"alpha must be a finite number, got {given!r}")
+    if all(alpha.value is not None for alpha in alphas.values()):
+        raise InputError(f"alpha={given:g} has no effect: {path} and its configuration say every alpha; leave it out")
+    return {layer: replace(a, value=float(given)) if a.value is None else a for layer, a in alphas.items()}
 
 
 def _grouped(file: SafetensorsFile) -> dict[str, dict[str, Tensor]]:
@@ -174,17 +187,32 @@ class _Config:
     prefix: str = ""
 
     def alpha(self, layer: str) -> float | None:
-        found = self.fields.get(f"{self.prefix}lora_alpha", self.fields.get(f"{self.prefix}alpha"))
-        for pattern, value in (self.fields.get(f"{self.prefix}alpha_pattern") or {}).items():
-            if re.fullmatch(rf"(.*\.)?({pattern})", layer):
-                found = value
+        name = "lora_alpha" if f"{self.prefix}lora_alpha" in self.fields else "alpha"
+        found = self.fields.get(f"{self.prefix}{name}")
+        patterns = self.fields.get(f"{self.prefix}alpha_pattern") or {}
+        if not isinstance(patterns, dict):
+            raise WeightsError(f"{self.where}: alpha_pattern must be an object, found {patterns!r}")
+        for pattern, value in patterns.items():
+            if self._means(pattern, layer):
+                name, found = f"alpha_pattern[{pattern!r}]", value
                 break
-        return None if found is None else float(found)
+        return None if found is None else self._number(name, found)
+
+    def _means(self, pattern: str, layer: str) -> bool:
+        try:
+            return re.fullmatch(rf"(.*\.)?({pattern})", layer) is not None
+        except re.error as error:
+            raise WeightsError(f"{self.where}: alpha_pattern has {pattern!r}, which is no pattern: {error}") from None
+
+    def _number(self, name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise WeightsError(f"{self.where}: {name} must be a finite number, found {value!r}")
+        return float(value)
 
     @property
     def rank(self) -> int:
         """The rank that changes are scaled by whose factors are whole."""
-        return int(self.fields.get(f"{self.prefix}r") or 0)
+        return int(self._number("r", self.fields.get(f"{self.prefix}r") or 0))
 
     @property
     def stable(self) -> bool:
@@ -216,22 +244,25 @@ def _read_json(text: str, where: str) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class _Alpha:
-    """What a layer's scale is made of where its own `.alpha` does not say: alpha, whether the rank's root is taken, and
-    the rank of factors that are whole."""
+    """What a layer's scale is made of: alpha, whether the rank's root is taken, and the rank of factors that are
+    whole."""
 
     value: float | None
     stable: bool = False
     rank: int = 0
 
 
-def _alpha_of(layer: str, config: _Config | None, given: float | None) -> _Alpha:
-    if given is not None or config is None:
-        return _Alpha(given)
-    inner = layer.removeprefix(PEFT_PREFIX)
+def _alpha_of(path: Path, layer: str, parts: Mapping[str, Tensor], config: _Config | None) -> _Alpha:
+    own, inner = parts.get("alpha"), layer.removeprefix(PEFT_PREFIX)
     first, _, rest = inner.partition(".")
-    if any(name.startswith(f"{first}.") for name in config.fields):  # diffusers: `unet.lora_alpha`
-        config, inner = _Config(config.where, config.fields, f"{first}."), rest
-    return _Alpha(config.alpha(inner), config.stable, config.rank)
+    if config is not None and any(name.startswith(f"{first}.") for name in config.fields):
+        config, inner = _Config(config.where, config.fields, f"{first}."), rest  # diffusers: `unet.lora_alpha`
+    stable = config is not None and config.stable
+    if own is not None:
+        if own.numel() != 1 or not math.isfinite(own.item()):
+            raise WeightsError(f"{path}: the alpha of {layer!r} must be one finite number, found {own.tolist()}")
+        return _Alpha(float(own.item()), stable)
+    return _Alpha(None) if config is None else _Alpha(config.alpha(inner), stable, config.rank)
 
 
 def _change(path: Path, layer: str, parts: Mapping[str, Tensor], alpha: _Alpha) -> Change:
@@ -242,10 +273,8 @@ def _change(path: Path, layer: str, parts: Mapping[str, Tensor], alpha: _Alpha) 
     factors = {name: parts[name] for name in parts if name in names}
     change = cls(factors)
     _refuse_unfit(path, layer, change)
-    own = parts.get("alpha")
-    value = float(own) if own is not None else alpha.value
-    rank = change.rank or (alpha.rank if own is None else 0)
-    scale = 1.0 if value is None or not rank else value / (math.sqrt(rank) if alpha.stable else rank)
+    rank = change.rank or alpha.rank
+    scale = 1.0 if alpha.value is None or not rank else alpha.value / (math.sqrt(rank) if alpha.stable else rank)
     return cls(factors, scale, _magnitude(path, layer, parts, change))
 
 
@@ -258,12 +287,17 @@ def _wanted(names: set[str]) -> str:
 
 
 def _refuse_unfit(path: Path, layer: str, change: Change) -> None:
-    """Raise `WeightsError` where the factors cannot be multiplied: their ranks differ or they have too few axes."""
+    """Raise `WeightsError` where the factors cannot be multiplied: their ranks differ, or they have too few axes or no
+    numbers with a fraction."""
+    if whole := [name for name, part in change.parts.items() if not part.is_floating_point()]:
+        raise WeightsError(
+            f"{path}: the factor {whole[0]!r} of {layer!r} is {change.parts[whole[0]].dtype}, not floats"
+        )
     shapes = {name: list(part.shape) for name, part in change.parts.items()}
     try:
         with torch.device("meta"):
             bare = type(change)({n: torch.empty(p.shape, dtype=p.dtype) for n, p in change.parts.items()})
-            fits = tuple(bare.product().shape) == bare.shape
+            fits = tuple(bare.product().shape) == bare.shape and all(p.numel() for p in bare.parts.values())
     except (RuntimeError, IndexError):
         fits = False
     if not fits:

@@ -8,6 +8,7 @@ Taking them out puts the very same tensors back.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ class AdapterHost:
     def _arrange(self, loaded: Mapping[str, Loaded], weights: Mapping[str, float]) -> None:
         layers = self._active(loaded, weights)
         stacks = {
-            name: stacked(self.module.get_submodule(name), changes, lambda name=name: self._weight(name))
+            name: stacked(self.module.get_submodule(name), changes, partial(self._weight, name))
             for name, changes in layers.items()
         }
         for name, handle in self._handles.items():

@@ -95,7 +95,8 @@ def _add(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
 
 
 def _plus_product(out: Tensor, rows: Tensor, up: Tensor) -> Tensor:
-    if torch.is_grad_enabled() or not out.is_contiguous():
+    alike = out.dtype == rows.dtype == up.dtype  # under autocast they are not
+    if torch.is_grad_enabled() or not out.is_contiguous() or not alike:
         return out + (rows @ up).view(out.shape)
     out.view(-1, out.shape[-1]).addmm_(rows, up)
     return out

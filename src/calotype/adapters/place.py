@@ -14,6 +14,7 @@ from calotype.adapters.names import layers_of, spellings
 from calotype.errors import ComponentError, WeightsError, did_you_mean
 
 DENOISERS = ("unet", "transformer", "prior")
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 KOHYA: Mapping[str, tuple[str, ...]] = {
     "lora_unet_": DENOISERS,
     "lora_transformer_": DENOISERS,
@@ -24,6 +25,12 @@ KOHYA: Mapping[str, tuple[str, ...]] = {
     "lycoris_": DENOISERS,
 }
 """What the names of kohya's layers begin with, and the components that each may mean."""
+COMFY: Mapping[str, tuple[str, ...]] = {
+    "diffusion_model.": DENOISERS,
+    "text_encoders.clip_l.transformer.": ("text_encoder",),
+    "text_encoders.clip_g.transformer.": ("text_encoder_2",),
+}
+"""The same of the files that ComfyUI saves, which have the dots of the original code's names."""
 
 _SHOWN = 4
 Placed = dict[str, dict[str, Change]]
@@ -65,7 +72,7 @@ def placed(
             raise WeightsError(f"{file.path} changes nothing of {' or '.join(wanted)}")
     absent = {name: layers for name, layers in divided.items() if name not in there}
     if absent:
-        raise ComponentError(_absent(file.path, absent, list(there)))
+        raise ComponentError(_absent(file.path, absent, [name for name in divided if name in there]))
     found = {name: _named(file, name, there[name], names[name], layers) for name, layers in divided.items()}
     _refuse_misshapen(file.path, there, found)
     return found
@@ -83,12 +90,13 @@ def _divided(
     for whole in file.changes:
         layer = whole.removeprefix(PEFT_PREFIX)
         first, dot, rest = layer.partition(".")
-        prefix = next((p for p in KOHYA if layer.startswith(p)), None) if file.format == "kohya" else None
+        table = KOHYA if file.format == "kohya" else COMFY
+        prefix = next((p for p in table if layer.startswith(p)), None)
         if prefix is not None:
-            means = next((name for name in KOHYA[prefix] if name in components), KOHYA[prefix][0])
-            owner = component if component is not None and KOHYA[prefix] is DENOISERS else means
+            means = next((name for name in table[prefix] if name in components), table[prefix][0])
+            owner = component if component is not None and table[prefix] is DENOISERS else means
             found.setdefault(owner, {})[layer.removeprefix(prefix)] = whole
-        elif dot and first in components and not any(layer in spelled for spelled in names.values()):
+        elif dot and first in {*components, *ENCODERS} and not any(layer in spelled for spelled in names.values()):
             found.setdefault(first, {})[rest] = whole
         else:
             bare[layer] = whole
@@ -160,14 +168,22 @@ def _refuse_misshapen(path: Path, networks: Mapping[str, nn.Module], found: Plac
             shape = shape_of(layer)
             if not _is_like(change.shape, shape):
                 wrong.append(f"{component}.{name} is {list(shape)}, the file's {list(change.shape)}")
-            elif getattr(layer, "groups", 1) != 1:
-                raise ComponentError(f"{path}: {component}.{name} is a convolution in groups, which is not adapted")
+            elif what := _unadaptable(layer):
+                raise ComponentError(f"{path}: {component}.{name} is a convolution {what}, which is not adapted")
     if wrong:
         more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise WeightsError(
             f"{path} is for another model: {len(wrong)} of {count} layers have other shapes: "
             f"{'; '.join(wrong[:_SHOWN])}{more}"
         )
+
+
+def _unadaptable(layer: nn.Module) -> str:
+    """What a convolution does that the adapters' part beside it would not; nothing for others."""
+    if getattr(layer, "groups", 1) != 1:
+        return "in groups"
+    own = isinstance(layer, nn.Conv3d) and type(layer).forward is not nn.Conv3d.forward
+    return "that keeps frames from call to call" if own else ""
 
 
 def _is_like(change: Shape, weight: Shape) -> bool:
