@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from calotype.pipelines.ddpm import DDPMPipeline
     from calotype.pipelines.packs import UnitPack
     from calotype.pipelines.pictures import Picture
+    from calotype.pipelines.qwen_image import QwenImageImg2ImgPipeline, QwenImageInpaintPipeline, QwenImagePipeline
     from calotype.pipelines.stable_diffusion import (
         StableDiffusionControlNetImg2ImgPipeline,
         StableDiffusionControlNetInpaintPipeline,
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
         LMSDiscreteScheduler,
         NoGuidance,
         NoiseLevels,
+        NormKept,
         PerturbedAttention,
         PNDMScheduler,
         Rescaled,
@@ -158,12 +160,16 @@ __all__ = [
     "NegativeOf",
     "NoGuidance",
     "NoiseLevels",
+    "NormKept",
     "PNDMScheduler",
     "Pad",
     "PerturbedAttention",
     "Picture",
     "QwenImageBlockwiseControlNetModel",
     "QwenImageControlNetModel",
+    "QwenImageImg2ImgPipeline",
+    "QwenImageInpaintPipeline",
+    "QwenImagePipeline",
     "QwenImageTransformer2DModel",
     "Rescaled",
     "Scheduler",

@@ -1,7 +1,7 @@
 """Units around an autoencoder: noise of its latents' shape, pictures to latents and back, and masks for both."""
 
 import copy
-from typing import Any, NamedTuple, NewType, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NewType, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,13 @@ from calotype.nn.tiling import decode_tiled, encode_tiled
 from calotype.pipelines.latents import CleanLatents, Latents, Noise
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask, to_picture
 from calotype.sampling import NoiseSource
+
+if TYPE_CHECKING:
+    from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
+
+    AnyAutoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny | AutoencoderKLQwenImage
+else:
+    AnyAutoencoder = Any  # which imports no network that a pipeline has not
 
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
 """What makes latents of pictures and pictures of latents: the full network, or the small one for previews."""
@@ -66,6 +73,25 @@ def image(pixels: Pixels, image: Picture | None) -> Picture:
     return to_picture(pixels)
 
 
+def checked_size(height: int | None, width: int | None, default: Size, step: int) -> Size:
+    """The sides that were asked for, or else those of `default`, which is the input picture's size.
+
+    Raises:
+        InputError: a side is no multiple of `step`, with the nearest that is.
+    """
+    asked = Size(height or default.height, width or default.width)
+    for name, given, side in zip(Size._fields, (height, width), asked, strict=True):
+        if side % step:
+            near = max(round(side / step), 1) * step
+            what = f"{name} must be a multiple of {step}, got {side}" if given else f"image is {side} pixels in {name}"
+            raise InputError(
+                f"{what}; nearest is {near}"
+                if given
+                else f"{what}, which is no multiple of {step}; give {name}={near} to scale and crop it"
+            )
+    return asked
+
+
 def mask_of(mask: Picture, picture: Picture, size: Size) -> Float[Tensor, "1 1 h w"]:
     """A mask at the size of the picture to make. Raises `InputError` when it is not as large as what it masks."""
     if mask.size != picture.size:
@@ -76,7 +102,7 @@ def mask_of(mask: Picture, picture: Picture, size: Size) -> Float[Tensor, "1 1 h
     return to_mask(fitted(mask, *size))
 
 
-def encoded(pixels: Float[Tensor, "1 3 h w"], vae: Autoencoder, tile: int | None) -> Float[Tensor, "1 c h8 w8"]:
+def encoded(pixels: Float[Tensor, "1 3 h w"], vae: AnyAutoencoder, tile: int | None) -> Float[Tensor, "1 c h8 w8"]:
     """The latents that the network makes of pixels in [-1, 1]: the mean of their distribution, in float32.
 
     Nothing is drawn, so that the same picture has the same latents with any seed.
@@ -95,7 +121,7 @@ def encoded(pixels: Float[Tensor, "1 3 h w"], vae: Autoencoder, tile: int | None
     return encode(shown) if tile is None else encode_tiled(encode, shown, **_tiles(tile, vae))
 
 
-def decoded(latents: Float[Tensor, "b c h w"], vae: Autoencoder, tile: int | None) -> Float[Tensor, "b 3 h8 w8"]:
+def decoded(latents: Float[Tensor, "b c h w"], vae: AnyAutoencoder, tile: int | None) -> Float[Tensor, "b 3 h8 w8"]:
     """The pixels, about in [-1, 1] and in float32, that the network makes of latents. `tile` is as for `encoded`."""
     network = _wide(vae)
 
@@ -108,25 +134,25 @@ def decoded(latents: Float[Tensor, "b c h w"], vae: Autoencoder, tile: int | Non
     return decode(shown) if tile is None else decode_tiled(decode, shown, **_tiles(tile, vae))
 
 
-def _tiles(tile: int, vae: Autoencoder) -> dict[str, int]:
+def _tiles(tile: int, vae: AnyAutoencoder) -> dict[str, int]:
     """Tiles of so many pixels, as the functions that make them count: a quarter of a tile overlaps its neighbour."""
     side = vae.config.downscale
     return {"downscale": side, "tile": tile // side, "overlap": tile // side // 4}
 
 
-def scaled(latents: Tensor, vae: Autoencoder) -> Tensor:
+def scaled(latents: Tensor, vae: AnyAutoencoder) -> Tensor:
     """The network's own latents at the scale that denoisers were trained at."""
     mean, std = _moments(latents, vae)
-    return (latents - mean) * (vae.config.scaling_factor / std)
+    return (latents - mean) * (_factor(vae) / std)
 
 
-def unscaled(latents: Tensor, vae: Autoencoder) -> Tensor:
+def unscaled(latents: Tensor, vae: AnyAutoencoder) -> Tensor:
     """Latents of a denoiser at the network's own scale."""
     mean, std = _moments(latents, vae)
-    return latents * (std / vae.config.scaling_factor) + mean
+    return latents * (std / _factor(vae)) + mean
 
 
-def _moments(like: Tensor, vae: Autoencoder) -> tuple[Tensor | float, Tensor | float]:
+def _moments(like: Tensor, vae: AnyAutoencoder) -> tuple[Tensor | float, Tensor | float]:
     """The mean and the spread of the latents, as far as the configuration knows them: for each channel, or a shift."""
     config = vae.config
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
@@ -135,7 +161,12 @@ def _moments(like: Tensor, vae: Autoencoder) -> tuple[Tensor | float, Tensor | f
     return like.new_tensor(mean).view(1, -1, 1, 1), like.new_tensor(std).view(1, -1, 1, 1)
 
 
-def _wide(vae: Autoencoder) -> Autoencoder:
+def _factor(vae: AnyAutoencoder) -> float:
+    """What latents are multiplied by, where the configuration knows it."""
+    return getattr(vae.config, "scaling_factor", 1.0)
+
+
+def _wide(vae: AnyAutoencoder) -> AnyAutoencoder:
     """The network, or a copy in float32 of one whose activations do not fit into float16, as its file says."""
     if vae.dtype is torch.float16 and getattr(vae.config, "force_upcast", False):
         return copy.deepcopy(vae).float()

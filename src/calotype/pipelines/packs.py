@@ -20,8 +20,9 @@ class UnitPack:
     Attributes:
         units: inserted where `with_units` says.
         Inputs: the inputs that they add: a subclass of `Inputs` that declares only those.
-        steer, after_step, around, objectives: units for the first loop that follows (see `Denoise`): they steer its
-            predictor, refine its value after each step, make another guidance policy of its own, or guide by gradients.
+        steer, after_step, around, objectives, once: units for the first loop that follows (see `Denoise`): they steer
+            its predictor, refine its value after each step, make another guidance policy of its own, guide by
+            gradients, or make what stays the same from step to step.
         components: the components that they use and a pipeline may not have, by name, with their types.
     """
 
@@ -31,6 +32,7 @@ class UnitPack:
     after_step: tuple[Unit[..., Any], ...] = ()
     around: tuple[Unit[..., Guidance], ...] = ()
     objectives: tuple[Unit[..., Any], ...] = ()
+    once: tuple[Unit[..., Any], ...] = ()
     components: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -108,7 +110,7 @@ def _refined_inputs(graph: Graph, unit: Node) -> frozenset[str]:
 
 def _changed(graph: Graph, nodes: Sequence[Node], pack: UnitPack) -> tuple[Node, ...]:
     """Nodes whose first loop has the units of a pack that are for a loop."""
-    added = (*pack.steer, *pack.after_step, *pack.around, *pack.objectives)
+    added = (*pack.steer, *pack.after_step, *pack.around, *pack.objectives, *pack.once)
     if not added:
         return tuple(nodes)
     at = next((i for i, node in enumerate(nodes) if isinstance(node, Denoise)), None)
@@ -118,5 +120,5 @@ def _changed(graph: Graph, nodes: Sequence[Node], pack: UnitPack) -> tuple[Node,
         )
     loop = nodes[at]
     assert isinstance(loop, Denoise)
-    changed = loop.with_more(pack.steer, pack.after_step, pack.around, pack.objectives)
+    changed = loop.with_more(pack.steer, pack.after_step, pack.around, pack.objectives, pack.once)
     return (*nodes[:at], changed, *nodes[at + 1 :])

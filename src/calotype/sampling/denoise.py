@@ -13,7 +13,7 @@ from torch import Tensor
 from calotype.errors import GraphError, InputError
 from calotype.graph.branches import POSITIVE, Branch, Tag
 from calotype.graph.graph import lifted_twins
-from calotype.graph.hints import Pad, accepts_none, bare, fits, metadata_of, spell
+from calotype.graph.hints import Pad, accepts_none, bare, metadata_of
 from calotype.graph.node import Active, Node
 from calotype.graph.unit import Unit, unit
 from calotype.sampling.collate import collate, fixed_differs, leaves_of, map_leaves, split_items
@@ -21,12 +21,12 @@ from calotype.sampling.guidance.classifier_free import ClassifierFree
 from calotype.sampling.guidance.policy import Guidance, NoGuidance, advance
 from calotype.sampling.guidance.predictions import Predictions
 from calotype.sampling.noise import NoiseSource, per_item
+from calotype.sampling.once import Calls, Once
 from calotype.sampling.parameters import (
     estimate_parameters,
     injected_parameters,
-    is_steering,
     is_tag,
-    outer_parameters,
+    refuse_unsteerable,
     steered_parameters,
     tag_parameters,
 )
@@ -77,6 +77,8 @@ class Denoise(Node):
             None, each item draws from a generator of its own seed.
         around: units that make another policy of the one before, which is their parameter `policy`, and of inputs; one
             whose input is None leaves it as it is. They run in the plan too.
+        once: units that run before the first step, for each batch of branches: what stays the same from step to step.
+            What they make is for the predictor and the units in `steer`, by name (`calotype.sampling.once`).
         batch_branches: predict all branches in one batch, or in turn; by default whichever is better for the size.
         optional: the loop may be skipped, which leaves `latents` as they are.
 
@@ -101,6 +103,7 @@ class Denoise(Node):
         objectives: Sequence[Unit[..., Any]] = (),
         noise_source: str | None = None,
         around: Sequence[Unit[..., Guidance]] = (),
+        once: Sequence[Unit[..., Any]] = (),
         batch_branches: bool | None = None,
         optional: bool = False,
     ) -> None:
@@ -109,6 +112,8 @@ class Denoise(Node):
         self.predict, self.guidance, self.around = predict, guidance, tuple(around)
         self.after_step, self.steer, self.objectives = tuple(after_step), tuple(steer), tuple(objectives)
         self.inner = (predict, *self.steer, *self.objectives, *self.after_step)
+        self.once = Once(name, once)
+        self._all = (*self.once.units, *self.inner)
         self.noise_source, self.batch_branches, self.may_skip = noise_source, batch_branches, optional
         self.injected = {u: injected_parameters(u) for u in self.inner}
         self.tagged = {u: tag_parameters(u) for u in self.inner}
@@ -122,7 +127,7 @@ class Denoise(Node):
                     "parts is a frozen dataclass"
                 )
         for inner in self.steer:
-            self._refuse_unsteerable(inner)
+            refuse_unsteerable(name, inner, predict)
         for inner in self.objectives:
             if not estimate_parameters(inner):
                 raise GraphError(f"{name}: {inner.name} is an objective; it needs a parameter `estimate: Estimate`")
@@ -134,7 +139,7 @@ class Denoise(Node):
         self.plan_reads = frozenset(self._plan_reads())
         hint = predict.parameters["latents"]
         self.reads = MappingProxyType(self._all_reads() | {latents: hint, sigmas: NoiseLevels, "seed": int})
-        self.uses = MappingProxyType({scheduler: Scheduler} | {n: h for u in self.inner for n, h in u.uses.items()})
+        self.uses = MappingProxyType({scheduler: Scheduler} | {n: h for u in self._all for n, h in u.uses.items()})
         self.writes = MappingProxyType({latents: hint})
 
     def __repr__(self) -> str:
@@ -146,13 +151,15 @@ class Denoise(Node):
         after_step: Sequence[Unit[..., Any]] = (),
         around: Sequence[Unit[..., Guidance]] = (),
         objectives: Sequence[Unit[..., Any]] = (),
+        once: Sequence[Unit[..., Any]] = (),
     ) -> "Denoise":
         """The same loop with more units that steer its predictor, refine its value, make another policy or guide."""
         return Denoise(
             self.predict, name=self.name, latents=self.latents, sigmas=self.sigmas, scheduler=self.scheduler,
             guidance=self.guidance, after_step=(*self.after_step, *after_step), steer=(*self.steer, *steer),
             objectives=(*self.objectives, *objectives), noise_source=self.noise_source,
-            around=(*self.around, *around), batch_branches=self.batch_branches, optional=self.may_skip,
+            around=(*self.around, *around), once=(*self.once.units, *once), batch_branches=self.batch_branches,
+            optional=self.may_skip,
         )  # fmt: skip
 
     def _plan_reads(self) -> dict[str, Any]:
@@ -160,20 +167,10 @@ class Denoise(Node):
         more = {w: h for u in self.around for w, h in u.reads.items() if w != u.wire("policy")}
         return {**self.guidance.reads, **more}
 
-    def _refuse_unsteerable(self, inner: Unit[..., Any]) -> None:
-        made = bare(next(iter(inner.returns.values())))
-        if not is_steering(made):
-            raise GraphError(f"{self.name}: {inner.name} makes {spell(made)}, but a unit in `steer` makes a Steering")
-        if not any(fits(made, h) for h in self.predict.parameters.values() if is_steering(bare(h))):
-            raise GraphError(
-                f"{self.name}: {inner.name} steers by {spell(made)}, but {self.predict.name} has no parameter of that "
-                f"type; add `steering: {spell(made)} | None`"
-            )
-
     def active(self, absent: frozenset[str]) -> Active | None:
         if self.blockers(absent):
             return None
-        running = [u for u in self.inner if u is self.predict or self._runs(u, absent)]
+        running = [u for u in self._all if u is self.predict or self._runs(u, absent)]
         reads = {w for u in running for w in self._outer(u)} | self.plan_reads
         uses = {n for u in running for n in u.uses}
         reads |= {self.latents, self.sigmas, "seed"} | ({self.noise_source} if self.noise_source else set())
@@ -247,13 +244,13 @@ class Denoise(Node):
         return deciding.fn(**values)
 
     def _all_reads(self) -> dict[str, Any]:
-        outer = {w: h for u in self.inner for w, h in self._outer(u).items()}
+        outer = {w: h for u in self._all for w, h in self._outer(u).items()}
         source = {self.noise_source: NoiseSource | None} if self.noise_source else {}
         return {**outer, **self._plan_reads(), **source}
 
     def _outer(self, inner: Unit[..., Any]) -> dict[str, Any]:
         """The wires that a unit in the loop reads from outside of it."""
-        return {inner.wire(name): hint for name, hint in outer_parameters(inner).items()}
+        return {inner.wire(name): hint for name, hint in self.once.outer(inner).items()}
 
     def _runs(self, inner: Unit[..., Any], absent: frozenset[str]) -> bool:
         return not any(w in absent for w in self._outer(inner) if w in inner.needs)
@@ -273,6 +270,8 @@ class _Loop:
         self.levels: NoiseLevels = self._collated(node.sigmas, POSITIVE, node.reads[node.sigmas])
         self.after = [u for u in node.after_step if self._triggered(u, active)]
         self.steer = [u for u in node.steer if self._triggered(u, active)]
+        self.once = [u for u in node.once.units if self._triggered(u, active)]
+        self._made_once: Calls = []
         self._steered = steered_parameters(node.predict)
         self._arguments: dict[tuple[str, ...], dict[Unit[..., Any], dict[str, Any]]] = {}
         self._together: dict[tuple[str, ...], bool] = {}
@@ -389,7 +388,8 @@ class _Loop:
     def _predict_one(self, shown: Any, step: Step, name: str) -> Any:
         branch = self.branches[name]
         if (name,) not in self._arguments:
-            self._arguments[(name,)] = {u: self._unit_arguments(u, branch) for u in (self.node.predict, *self.steer)}
+            arguments = {u: self._unit_arguments(u, branch) for u in (*self.once, self.node.predict, *self.steer)}
+            self._arguments[(name,)] = self.node.once.filled(arguments, self._made_once)
         return self._predict_steered(shown, step, (name,), branch)
 
     def _predict_steered(self, shown: Any, step: Step, names: tuple[str, ...], branch: Branch) -> Any:
@@ -417,7 +417,7 @@ class _Loop:
         return self._together[names]
 
     def _may_batch(self, shown: Any, names: tuple[str, ...]) -> bool:
-        inner = (self.node.predict, *self.steer)
+        inner = (*self.once, self.node.predict, *self.steer)
         if self.node.batch_branches is False or any(u.branch_parameter is not None for u in inner):
             return False
         branches = [self.branches[name] for name in names]
@@ -433,7 +433,8 @@ class _Loop:
             return False
         if any(values is None for values in joined.values()):
             return False
-        self._arguments[names] = {u: {**(values or {}), **self._components(u)} for u, values in joined.items()}
+        arguments = {u: {**(values or {}), **u.parts(self.parts)} for u, values in joined.items()}
+        self._arguments[names] = self.node.once.filled(arguments, self._made_once)
         return True
 
     def _joined(self, inner: Unit[..., Any], branches: Sequence[Branch]) -> dict[str, Any] | None:
@@ -444,11 +445,11 @@ class _Loop:
         return {name: collate(name, [v[name] for v in each], self._rule(inner, name)) for name in each[0]}
 
     def _unit_arguments(self, inner: Unit[..., Any], branch: Branch) -> dict[str, Any]:
-        return self._wire_values(inner, branch) | self._components(inner)
+        return self._wire_values(inner, branch) | inner.parts(self.parts)
 
     def _wire_values(self, inner: Unit[..., Any], branch: Branch) -> dict[str, Any]:
         values = {}
-        for name, hint in outer_parameters(inner).items():
+        for name, hint in self.node.once.outer(inner).items():
             wire = inner.wire(name)
             values[name] = self._collated(wire, branch, self._rule(inner, name))
             if values[name] is None and not accepts_none(hint):
@@ -463,9 +464,6 @@ class _Loop:
         hint = inner.parameters[name]
         padded = any(isinstance(m, Pad) for m in metadata_of(hint))
         return hint if padded else self.run.graph.wires[inner.wire(name)]
-
-    def _components(self, inner: Unit[..., Any]) -> dict[str, Any]:
-        return inner.parts(self.parts)
 
     def _injected(self, inner: Unit[..., Any], step: Step, branch: Branch) -> dict[str, Any]:
         known: dict[str, Any] = {name: step if is_step else branch for name, is_step in self.node.injected[inner]}

@@ -4,8 +4,9 @@ from typing import Any, NewType
 
 from torch import Tensor
 
+from calotype.errors import GraphError
 from calotype.graph.branches import Tag
-from calotype.graph.hints import bare
+from calotype.graph.hints import bare, fits, spell
 from calotype.graph.unit import Unit
 from calotype.sampling.steering import Steering
 from calotype.sampling.step import Step
@@ -45,6 +46,18 @@ def tag_parameters(inner: Unit[..., Any]) -> list[tuple[str, Any]]:
 def estimate_parameters(inner: Unit[..., Any]) -> list[str]:
     """The parameters that receive the clean sample."""
     return [name for name, hint in inner.parameters.items() if bare(hint) is Estimate]
+
+
+def refuse_unsteerable(owner: str, inner: Unit[..., Any], predict: Unit[..., Any]) -> None:
+    """Raise `GraphError` where a unit makes nothing that steers, or what the predictor does not take."""
+    made = bare(next(iter(inner.returns.values())))
+    if not is_steering(made):
+        raise GraphError(f"{owner}: {inner.name} makes {spell(made)}, but a unit in `steer` makes a Steering")
+    if not any(fits(made, h) for h in predict.parameters.values() if is_steering(bare(h))):
+        raise GraphError(
+            f"{owner}: {inner.name} steers by {spell(made)}, but {predict.name} has no parameter of that type; add "
+            f"`steering: {spell(made)} | None`"
+        )
 
 
 def is_tag(hint: Any) -> bool:

@@ -7,6 +7,9 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Self
 
+from calotype.errors import InputError
+from calotype.sampling.step import Step
+
 if TYPE_CHECKING:
     from calotype.nn.attention_control import AttentionControl
 
@@ -36,6 +39,14 @@ class AttentionSteering(Steering):
 def looked_into(attention: AttentionSteering | None) -> "tuple[AttentionControl, ...]":
     """The controls of a steering, for the network's `attention=`; none where nothing steers."""
     return () if attention is None else attention.controls
+
+
+def within(step: Step, window: tuple[float, float]) -> bool:
+    """Whether a whole step lies within a part of the loop. Raises `InputError` for a part that ends as it begins."""
+    first, last = window
+    if first >= last:
+        raise InputError(f"a window must begin before it ends, got {first} to {last}")
+    return first <= step.progress and (step.index + 1) / step.count <= last
 
 
 def summed(parameters: Mapping[str, type[Steering]], made: Sequence[Steering | None]) -> dict[str, Steering | None]:

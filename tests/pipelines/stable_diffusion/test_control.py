@@ -201,7 +201,7 @@ def test_what_is_refused(sd):
 
 
 def test_the_window_is_of_whole_steps():
-    from calotype.pipelines.stable_diffusion.steering import within
+    from calotype.sampling.steering import within
 
     steps = [Step(i, 4, 1.0, 1.0, 0.5) for i in range(4)]
     assert [within(s, (0.25, 0.75)) for s in steps] == [False, True, True, False]

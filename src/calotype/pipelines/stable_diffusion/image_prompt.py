@@ -21,8 +21,9 @@ from calotype.pipelines.latents import Latents
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, fitted, to_mask
 from calotype.pipelines.stable_diffusion.naming import checked_names, renamed_inputs, renamed_unit
-from calotype.pipelines.stable_diffusion.steering import UNetSteering, within
+from calotype.pipelines.stable_diffusion.steering import UNetSteering
 from calotype.sampling import Step
+from calotype.sampling.steering import within
 
 if TYPE_CHECKING:
     CLIPVisionModelWithProjection: TypeAlias = Any

@@ -7,7 +7,7 @@ from calotype.errors import ConfigError, InputError
 from calotype.graph.hints import Settings
 from calotype.graph.unit import unit
 from calotype.models.unet_2d_condition import UNet2DConditionModel
-from calotype.pipelines.autoencoder import Autoencoder, Size
+from calotype.pipelines.autoencoder import Autoencoder, Size, checked_size
 from calotype.pipelines.pictures import Picture
 
 Side = Annotated[int, Field(ge=8, multiple_of=8)]
@@ -36,17 +36,7 @@ def size(
         default = Size(image.height, image.width)
     else:
         default = _trained_size(unet, step) if height is None or width is None else Size(height, width)
-    asked = Size(height or default.height, width or default.width)
-    for name, given, side in zip(Size._fields, (height, width), asked, strict=True):
-        if side % step:
-            near = max(round(side / step), 1) * step
-            what = f"{name} must be a multiple of {step}, got {side}" if given else f"image is {side} pixels in {name}"
-            raise InputError(
-                f"{what}; nearest is {near}"
-                if given
-                else f"{what}, which is no multiple of {step}; give {name}={near} to scale and crop it"
-            )
-    return asked
+    return checked_size(height, width, default, step)
 
 
 def _trained_size(unet: UNet2DConditionModel, step: int) -> Size:

@@ -10,7 +10,6 @@ from calotype.errors import InputError
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.nn.transformer import PicturePrompt
 from calotype.sampling.steering import Steering
-from calotype.sampling.step import Step
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,6 @@ class UNetSteering(Steering):
             pictures=(*self.pictures, *other.pictures),
             condition=other.condition if self.condition is None else self.condition,
         )
-
-
-def within(step: Step, window: tuple[float, float]) -> bool:
-    """Whether a whole step lies within a part of the loop. Raises `InputError` for a part that ends as it begins."""
-    first, last = window
-    if first >= last:
-        raise InputError(f"a window must begin before it ends, got {first} to {last}")
-    return first <= step.progress and (step.index + 1) / step.count <= last
 
 
 def steered(steering: UNetSteering | None, unet: UNet2DConditionModel) -> dict[str, Any]:

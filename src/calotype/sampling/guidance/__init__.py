@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from calotype.sampling.guidance.predictions import Predictions
     from calotype.sampling.guidance.projected import APG
     from calotype.sampling.guidance.text_and_image import TextAndImage
-    from calotype.sampling.guidance.wrapped import Rescaled, Within
+    from calotype.sampling.guidance.wrapped import NormKept, Rescaled, Within
     from calotype.sampling.guidance.zero_star import CFGZeroStar
 
 _WHERE = {
@@ -23,6 +23,7 @@ _WHERE = {
     "Guidance": "policy",
     "NoGuidance": "policy",
     "PerturbedAttention": "perturbed",
+    "NormKept": "wrapped",
     "Predictions": "predictions",
     "Rescaled": "wrapped",
     "SkipLayers": "perturbed",
@@ -39,6 +40,7 @@ __all__ = [
     "ClassifierFree",
     "Guidance",
     "NoGuidance",
+    "NormKept",
     "PerturbedAttention",
     "Predictions",
     "Rescaled",

@@ -14,6 +14,7 @@ METHODS: Mapping[str, str] = {
     "CFGZeroStar": "zero_star",
     "ClassifierFree": "classifier_free",
     "NoGuidance": "policy",
+    "NormKept": "wrapped",
     "PerturbedAttention": "perturbed",
     "Rescaled": "wrapped",
     "SkipLayers": "perturbed",

@@ -1,9 +1,11 @@
-"""Policies around another: with the spread brought back, and in a part of the loop alone."""
+"""Policies around another: with the spread or the norm brought back, and in a part of the loop alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from einops import reduce, repeat
 from torch import Tensor
 
 from calotype.errors import InputError
@@ -56,6 +58,48 @@ class Rescaled(StatefulGuidance):
         if len(self.active(step)) == 1 or self.amount == 0:
             return guided, state
         return rescaled(guided, predictions[POSITIVE.name], self.amount), state
+
+
+@dataclass(frozen=True)
+class NormKept(StatefulGuidance):
+    """Another policy, whose result has in every square of latents the norm of the positive branch.
+
+    Source: Wu et al., "Qwen-Image Technical Report", 2025, and the code published with it: the guided prediction of
+    each token is scaled to the length of the positive one.
+
+    Attributes:
+        policy: what guides.
+        patch: side of the squares of latents [B, C, ..., H, W] that are one token.
+
+    Raises:
+        InputError: the side is below 1, or the policy is none.
+    """
+
+    policy: Guidance
+    patch: int = 2
+
+    def __post_init__(self) -> None:
+        check_policy("NormKept", self.policy)
+        check_number("NormKept: patch", self.patch)
+        if self.patch < 1 or self.patch != int(self.patch):
+            raise InputError(f"NormKept: patch must be a whole number from 1, got {self.patch!r}")
+
+    def branches(self, twins: frozenset[str]) -> tuple[Branch, ...]:
+        return self.policy.branches(twins)
+
+    def active(self, step: Step) -> tuple[str, ...]:
+        return self.policy.active(step)
+
+    def advance(self, predictions: Mapping[str, Tensor], step: Step, state: Any) -> tuple[Tensor, Any]:
+        guided, state = advance(self.policy, predictions, step, state)
+        if len(self.active(step)) == 1:
+            return guided, state
+        wanted, found = self._squared_norms(predictions[POSITIVE.name]), self._squared_norms(guided)
+        ratio = torch.where(found > 0, (wanted / found).sqrt(), 1.0)  # where the prediction is 0 it stays 0
+        return guided * repeat(ratio, "b ... h w -> b 1 ... (h p) (w q)", p=self.patch, q=self.patch), state
+
+    def _squared_norms(self, x: Tensor) -> Tensor:
+        return reduce(x.square(), "b c ... (h p) (w q) -> b ... h w", "sum", p=self.patch, q=self.patch)
 
 
 @dataclass(frozen=True)
