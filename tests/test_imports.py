@@ -60,7 +60,6 @@ PACKAGES = {
     "calotype",
     "jaxtyping",
     "einops",
-    "PIL",
 }
 """What a pipeline's classes are declared with. Everything else waits for who loads, runs, saves or draws."""
 

@@ -1,5 +1,6 @@
 """Reading type hints, and whether one wire fits another."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NewType, Protocol
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from calotype.graph.branches import Branches
 from calotype.graph.hints import (
+    ClassRef,
     Component,
     ComponentRef,
     Each,
@@ -114,7 +116,7 @@ def test_component_by_name_compares_by_name_and_library_of_any_base():
 
 @pytest.mark.parametrize("path", ["CLIPTextModel", ":CLIPTextModel", "transformers:"])
 def test_component_by_name_is_library_and_class(path):
-    with pytest.raises(TypeError, match=f"a component is named 'library:Class', got {path!r}"):
+    with pytest.raises(TypeError, match=f"a class is named 'library:Class', got {path!r}"):
         Component[path]
 
 
@@ -160,3 +162,13 @@ def test_the_batch_itself_cannot_be_padded():
 )
 def test_spelling(hint, text):
     assert spell(hint) == text
+
+
+def test_a_class_by_name_stands_for_the_class_on_both_sides():
+    hint = Annotated[Any, ClassRef("collections:OrderedDict")]
+    derived = type("Mine", (OrderedDict,), {})
+    assert fits(derived, hint) and fits(hint, dict) and fits(hint | None, OrderedDict) and fits(hint, hint)
+    assert not fits(dict, hint) and not fits(hint, derived) and not fits(hint, int)
+    assert not accepts_none(hint) and spell(hint | None) == "OrderedDict | None"
+    item, several = item_hint(Each[hint])
+    assert several and fits(OrderedDict, item) and not fits(dict, item)

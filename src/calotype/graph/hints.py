@@ -5,7 +5,9 @@ Types are compared by array type, dtype family and rank; axis names document, th
 
 import inspect
 import types
+from collections.abc import Collection
 from dataclasses import dataclass
+from importlib import import_module
 from typing import (
     Annotated,
     Any,
@@ -56,27 +58,45 @@ Settings: TypeAlias = Annotated[T, OnlySettings()]
 need not be on the device, and training them does not concern the unit."""
 
 
-class ComponentRef:
-    """A component class by name, so that a slow library is imported only when it is loaded."""
+class ClassRef:
+    """A class by name, so that a slow library is imported only when it is needed: `ClassRef("PIL.Image:Image")`.
+
+    In `Annotated` it stands for the class where types of wires are compared.
+    """
 
     def __init__(self, path: str) -> None:
         library, colon, name = path.partition(":")
         if not (library and colon and name):
-            raise TypeError(f"a component is named 'library:Class', got {path!r}")
+            raise TypeError(f"a class is named 'library:Class', got {path!r}")
         self.path, self.library, self.name = path, library, name
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ComponentRef) and self.path == other.path
+        return isinstance(other, ClassRef) and self.path == other.path
 
     def __hash__(self) -> int:
         return hash(self.path)
 
     def __repr__(self) -> str:
-        return f'Component["{self.path}"]'
+        return self.name
 
     def admits(self, value: object) -> bool:
         """Whether an object is of the named class, or of a class derived from it, without importing anything."""
         return self.names(type(value))
+
+    def names(self, cls: type) -> bool:
+        """Whether a class, or one that it is derived from, is the named one, without importing anything."""
+        return self.name in _names_of(cls, {self.library.partition(".")[0]})
+
+    def load(self) -> Any:
+        """The class itself."""
+        return getattr(import_module(self.library), self.name)
+
+
+class ComponentRef(ClassRef):
+    """A component class by name; its library is the package that an index of components names."""
+
+    def __repr__(self) -> str:
+        return f'Component["{self.path}"]'
 
     def names(self, cls: type) -> bool:
         """Whether a class, or one that it is derived from, is the named one, or calotype's own of that name.
@@ -85,9 +105,13 @@ class ComponentRef:
         torchvision is not installed.
         """
         own = self.library == "transformers" and self.name in OF_TRANSFORMERS
-        homes = {self.library, "calotype"} if own else {self.library}
-        found = {c.__name__ for c in cls.__mro__ if c.__module__.partition(".")[0] in homes}
+        found = _names_of(cls, {self.library, "calotype"} if own else {self.library})
         return self.name in found or (self.name.endswith("ImageProcessor") and f"{self.name}Pil" in found)
+
+
+def _names_of(cls: type, libraries: Collection[str]) -> set[str]:
+    """The names of those classes that a class is or is derived from which are of some libraries."""
+    return {c.__name__ for c in cls.__mro__ if c.__module__.partition(".")[0] in libraries}
 
 
 class Component:
@@ -111,16 +135,16 @@ def members(hint: Any) -> tuple[Any, ...]:
 
 def unannotated(hint: Any) -> Any:
     while get_origin(hint) is Annotated:
-        ref = component_ref(hint)
+        ref = class_ref(hint)
         if ref is not None:
             return ref
         hint = get_args(hint)[0]
     return hint
 
 
-def component_ref(hint: Any) -> ComponentRef | None:
+def class_ref(hint: Any) -> ClassRef | None:
     metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-    return next((m for m in metadata if isinstance(m, ComponentRef)), None)
+    return next((m for m in metadata if isinstance(m, ClassRef)), None)
 
 
 def metadata_of(hint: Any) -> tuple[Any, ...]:
@@ -175,8 +199,10 @@ def _fits_one(made: Any, wanted: Any) -> bool:
         return not isinstance(wanted, NewType) and fits(made.__supertype__, wanted)
     if isinstance(wanted, NewType) or isinstance(made, TypeVar | str | ForwardRef):
         return False
-    if isinstance(wanted, ComponentRef):
+    if isinstance(wanted, ClassRef):
         return isinstance(made, type) and wanted.names(made)
+    if type(made) is ClassRef:
+        made = made.load()
     if _is_array(made) or _is_array(wanted):
         return _arrays_fit(made, wanted)
     if Literal in (get_origin(made), get_origin(wanted)):

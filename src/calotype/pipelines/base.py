@@ -6,7 +6,6 @@ A subclass with `units` is run by the engine. One without is free-form: it write
 
 import copy
 import inspect
-import secrets
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Self
 
 import torch
 
-import calotype.pipelines.values  # noqa: F401 - registers arrays and pictures with the memo
 from calotype.errors import (
     ComponentError,
     GraphError,
@@ -137,7 +135,8 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         memo: int | str = MEMO,
         **components: Any,
     ) -> None:
-        from calotype.memory.residency import parse_bytes  # which no class needs, only a pipeline
+        import calotype.pipelines.values  # noqa: F401 - registers arrays and pictures with the memo
+        from calotype.memory.residency import parse_bytes
         from calotype.pipelines.generations import Generations
         from calotype.pipelines.memory import pack, residency
         from calotype.pipelines.provenance import Digests
@@ -459,5 +458,7 @@ def _with_seed(call: Call) -> Call:
     """The call with a seed drawn where none was given, so that the recipe can repeat it."""
     if call.values["seed"] is not None:
         return call
+    import secrets
+
     values = {**call.values, "seed": secrets.randbelow(2**32)}
     return Call(values, call.explicit, call.outputs, call.given)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from calotype.errors import ComponentError
+from calotype.graph.hints import ClassRef
 
 if TYPE_CHECKING:
+    from PIL import Image
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic_core import PydanticCustomError
     from pydantic_core.core_schema import CoreSchema
@@ -35,13 +36,18 @@ class PictureCodec:
         return {"type": "string", "format": "data-url", "description": "A picture as a data: URL, or a file's path."}
 
 
-Picture = Annotated[Image.Image, PictureCodec()]
+if TYPE_CHECKING:
+    Picture = Annotated[Image.Image, PictureCodec()]
+else:
+    Picture = Annotated[Any, ClassRef("PIL.Image:Image"), PictureCodec()]  # Pillow waits for the first picture
 """A picture among the inputs: a PIL image, the path of a file, or a `data:` URL."""
 
 
-def read_picture(value: Any) -> Image.Image:
+def read_picture(value: Any) -> Picture:
     """The picture that a value is or names, loaded whole and turned the way its file says. Raises the validation error
     that says what is wrong."""
+    from PIL import Image, ImageOps
+
     if isinstance(value, Image.Image):
         return _readable(value)
     if not isinstance(value, str | Path):
@@ -57,8 +63,6 @@ def read_picture(value: Any) -> Image.Image:
             source = Path(value).expanduser()
         with Image.open(source) as opened:
             opened.load()
-            from PIL import ImageOps  # only who gives a picture needs it
-
             return _readable(ImageOps.exif_transpose(opened))
     except FileNotFoundError:
         raise _wrong("there is no picture file {path}", {"path": str(value)}) from None
@@ -73,8 +77,10 @@ def _wrong(template: str, context: dict[str, Any]) -> "PydanticCustomError":
     return PydanticCustomError("picture", template, context)
 
 
-def _readable(picture: Image.Image) -> Image.Image:
+def _readable(picture: Picture) -> Picture:
     """A picture in a mode of 8 bits. 16-bit grey is rounded to 8; other ranges are not known, and refused."""
+    from PIL import Image
+
     if picture.mode.startswith("I;16"):
         levels = np.asarray(picture).astype(np.uint32)
         return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
@@ -86,15 +92,17 @@ def _readable(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def write_data_url(picture: Image.Image) -> str:
+def write_data_url(picture: Picture) -> str:
     """A picture as a PNG `data:` URL; reading it back gives the same pixels."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return DATA_URL + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def to_array(picture: Image.Image) -> Float[Tensor, "1 3 h w"]:
+def to_array(picture: Picture) -> Float[Tensor, "1 3 h w"]:
     """A picture as values in [-1, 1]; transparent parts over white."""
+    from PIL import Image
+
     if picture.has_transparency_data:
         over = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(over, picture.convert("RGBA"))
@@ -102,17 +110,19 @@ def to_array(picture: Image.Image) -> Float[Tensor, "1 3 h w"]:
     return (pixels.permute(2, 0, 1).float() / 127.5 - 1.0)[None]
 
 
-def to_mask(picture: Image.Image) -> Float[Tensor, "1 1 h w"]:
+def to_mask(picture: Picture) -> Float[Tensor, "1 1 h w"]:
     """A mask picture as values in [0, 1]: white (1) is what may change, black (0) what is kept."""
     return torch.from_numpy(np.array(picture.convert("L"))).float()[None, None] / 255.0
 
 
-def to_picture(values: Float[Tensor, "1 c h w"]) -> Image.Image:
+def to_picture(values: Float[Tensor, "1 c h w"]) -> Picture:
     """Values in [-1, 1] as a picture, rounded to the nearest of 256 levels; one channel is grey, three are RGB.
 
     Raises:
         ComponentError: a value is not finite, which damaged weights or a type of too small a range make.
     """
+    from PIL import Image
+
     if not values.isfinite().all():
         raise ComponentError(
             "these values make no picture: some are not finite. Weights are damaged (NaN), or their type overflows; "
@@ -123,10 +133,10 @@ def to_picture(values: Float[Tensor, "1 c h w"]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def fitted(picture: Image.Image, height: int, width: int) -> Image.Image:
+def fitted(picture: Picture, height: int, width: int) -> Picture:
     """A picture scaled to cover height x width and cropped around its middle."""
     if picture.size == (width, height):
         return picture
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)

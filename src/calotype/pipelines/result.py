@@ -5,11 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from calotype.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from calotype.pipelines.recipe import Recipe
 
 
@@ -65,8 +65,10 @@ class Result:
         raise AttributeError(f"the result has no {name!r}{did_you_mean(name, outputs)}; it has {', '.join(outputs)}")
 
     @property
-    def images(self) -> list[Image.Image]:
+    def images(self) -> "list[Image.Image]":
         """Every picture among the outputs, prompt-major."""
+        from PIL import Image
+
         return [value for values in self._outputs.values() for value in values if isinstance(value, Image.Image)]
 
     def save(self, path: str | Path) -> list[Path]:
