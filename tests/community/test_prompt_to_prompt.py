@@ -9,7 +9,7 @@ import torch
 
 from calotype import Branch, ClassifierFree, SkipLayers, UnitPack, unit
 from calotype.community.prompt_to_prompt import CarriedOver, aligned, token_words, word_weights
-from calotype.errors import InputError
+from calotype.errors import InputError, UnusedInput
 from calotype.nn.attention_control import AttentionControl, AttentionSite
 from calotype.pipelines.latents import Latents
 from calotype.sampling.steering import AttentionSteering
@@ -235,6 +235,14 @@ def test_words_of_clip_are_made_of_its_tokens() -> None:
 def test_wrong_calls(pipe: Any, call: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         pipe(prompt=["a cat", "a fox"], steps=1, seed=0, **call)
+
+
+def test_a_setting_without_a_source_is_answered_with_what_is_missing(pipe: Any) -> None:
+    """The unit that reads it runs within the loop, and is left out for a wire of another unit."""
+    with pytest.raises(
+        UnusedInput, match="self_replace_steps was given, .* word_edit is skipped because source is None"
+    ):
+        pipe(prompt="a cat", self_replace_steps=0.1, steps=1)
 
 
 def test_brackets_are_refused() -> None:

@@ -110,7 +110,8 @@ class CarriedOver(AttentionControl):
         return bool(site.words) or (self.layout and site.height * site.width <= SMALL)
 
     def probabilities(self, site: AttentionSite, probabilities: Float[Tensor, "b h n m"]) -> Float[Tensor, "b h n m"]:
-        pixels, words = probabilities.split([probabilities.shape[-1] - site.words, site.words], dim=-1)
+        count = probabilities.shape[-1] - site.words
+        pixels, words = probabilities[..., :count], probabilities[..., count:]
         if self.layout and site.height * site.width <= SMALL:
             pixels = pixels[self.source]
         if not site.words:
@@ -118,8 +119,8 @@ class CarriedOver(AttentionControl):
         sources, targets = self.shares.shape[1:]  # other packs may have added words after those of the prompts
         words, added = words[..., :targets], words[..., targets:]
         if self.words:
-            carried = probabilities[self.source][..., pixels.shape[-1] :][..., :sources] @ self.shares[:, None]
-            words = carried + words * self.own[:, None, None]
+            looked = probabilities[self.source, ..., count : count + sources]
+            words = looked @ self.shares[:, None] + words * self.own[:, None, None]
         return torch.cat([pixels, words * self.weights[:, None, None], added], dim=-1)
 
 

@@ -37,6 +37,7 @@ class Node:
         is_loop: it denoises; training replaces it by its objective.
         plan_reads: the wires that decide what is planned, which must therefore be inputs.
         may_skip: it may be left out although a wire it needs is None.
+        inner: the units that run within it, of a loop.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Node:
     is_loop: ClassVar[bool] = False
     may_skip: bool = True
     plan_reads: frozenset[str] = frozenset()
+    inner: "tuple[Node, ...]" = ()
 
     def active(self, absent: frozenset[str]) -> Active | None:
         """What runs when the `absent` wires are None; None when the node is then skipped."""

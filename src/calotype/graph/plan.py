@@ -308,9 +308,8 @@ def _refuse_unused(
 def _unused_because(graph: Graph, call: Call, name: str, skipped: Mapping[str, str]) -> str:
     twin_of = graph.inputs[name].twin_of
     readers = [n.name for n in graph.nodes if name in n.reads or twin_of in n.reads]
-    asleep = [r for r in readers if r in skipped]
-    if asleep:
-        reasons = "; ".join(f"{r} is skipped because {skipped[r]}" for r in asleep)
+    if asleep := _asleep(graph, call, name, skipped):
+        reasons = "; ".join(f"{reader} is skipped because {why}" for reader, why in asleep.items())
         unread = f"{name} was given, but nothing in this call reads it: {reasons}"
         return f"{unread}. Give what is None too, or leave {name} out"
     if not readers:
@@ -328,6 +327,20 @@ def _unused_because(graph: Graph, call: Call, name: str, skipped: Mapping[str, s
         f"{name} was given, but nothing in this call reads it: what {', '.join(readers)} makes is not needed for the "
         f"outputs asked for; leave {name} out"
     )
+
+
+def _asleep(graph: Graph, call: Call, name: str, skipped: Mapping[str, str]) -> dict[str, str]:
+    """The skipped nodes for which nothing reads an input, and why each is: those that read it, and those that units
+    within a loop wait for which would."""
+    read = {name, graph.inputs[name].twin_of}
+    found = {n.name: skipped[n.name] for n in graph.nodes if n.name in skipped and not read.isdisjoint(n.reads)}
+    lost = {wire: n.name for n in graph.nodes if n.name in skipped for wire in n.writes}
+    none = {wire for wire, value in call.values.items() if value is None}
+    for inner in (u for n in graph.nodes if n.name not in skipped for u in n.inner if name in u.reads):
+        for wire in inner.blockers(frozenset(none.union(lost))):
+            maker = lost.get(wire)
+            found |= {inner.name: f"{wire} is None"} if maker is None else {maker: skipped[maker]}
+    return found
 
 
 def _triggers(graph: Graph, call: Call, planned: PlannedNode, kept: list[PlannedNode]) -> list[str]:
