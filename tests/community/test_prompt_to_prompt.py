@@ -239,9 +239,7 @@ def test_wrong_calls(pipe: Any, call: dict[str, Any], message: str) -> None:
 
 def test_a_setting_without_a_source_is_answered_with_what_is_missing(pipe: Any) -> None:
     """The unit that reads it runs within the loop, and is left out for a wire of another unit."""
-    with pytest.raises(
-        UnusedInput, match="self_replace_steps was given, .* word_edit is skipped because source is None"
-    ):
+    with pytest.raises(UnusedInput, match=r"self_replace_steps was .* word_edit is skipped because source is None"):
         pipe(prompt="a cat", self_replace_steps=0.1, steps=1)
 
 

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from calotype.graph.branches import Branch, Branches
+from calotype.graph.branches import Branch, Branches, Tag
 from calotype.graph.node import BY_BRANCH, project
 
 
@@ -32,6 +32,16 @@ def test_copies_and_pickles():
     assert pickle.loads(pickle.dumps(both)) == both
     deep = copy.deepcopy(both)
     assert deep == both and deep.positive is not both.positive
+
+
+def test_a_variant_of_the_predictor_on_the_same_inputs_is_positive():
+    class Weaker(Tag):
+        pass
+
+    negated = frozenset({"prompt"})
+    positive = [Branch("positive"), Branch("weak", tag=Weaker()), Branch("plain", adapters=("style",))]
+    other = [Branch("negative", negated), Branch("weak", negated, tag=Weaker()), Branch("another_prompt")]
+    assert all(b.is_positive for b in positive) and not any(b.is_positive for b in other)
 
 
 def test_branches_share_what_they_do_not_differ_in():
