@@ -30,6 +30,7 @@ class StepEvent:
         node: the name of the loop.
         index, total: the step just done, from 0, and how many there are.
         latents: the loop's value after the step, all items in one batch.
+        reused: whether a step cache took work over from steps before.
     """
 
     node: str
@@ -38,6 +39,7 @@ class StepEvent:
     latents: Any = field(repr=False)
     _denoised: Callable[[], Any] = field(repr=False)
     _preview: Callable[[], Mapping[str, Any]] = field(repr=False)
+    reused: bool = False
 
     @property
     def denoised(self) -> Any:

@@ -31,11 +31,13 @@ from calotype.sampling.parameters import (
     tag_parameters,
 )
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
-from calotype.sampling.steering import summed
+from calotype.sampling.steering import BlockReuse, summed
 from calotype.sampling.step import Step
 
 if TYPE_CHECKING:
     from calotype.graph.run import Run, StepEvent
+    from calotype.sampling.caching.policy import StepCache
+    from calotype.sampling.caching.session import Caching
 
 Items = Sequence[tuple[int, int]]
 
@@ -79,6 +81,8 @@ class Denoise(Node):
             whose input is None leaves it as it is. They run in the plan too.
         once: units that run before the first step, for each batch of branches: what stays the same from step to step.
             What they make is for the predictor and the units in `steer`, by name (`calotype.sampling.once`).
+        cache: the input that says how steps take over work of steps before, a `StepCache` (`calotype.sampling.caching`);
+            by default, or where it is None, every step computes.
         batch_branches: predict all branches in one batch, or in turn; by default whichever is better for the size.
         optional: the loop may be skipped, which leaves `latents` as they are.
 
@@ -104,6 +108,7 @@ class Denoise(Node):
         noise_source: str | None = None,
         around: Sequence[Unit[..., Guidance]] = (),
         once: Sequence[Unit[..., Any]] = (),
+        cache: str | None = None,
         batch_branches: bool | None = None,
         optional: bool = False,
     ) -> None:
@@ -112,7 +117,7 @@ class Denoise(Node):
         self.predict, self.guidance, self.around = predict, guidance, tuple(around)
         self.after_step, self.steer, self.objectives = tuple(after_step), tuple(steer), tuple(objectives)
         self.inner = (predict, *self.steer, *self.objectives, *self.after_step)
-        self.once = Once(name, once)
+        self.once, self.cache = Once(name, once), cache
         self._all = (*self.once.units, *self.inner)
         self.noise_source, self.batch_branches, self.may_skip = noise_source, batch_branches, optional
         self.injected = {u: injected_parameters(u) for u in self.inner}
@@ -158,14 +163,14 @@ class Denoise(Node):
             self.predict, name=self.name, latents=self.latents, sigmas=self.sigmas, scheduler=self.scheduler,
             guidance=self.guidance, after_step=(*self.after_step, *after_step), steer=(*self.steer, *steer),
             objectives=(*self.objectives, *objectives), noise_source=self.noise_source,
-            around=(*self.around, *around), once=(*self.once.units, *once), batch_branches=self.batch_branches,
-            optional=self.may_skip,
+            around=(*self.around, *around), once=(*self.once.units, *once), cache=self.cache,
+            batch_branches=self.batch_branches, optional=self.may_skip,
         )  # fmt: skip
 
     def _plan_reads(self) -> dict[str, Any]:
-        """The wires that decide the branches."""
+        """The wires that decide the branches, and what is taken over from step to step."""
         more = {w: h for u in self.around for w, h in u.reads.items() if w != u.wire("policy")}
-        return {**self.guidance.reads, **more}
+        return {**self.guidance.reads, **more, **({self.cache: Any} if self.cache else {})}
 
     def active(self, absent: frozenset[str]) -> Active | None:
         if self.blockers(absent):
@@ -186,7 +191,20 @@ class Denoise(Node):
     def branches(self, inputs: Mapping[str, Any], twins: frozenset[str]) -> tuple[Branch, ...]:
         found = self._policy(inputs).branches(twins)
         self._refuse_tags(found)
+        self._refuse_cache(inputs)
         return found
+
+    def _refuse_cache(self, inputs: Mapping[str, Any]) -> None:
+        """Raise `InputError` for a step cache that the loop or its predictor cannot work with."""
+        cache = None if self.cache is None else inputs[self.cache]
+        if isinstance(cache, list):
+            raise InputError(f"{self.cache} must be one value for the whole call, got a list: items share a batch")
+        if cache is None or cache.reach == "prediction" or BlockReuse in steered_parameters(self.predict).values():
+            return
+        raise InputError(
+            f"{self.cache}: {type(cache).__name__} takes over what a network's blocks give, but {self.predict.name} "
+            "offers none; take Taylor(of='prediction'), or add `reuse: BlockReuse | None` to a predictor of your own"
+        )
 
     def _refuse_tags(self, branches: Sequence[Branch]) -> None:
         """Raise `InputError` for a branch that asks for a variant which the predictor does not have."""
@@ -277,6 +295,7 @@ class _Loop:
         self._together: dict[tuple[str, ...], bool] = {}
         self._after_arguments = [self._unit_arguments(u, POSITIVE) for u in self.after]
         self._objectives = {u: self._unit_arguments(u, POSITIVE) for u in node.objectives if self._triggered(u, active)}
+        self._caching = self._cached(run.plan.call.values)
 
     def steps(self) -> Iterator["StepEvent"]:
         latents = self._collated(self.node.latents, POSITIVE, self.node.reads[self.node.latents])
@@ -286,6 +305,8 @@ class _Loop:
         sources = self._noise_sources(len(states))
         for index in range(count):
             step = self.levels.step(index)
+            if self._caching is not None:
+                self._caching.begin(step, self.policy.active(step))
             output, guided = (self._drawn if self._objectives else self._guided)(latents, step, guided)
             before = latents
             latents, states = self._advance(latents, output, index, states, sources)
@@ -294,6 +315,14 @@ class _Loop:
             if index + 1 == count:
                 self.run.enter(self.node.latents, split_items(latents, len(self.items)), self.items)
             yield self._event(index, count, latents, before, output)
+
+    def _cached(self, inputs: Mapping[str, Any]) -> "Caching | None":
+        """The memory of the step cache that the call has, if any."""
+        cache: StepCache | None = None if self.node.cache is None else inputs[self.node.cache]
+        if cache is not None and self._objectives:
+            names = ", ".join(u.name for u in self._objectives)
+            raise InputError(f"{names} guides by the gradient of the whole network; leave {self.node.cache} out")
+        return None if cache is None else cache.start(len(self.items), self.node.predict.name)
 
     def _triggered(self, inner: Unit[..., Any], active: Active) -> bool:
         """Whether a unit after the step runs: nothing that it needs is None."""
@@ -328,7 +357,8 @@ class _Loop:
             with torch.no_grad():
                 return fork.fork().preview(self.node.latents, split_items(denoised(), len(self.items))[0])
 
-        return StepEvent(self.node.name, index, count, latents, denoised, preview)
+        reused = self._caching is not None and self._caching.reused
+        return StepEvent(self.node.name, index, count, latents, denoised, preview, reused)
 
     # -- predicting ------------------------------------------------------------------------------------------------
 
@@ -396,8 +426,11 @@ class _Loop:
         """The prediction for these branches, with what steers it at this step."""
         arguments, predict = self._arguments[names], self.node.predict
         made = [_called(u, shown, {**arguments[u], **self._injected(u, step, branch)}) for u in self.steer]
+        if self._caching is not None:
+            made += self._caching.steering(names)
         injected = self._injected(predict, step, branch) | summed(self._steered, made)
-        return _called(predict, shown, {**arguments[predict], **injected})
+        call = partial(_called, predict, shown, {**arguments[predict], **injected})
+        return call() if self._caching is None else self._caching.predicted(names, shown, call)
 
     def _predict_batched(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
         several = map_leaves(lambda t: torch.cat([t] * len(names)), shown)

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Self
 from calotype.errors import InputError
 from calotype.sampling.step import Step
 
+from calotype.errors import InputError
+
 if TYPE_CHECKING:
     from calotype.nn.attention_control import AttentionControl
+    from calotype.nn.reuse import BlockCache
 
 
 class Steering(ABC):
@@ -36,6 +39,21 @@ class AttentionSteering(Steering):
         return type(self)((*self.controls, *other.controls))
 
 
+@dataclass(frozen=True)
+class BlockReuse(Steering):
+    """What any network takes over from steps before: the loop gives it where a step cache is at work."""
+
+    cache: "BlockCache"
+
+    def __add__(self, other: Self) -> Self:
+        raise InputError("a loop has one step cache; give one")
+
+
+def taken_over(reuse: BlockReuse | None) -> "BlockCache | None":
+    """The cache of a steering, for the network's `cache=`."""
+    return None if reuse is None else reuse.cache
+
+
 def looked_into(attention: AttentionSteering | None) -> "tuple[AttentionControl, ...]":
     """The controls of a steering, for the network's `attention=`; none where nothing steers."""
     return () if attention is None else attention.controls
@@ -46,6 +64,8 @@ def within(step: Step, window: tuple[float, float]) -> bool:
     first, last = window
     if first >= last:
         raise InputError(f"a window must begin before it ends, got {first} to {last}")
+    if (first, last) == (0.0, 1.0):
+        return True  # of every step: training has batches without a place in the loop
     return first <= step.progress and (step.index + 1) / step.count <= last
 
 

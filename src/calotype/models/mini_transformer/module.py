@@ -7,8 +7,9 @@ Billion Parameters", 2023); words enter attention as further keys and values (Ni
 """
 
 import math
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from einops import rearrange
@@ -20,6 +21,7 @@ from calotype.models.mini_transformer.config import MiniTransformer2DConfig
 from calotype.nn.attention_control import AttentionControl, AttentionSite, Heads, controlled
 from calotype.nn.network import Network
 from calotype.nn.perturbation import Perturbation
+from calotype.nn.reuse import BlockCache, in_turn, residual_pass
 
 
 def sinusoids(values: Float[Tensor, "n"], dim: int, max_period: float) -> Float[Tensor, "n dim"]:
@@ -47,6 +49,10 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 Controls: TypeAlias = tuple[Sequence[AttentionControl], AttentionSite] | None
 """What looks into a block's attention, and which block that is."""
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
 class TransformerBlock(nn.Module):
@@ -119,27 +125,64 @@ class MiniTransformer2DModel(Network):
         pooled: Float[Tensor, "b d"],
         perturbation: Perturbation | None = None,
         attention: Sequence[AttentionControl] = (),
+        cache: BlockCache | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """`timestep` is sigma: 0 for data, 1 for noise. `perturbation`: of some blocks, for guidance away from it.
-        `attention`: what observes and alters the attention of every block."""
+        `attention`: what observes and alters the attention of every block. `cache`: what may leave out blocks."""
         _, _, height, width = latents.shape
         x = self.proj_in(rearrange(latents, "b c h w -> b (h w) c"))
         x = x + self.positions(height, width, x)
         condition = F.silu(self.embed_time(timestep, x) + self.pooled_embed(pooled))
         modulation = rearrange(self.modulation(condition), "b (n c) -> b n c", n=6)
         mask = self.attention_mask(encoder_mask, x)
-        perturbed = perturbation.among(len(self.blocks), type(self).__name__) if perturbation else frozenset()
-        skip = perturbation is not None and perturbation.kind == "skip"
-        words = encoder_hidden_states.shape[1]
-        for index, block in enumerate(self.blocks):
-            controls = (attention, AttentionSite(f"blocks.{index}", height, width, words)) if attention else None
-            if index not in perturbed:
-                x = block(x, modulation, encoder_hidden_states, mask, controls)
-            elif not skip:
-                x = block(x, modulation, encoder_hidden_states, self.alone_mask(mask, x), controls)
+        sites = self._controls(attention, height, width, encoder_hidden_states.shape[1])
+        layers = self._layers(perturbation, sites, (modulation, encoder_hidden_states, mask), x)
+        if cache is None:
+            x = in_turn(layers, x)
+        else:
+            x = cache.passed(residual_pass(type(self).__name__, layers, x, _itself, lambda: self._cue(x, modulation)))
         shift, scale = self.modulation_out(condition)[:, None].chunk(2, dim=-1)
         velocity: Tensor = self.proj_out(modulate(self.norm_out(x), shift, scale))
         return rearrange(velocity, "b (h w) c -> b c h w", h=height)
+
+    def _layers(
+        self,
+        perturbation: Perturbation | None,
+        controls: Sequence[Controls],
+        shared: tuple[Tensor, Tensor, Tensor],
+        x: Tensor,
+    ) -> list[Callable[[Tensor], Tensor]]:
+        """The blocks that run, as functions of the image tokens. `shared`: modulation, words, and who sees whom."""
+        perturbed = perturbation.among(len(self.blocks), type(self).__name__) if perturbation else frozenset()
+        skip = perturbation is not None and perturbation.kind == "skip"
+        modulation, words, mask = shared
+        alone = self.alone_mask(mask, x) if perturbed and not skip else mask
+        return [
+            partial(
+                block,
+                modulation=modulation,
+                text=words,
+                mask=alone if index in perturbed else mask,
+                controls=controls[index],
+            )
+            for index, block in enumerate(self.blocks)
+            if not (skip and index in perturbed)
+        ]
+
+    def _controls(
+        self, attention: Sequence[AttentionControl], height: int, width: int, words: int
+    ) -> Sequence[Controls]:
+        """What looks into each block."""
+        count = len(self.blocks)
+        if not attention:
+            return [None] * count
+        return [(attention, AttentionSite(f"blocks.{index}", height, width, words)) for index in range(count)]
+
+    def _cue(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """What enters the first block's attention, as the time modulates it."""
+        first: Any = self.blocks[0]
+        shift, scale = (modulation + first.modulation)[:, :2, None].unbind(1)
+        return modulate(first.norm1(x), shift, scale)
 
     def positions(self, height: int, width: int, like: Tensor) -> Tensor:
         config = self.config

@@ -12,6 +12,7 @@ from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
 from calotype.pipelines.base import DiffusionPipeline, takes
 from calotype.pipelines.declared import made
 from calotype.pipelines.guidance import GuidanceInputs, guidance
+from calotype.pipelines.inputs import CacheInputs
 from calotype.pipelines.latents import keep_known, latents, sigmas, start
 from calotype.pipelines.pictures import Picture
 from calotype.pipelines.text_to_image.units import (
@@ -36,7 +37,7 @@ class TextInputs(Inputs):
     )
 
 
-class TextToImageInputs(GuidanceInputs, TextInputs):
+class TextToImageInputs(CacheInputs, GuidanceInputs, TextInputs):
     """What a user may set."""
 
     guidance_scale: float = Field(
@@ -79,7 +80,7 @@ class TextToImagePipeline(DiffusionPipeline):
         sigmas,
         latents,
         masks,
-        Denoise(velocity, guidance=guidance, after_step=[keep_known]),
+        Denoise(velocity, guidance=guidance, after_step=[keep_known], cache="cache"),
         image,
     )
     __call__ = takes(TextToImageInputs)

@@ -16,7 +16,7 @@ from calotype.nn.perturbation import Perturbation
 from calotype.pipelines.latents import CleanLatents, Latents, Noise, shrink_mask
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask, to_picture
 from calotype.sampling import Step
-from calotype.sampling.steering import AttentionSteering, looked_into
+from calotype.sampling.steering import AttentionSteering, BlockReuse, looked_into, taken_over
 
 
 class PromptEmbeds(NamedTuple):
@@ -77,13 +77,17 @@ def velocity(
     pooled_embeds: Float[Tensor, "b c"],
     perturbation: Perturbation | None,
     attention: AttentionSteering | None,
+    reuse: BlockReuse | None,
     *,
     transformer: MiniTransformer2DModel,
 ) -> Latents:
     """The flow's velocity, noise minus data, at the step's sigma: [b, c, h, w]."""
     shown, embeds, pooled = (t.to(transformer.dtype) for t in (latents, prompt_embeds, pooled_embeds))
     sigma = torch.as_tensor(step.each_sigma, dtype=torch.float32, device=shown.device).expand(len(shown))
-    return Latents(transformer(shown, sigma, embeds, prompt_mask, pooled, perturbation, looked_into(attention)))
+    velocity = transformer(
+        shown, sigma, embeds, prompt_mask, pooled, perturbation, looked_into(attention), taken_over(reuse)
+    )
+    return Latents(velocity)
 
 
 @unit

@@ -13,6 +13,7 @@ from calotype.sampling.step import Step
 
 if TYPE_CHECKING:
     from calotype.nn.reuse import BlockPass
+    from calotype.sampling.caching.session import Caching
 
 Reach: TypeAlias = Literal["blocks", "prediction"]
 """What is taken over: what a network's blocks give, or the whole prediction."""
@@ -59,6 +60,12 @@ class StepCache(ABC):
         """What to go by at this step: a tensor of the pass, or None. `hidden`: what the first part left, if it ran.
         `judge` and `renewed` receive the rows of the first branch, [items, n]."""
         return None
+
+    def start(self, items: int, predictor: str) -> "Caching":
+        """The memory of a loop with so many items, whose unit `predictor` predicts."""
+        from calotype.sampling.caching.session import Caching
+
+        return Caching(self, items, predictor)
 
     @abstractmethod
     def judge(self, step: Step, sign: Tensor | None, state: Any) -> tuple[bool, Any]:

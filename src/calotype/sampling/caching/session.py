@@ -97,9 +97,7 @@ class Caching:
         """Whether the present step takes over: asked at its first branch, and the same for all."""
         if not self._asked:
             self._asked = True
-            found = sign()
-            found = found if found is None else found.reshape(-1, found.shape[-1])
-            self.reused, self._state = self._judged(found, known)
+            self.reused, self._state = self._judged(sign(), known)
             self._run = self._run + 1 if self.reused else 0
             if self.reused:
                 logger.debug("step %d of %d takes over", self._step.index + 1, self._step.count)

@@ -30,7 +30,7 @@ class TeaCache(StepCache):
         InputError: a value is out of range.
     """
 
-    threshold: float = 0.2
+    threshold: float = 0.1
     coefficients: tuple[float, ...] = (1.0, 0.0)
 
     def __post_init__(self) -> None:

@@ -23,11 +23,10 @@ METHODS: Mapping[str, str] = {
 """The policies that a text can name, and the module of each in this package."""
 
 
-def to_json(policy: Guidance) -> dict[str, Any]:
+def to_json(policy: Any) -> dict[str, Any]:
     """A policy as JSON: `{"method": "APG", "scale": 5.0, ...}`. One of another class is told by its name and fields."""
-    own: Any = policy  # a protocol is no dataclass, a class that follows it may be one
-    known = fields(own) if is_dataclass(own) else ()
-    return {"method": type(own).__name__} | {f.name: _plain(getattr(own, f.name)) for f in known}
+    known = fields(policy) if is_dataclass(policy) else ()  # a class that follows the protocol need not be one
+    return {"method": type(policy).__name__} | {f.name: _plain(getattr(policy, f.name)) for f in known}
 
 
 def from_json(value: Mapping[str, Any]) -> Guidance:
@@ -36,21 +35,26 @@ def from_json(value: Mapping[str, Any]) -> Guidance:
     Raises:
         InputError: no such method, an unknown or missing field, or a value that the policy does not take.
     """
+    policy: Guidance = made_of("guidance", value, "calotype.sampling.guidance", METHODS)
+    return policy
+
+
+def made_of(what: str, value: Mapping[str, Any], package: str, methods: Mapping[str, str]) -> Any:
+    """The value that `{"method": name, field: ...}` describes: of the class of that name in the method's module."""
     rest = dict(value)
     method = rest.pop("method", None)
-    if method not in METHODS:
-        near = did_you_mean(str(method), METHODS) if method is not None else ""
-        raise InputError(sentences(f"guidance has no method {method!r}{near}", f"The methods are {', '.join(METHODS)}"))
-    made: Any = getattr(importlib.import_module(f"calotype.sampling.guidance.{METHODS[method]}"), method)
+    if method not in methods:
+        near = did_you_mean(str(method), methods) if method is not None else ""
+        raise InputError(sentences(f"{what} has no method {method!r}{near}", f"The methods are {', '.join(methods)}"))
+    made: Any = getattr(importlib.import_module(f"{package}.{methods[method]}"), method)
     known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(made)}
     for name in rest:
         if name not in known:
             takes = f"It takes {', '.join(known) or 'nothing'}"
-            raise InputError(sentences(f"guidance {method} has no {name!r}{did_you_mean(name, known)}", takes))
+            raise InputError(sentences(f"{what} {method} has no {name!r}{did_you_mean(name, known)}", takes))
     if missing := [name for name, required in known.items() if required and name not in rest]:
-        raise InputError(f"guidance {method} needs {' and '.join(missing)}")
-    policy: Guidance = made(**{name: _value(part) for name, part in rest.items()})
-    return policy
+        raise InputError(f"{what} {method} needs {' and '.join(missing)}")
+    return made(**{name: _value(part) for name, part in rest.items()})
 
 
 def _plain(value: Any) -> Any:
