@@ -81,8 +81,8 @@ class Denoise(Node):
             whose input is None leaves it as it is. They run in the plan too.
         once: units that run before the first step, for each batch of branches: what stays the same from step to step.
             What they make is for the predictor and the units in `steer`, by name (`calotype.sampling.once`).
-        cache: the input that says how steps take over work of steps before, a `StepCache` (`calotype.sampling.caching`);
-            by default, or where it is None, every step computes.
+        cache: the input that says how steps take over work of steps before (`calotype.sampling.caching`); by default,
+            or where it is None, every step computes.
         batch_branches: predict all branches in one batch, or in turn; by default whichever is better for the size.
         optional: the loop may be skipped, which leaves `latents` as they are.
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Self
 from calotype.errors import InputError
 from calotype.sampling.step import Step
 
-from calotype.errors import InputError
-
 if TYPE_CHECKING:
     from calotype.nn.attention_control import AttentionControl
     from calotype.nn.reuse import BlockCache

@@ -43,9 +43,8 @@ class Taylor(StepCache):
         check_count("Taylor: degree", self.degree, least=0)
         check_count("Taylor: warm_up", self.warm_up, least=0)
         if self.of not in _REACHES:
-            raise InputError(
-                f"Taylor: of must be one of {', '.join(_REACHES)}, got {self.of!r}{did_you_mean(str(self.of), _REACHES)}"
-            )
+            near = did_you_mean(str(self.of), _REACHES)
+            raise InputError(f"Taylor: of must be one of {', '.join(_REACHES)}, got {self.of!r}{near}")
 
     @property
     def reach(self) -> Reach:
