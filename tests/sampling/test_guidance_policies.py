@@ -26,7 +26,8 @@ from calotype.sampling import (
 )
 from calotype.sampling.guidance.policy import advance
 from calotype.sampling.guidance.predictions import Predictions
-from calotype.sampling.parameterization import Epsilon, Flow, Mix, Sample, VPrediction
+from calotype.sampling.moves import Mix
+from calotype.sampling.parameterization import Epsilon, Flow, Sample, VPrediction
 
 TWINS = frozenset({"prompt"})
 AS_IT_IS = Mix(0.0, 1.0)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from calotype.errors import ConfigError
-from calotype.sampling.parameterization import Epsilon, Flow, Mix, Sample, VPrediction, parameterization
+from calotype.sampling.moves import Mix
+from calotype.sampling.parameterization import Epsilon, Flow, Sample, VPrediction, parameterization
 
 SPHERE = (math.cos(0.7), math.sin(0.7))
 LINE = (0.3, 0.7)

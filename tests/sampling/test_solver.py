@@ -5,7 +5,8 @@ import math
 import pytest
 
 from calotype.errors import InputError
-from calotype.sampling.solver import Ddim, Ddpm, Euler, EulerAncestral, Level, Move, Renoise, posterior_variance
+from calotype.sampling.levels import Level
+from calotype.sampling.solver import Ddim, Ddpm, Euler, EulerAncestral, Move, Renoise, posterior_variance
 
 
 def preserving(angle, t=1.0):

@@ -9,7 +9,7 @@ import numpy as np
 
 from calotype.errors import InputError
 from calotype.sampling.levels import Level, Path
-from calotype.sampling.parameterization import Mix
+from calotype.sampling.moves import Mix
 from calotype.sampling.request import Request, between, refuse
 from calotype.sampling.spacing import Floats, ramped
 

@@ -17,7 +17,7 @@ from calotype.memory.imagined import has_data
 from calotype.sampling.collate import leaves_of, map_leaves
 from calotype.sampling.guidance.predictions import Predictions
 from calotype.sampling.levels import Level
-from calotype.sampling.parameterization import Mix
+from calotype.sampling.moves import Mix
 
 
 def gradient(

@@ -5,25 +5,10 @@ the network's input `x` and its output, so a parameterization is two pairs of nu
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
-
-import torch
-from torch import Tensor
+from typing import Protocol
 
 from calotype.errors import ConfigError
-
-
-class Mix(NamedTuple):
-    """Weights of a sum of latents and network output."""
-
-    latents: float
-    output: float
-
-    def of(self, latents: Tensor, output: Tensor) -> Tensor:
-        """The sum, [B, ...], touching no more tensors than it must."""
-        if self.latents == 0.0:
-            return output if self.output == 1.0 else output * self.output
-        return torch.add(latents if self.latents == 1.0 else latents * self.latents, output, alpha=self.output)
+from calotype.sampling.moves import Mix
 
 
 class Parameterization(Protocol):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from calotype.sampling.levels import Level
-from calotype.sampling.parameterization import Mix
+from calotype.sampling.moves import Mix
 from calotype.training.values import Value
 
 MOST = 1e6

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from calotype.graph.branches import POSITIVE
-from calotype.sampling.parameterization import Mix
+from calotype.sampling.moves import Mix
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,22 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from calotype.errors import InputError
 from calotype.graph.memo import nbytes, version
-from calotype.sampling.levels import Level, Path
-from calotype.sampling.limit import Limit
+from calotype.sampling.moves import Mix, Move, Prediction, Solver, SolverWithState, State
 from calotype.sampling.noise import NoiseSource
-from calotype.sampling.parameterization import Mix, Parameterization
-from calotype.sampling.request import Request
-from calotype.sampling.schedule import NoiseSchedule
-from calotype.sampling.solver import Move, Prediction, Solver, SolverWithState, State
 from calotype.sampling.step import Step
+
+if TYPE_CHECKING:
+    from calotype.sampling.levels import Level, Path
+    from calotype.sampling.limit import Limit
+    from calotype.sampling.parameterization import Parameterization
+    from calotype.sampling.schedule import NoiseSchedule
 
 
 class Plan(NamedTuple):
@@ -48,8 +49,8 @@ class NoiseLevels:
         solver: the solver that the weights are of.
     """
 
-    here: tuple[Level, ...]
-    there: tuple[Level, ...]
+    here: "tuple[Level, ...]"
+    there: "tuple[Level, ...]"
     plans: tuple[Plan, ...]
     init_sigma: float
     solver: Solver | SolverWithState
@@ -87,9 +88,7 @@ _BYTES_PER_STEP = 1024
 
 @nbytes.register(NoiseLevels)
 def _(value: NoiseLevels) -> int:
-    return (
-        len(value) * _BYTES_PER_STEP
-    )  # about what its numbers take; counting them one by one takes longer than a loop
+    return len(value) * _BYTES_PER_STEP
 
 
 @version.register(NoiseLevels)
@@ -109,10 +108,10 @@ class Scheduler:
             x, state = scheduler.advance(x, output, levels, i, state, draw)
     """
 
-    noise_schedule: NoiseSchedule
-    parameterization: Parameterization
+    noise_schedule: "NoiseSchedule"
+    parameterization: "Parameterization"
     solver: Solver | SolverWithState
-    limit: Limit | None = None
+    limit: "Limit | None" = None
     order: ClassVar[int] = 1
 
     def schedule(
@@ -142,6 +141,8 @@ class Scheduler:
         Raises:
             InputError: a value is out of range, or two of them contradict each other.
         """
+        from calotype.sampling.request import Request  # only who has a schedule asks it
+
         request = Request(steps, start, start_sigma, sigmas, timesteps, mu, image_tokens)
         return self._planned(self.noise_schedule.path(request), solver or self.solver)
 
@@ -241,7 +242,7 @@ class Scheduler:
         clean = plan.clean.of(x, output if output.dtype == x.dtype else output.to(x.dtype))
         return clean if self.limit is None else self.limit(clean)
 
-    def _planned(self, path: Path, solver: Solver | SolverWithState) -> NoiseLevels:
+    def _planned(self, path: "Path", solver: Solver | SolverWithState) -> NoiseLevels:
         if isinstance(solver, SolverWithState):
             path = solver.evaluations(path, self.noise_schedule)
             notes = path.notes or (None,) * len(path)
@@ -254,7 +255,7 @@ class Scheduler:
         return NoiseLevels(path.here, path.there, plans, path.init_sigma, solver)
 
 
-def plan(parameterization: Parameterization, solver: Solver, here: Level, there: Level) -> Plan:
+def plan(parameterization: "Parameterization", solver: Solver, here: "Level", there: "Level") -> Plan:
     """The weights of one step, in terms of the latents themselves rather than of what the network is shown."""
     clean, noise = reading(parameterization, here)
     move = solver.move(here, there)
@@ -263,7 +264,7 @@ def plan(parameterization: Parameterization, solver: Solver, here: Level, there:
     return Plan(clean, noise, move, Mix(_exact(latents), output))
 
 
-def reading(parameterization: Parameterization, here: Level) -> tuple[Mix, Mix]:
+def reading(parameterization: "Parameterization", here: "Level") -> tuple[Mix, Mix]:
     """The weights of latents and output that give the clean sample and the noise at a level."""
     alpha, sigma = here.alpha * here.scale, here.sigma * here.scale
     clean, noise = parameterization.clean(alpha, sigma), parameterization.noise(alpha, sigma)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from calotype.described import Field
 from calotype.sampling.levels import Level, Path
-from calotype.sampling.parameterization import Mix, VPrediction
+from calotype.sampling.moves import Mix
+from calotype.sampling.parameterization import VPrediction
 from calotype.sampling.schedule import VarianceExploding
 from calotype.sampling.schedulers.base import NoiseLevels, plan, split_variance
 from calotype.sampling.schedulers.fields import PredictionType, Ramped, Spaced, Training, one_ramp
