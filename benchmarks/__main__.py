@@ -38,6 +38,7 @@ NAMES = (
     "offload",
     "threads",
     "growth",
+    "training",
     "gpu",
 )
 

@@ -97,6 +97,10 @@ def at_most(value: float) -> Bar:
     return Bar(high=value)
 
 
+def at_least(value: float) -> Bar:
+    return Bar(low=value)
+
+
 def within(low: float, high: float) -> Bar:
     return Bar(low, high)
 
