@@ -8,8 +8,10 @@ import torch
 import tiny_sd
 from calotype import ControlNetModel, StableDiffusionPipeline
 from calotype.pipelines.stable_diffusion import control
-from calotype.training import FullWeights, Trainer
+from calotype.training import Denoising, FullWeights, Row, Trainer
+from calotype.training.items import Items
 from calotype.training.log import read_table
+from calotype.training.predictor import Predictor
 from calotype.training.wires import trained_wires
 
 
@@ -37,3 +39,27 @@ def test_a_controlnet_is_trained_from_the_denoiser(tmp_path: Path) -> None:
     assert len(read_table(tmp_path / "run")) == 6
     again = ControlNetModel.from_pretrained(result.files[0])
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), network.parameters(), strict=True))
+
+
+def test_a_batch_at_levels_of_their_own_is_steered_at_once(tmp_path: Path) -> None:
+    """The same maps as one by one; a window of a part of the loop has no meaning for a batch, and goes one by one."""
+    reference = tiny_sd.reference_pipeline(diffusers.StableDiffusionPipeline)
+    pipe = tiny_sd.with_weights_of(StableDiffusionPipeline, reference, tmp_path / "pipe")
+    network = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 8))
+    tiny_sd.spread(network)
+    controlled = pipe.with_units(control(), controlnet=network.requires_grad_(False))
+    wires = trained_wires(type(controlled).graph, ["controlnet"])
+    inputs = [
+        {"prompt": "cat", "image": tiny_sd.picture(seed=n), "control_image": tiny_sd.picture(seed=n), "height": 16,
+         "width": 16} for n in range(3)
+    ]  # fmt: skip
+    rows = [Row(str(number), one) for number, one in enumerate(inputs)]
+    losses = {}
+    for end in (1.0, 0.5, 1.0 - 1e-9):
+        batch = Items(controlled, wires).batch(rows, [{**one, "control_end": end} for one in inputs])
+        predict = Predictor(wires.loop, controlled.components)
+        with torch.no_grad():
+            losses[end] = Denoising().loss(batch, predict, controlled.scheduler, torch.Generator().manual_seed(2))
+        assert predict.together == (end == 1.0)
+    torch.testing.assert_close(losses[1.0], losses[1.0 - 1e-9], rtol=1e-5, atol=1e-6)
+    assert (losses[0.5] - losses[1.0]).abs().max() > 1e-3

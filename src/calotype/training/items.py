@@ -70,8 +70,16 @@ def _moved(value: Any, device: torch.device) -> Any:
     if is_row(value):
         return tuple(_moved(part, device) for part in value)
     if isinstance(value, Tensor) or is_composite(value):
-        return map_leaves(lambda t: t if t.dtype == torch.bool else t.to(device), value)
+        return map_leaves(lambda t: t if t.dtype == torch.bool else _laid_out(t.to(device)), value)
     return value
+
+
+def _laid_out(value: Tensor) -> Tensor:
+    """The same values as any source lays them out: sums are of one order, wherever the values are from.
+
+    What a network returns may be a part of something larger, and what a cache returns lies in a file at an odd address.
+    """
+    return value.clone(memory_format=torch.contiguous_format)
 
 
 def _detached(value: Tensor) -> Tensor:
