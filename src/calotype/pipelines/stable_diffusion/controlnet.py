@@ -145,7 +145,7 @@ def _maps(
         return None
     made = controlnet(
         latents.to(controlnet.dtype),
-        step.timestep,
+        step.each_timestep,
         text.to(controlnet.dtype),
         EmbeddedCondition(hint),
         scale,
