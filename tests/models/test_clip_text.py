@@ -1,7 +1,9 @@
 """CLIP's text encoder: the same numbers as the reference's, its files both ways, and published configurations."""
 
+import inspect
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +215,22 @@ def test_a_projection_needs_its_width() -> None:
 def test_a_text_that_is_too_long() -> None:
     with pytest.raises(InputError, match=r"at most 10 tokens, got 11; tokenize it with truncation=True, or cut it up"):
         CLIPTextModel(**SMALL)(torch.zeros(1, 11, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "mask", "said"),
+    [
+        ((4,), None, "got tokens of [4]"),
+        ((1, 2, 4), None, "got tokens of [1, 2, 4]"),
+        ((2, 4), (2, 3), "got tokens of [2, 4] and a mask of [2, 3]"),
+        ((2, 4), (4,), "got tokens of [2, 4] and a mask of [4]"),
+    ],
+)
+def test_tokens_and_masks_of_other_shapes(tokens: tuple[int, ...], mask: tuple[int, ...] | None, said: str) -> None:
+    encoder = CLIPTextModel(**SMALL).text_model
+    unchecked = inspect.unwrap(type(encoder).forward)  # as it is outside of tests, where types are not looked at
+    with pytest.raises(InputError, match=re.escape(said)):
+        unchecked(encoder, torch.zeros(tokens, dtype=torch.int64), None if mask is None else torch.ones(mask), None)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

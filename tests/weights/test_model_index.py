@@ -130,6 +130,9 @@ def test_a_name_that_is_no_identifier_is_not_written(name, tmp_path):
         ("transformers", "os", "has no component class 'os'"),
         ("transformers", "__name__", "has no component class"),
         ("transformers", "TrainingArguments", "has no component class"),
+        ("calotype", "unit", "calotype's 'unit' is not a component"),
+        ("calotype", "CATALOGUE", "calotype's 'CATALOGUE' is not a component"),
+        ("calotype", "Denoise", "calotype's 'Denoise' is not a component"),
     ],
 )
 def test_an_index_never_names_anything_else(library, name, message):

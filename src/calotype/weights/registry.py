@@ -38,8 +38,10 @@ def resolve(library: str, name: str) -> type[Any]:
     if library == "calotype" or name in _OWN[library]:
         if name not in PUBLIC:
             raise RepositoryError(f"calotype has no {name!r}{did_you_mean(name, PUBLIC)}")
-        found = getattr(importlib.import_module(PUBLIC[name]), name)
-        assert isinstance(found, type)
+        if (found := _own(name)) is None:
+            raise RepositoryError(
+                f"['{library}', '{name}']: calotype's {name!r} is not a component that a folder holds"
+            )
         return found
     return _foreign(library, name)
 
@@ -62,7 +64,7 @@ def named(component: object) -> tuple[str, str]:
     """
     cls = type(component)
     name, root = cls.__name__, cls.__module__.partition(".")[0]
-    if root == "calotype" and name in PUBLIC and resolve("calotype", name) is cls:
+    if root == "calotype" and name in PUBLIC and _own(name) is cls:
         return next((library for library, names in _OWN.items() if name in names), "calotype"), name
     for (library, known), home in HOMES.items():
         if name == known and cls.__module__.startswith(home):
@@ -79,6 +81,12 @@ def portable(name: str) -> str:
     """The name of a class of transformers that means the same on every machine: an image processor is called
     `CLIPImageProcessorPil` where torchvision is not installed, and is asked for as `CLIPImageProcessor`."""
     return name.removesuffix("Pil") if name.endswith("ImageProcessorPil") else name
+
+
+def _own(name: str) -> type[Any] | None:
+    """Calotype's class of a public name; None where it is something else, or nothing that is loaded from a folder."""
+    found: Any = getattr(importlib.import_module(PUBLIC[name]), name)
+    return found if isinstance(found, type) and hasattr(found, "from_pretrained") else None
 
 
 def _foreign(library: str, name: str, home: str | None = None) -> type[Any]:

@@ -158,6 +158,9 @@ class TextTransformer(nn.Module):
     def forward(
         self, ids: Int[Tensor, "b l"], mask: Shaped[Tensor, "b l"] | None, positions: Int[Tensor, "#b l"] | None
     ) -> CLIPTextOutput:
+        if ids.ndim != 2 or (mask is not None and mask.shape != ids.shape):
+            masked = "" if mask is None else f" and a mask of {[*mask.shape]}"
+            raise InputError(f"tokens must be [texts, length], and a mask alike; got tokens of {[*ids.shape]}{masked}")
         length, most = ids.shape[1], self.config.max_position_embeddings
         if length > most:
             raise InputError(
@@ -223,7 +226,8 @@ class CLIPTextModel(CLIPTextEncoder):
             return_dict: False for a plain tuple, without what is None.
 
         Raises:
-            InputError: a text is longer than `config.max_position_embeddings`.
+            InputError: a text is longer than `config.max_position_embeddings`, or the tokens are not [b, l] or their
+                mask is of another shape.
         """
         output = self.text_model(input_ids, attention_mask, position_ids)
         return _given(output if output_hidden_states else output._replace(hidden_states=None), return_dict)
