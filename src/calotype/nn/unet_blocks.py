@@ -7,9 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from calotype.errors import InputError
 from calotype.nn.resample import Downsample2D, Upsample2D
 from calotype.nn.resnet import ResnetBlock2D
 from calotype.nn.transformer import SpatialTransformer, Text
+
+WHOLE = slice(None)
+"""All residual blocks of a level, and the change of size behind them."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,17 @@ class LevelAttention:
         )
 
 
+def steered(x: Float[Tensor, "b c h w"], residual: Tensor) -> Float[Tensor, "b c h w"]:
+    """A map with what another network adds to it. Raises `InputError` for a map of another size or width."""
+    behind = (1,) * (x.ndim - residual.ndim) + tuple(residual.shape)
+    if len(behind) > x.ndim or any(side not in (1, wanted) for side, wanted in zip(behind, x.shape, strict=True)):
+        raise InputError(
+            f"what steers a map {list(x.shape)} must be of its shape, got {list(residual.shape)}; it is of a network "
+            "for another denoiser, or of pictures of another size"
+        )
+    return x + residual
+
+
 class TextDownBlock(nn.Module):
     """Residual blocks, each followed by a transformer where the level attends; then, except on the last level, a
     halving."""
@@ -89,28 +104,35 @@ class TextDownBlock(nn.Module):
             self.downsamplers = nn.ModuleList([Downsample2D(out_channels, padding=settings.downsample_padding)])
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], temb: Tensor, text: Text, residual: Tensor | None = None
+        self,
+        x: Float[Tensor, "b c h w"],
+        temb: Tensor,
+        text: Text,
+        residual: Tensor | None = None,
+        part: slice = WHOLE,
     ) -> tuple[Tensor, list[Tensor]]:
         """The result, and every intermediate map for the way up.
 
         `residual` is an adapter's: it joins the last map of a level that attends before the halving, and the result of
-        one that does not.
+        one that does not. `part`: the residual blocks that run; the halving follows the last one.
         """
         skips: list[Tensor] = []
         last = len(self.resnets) - 1
         transformers = self.attentions or [None] * (last + 1)
-        for index, (resnet, transformer) in enumerate(zip(self.resnets, transformers, strict=True)):
+        for index, (resnet, transformer) in list(enumerate(zip(self.resnets, transformers, strict=True)))[part]:
             x = resnet(x, temb)
             if transformer is not None:
                 x = transformer(x, text)
                 if residual is not None and index == last:
-                    x = x + residual
+                    x = steered(x, residual)
             skips.append(x)
+        if part.stop is not None:
+            return x, skips
         if self.downsamplers is not None:
             x = self.downsamplers[0](x)
             skips.append(x)
         if residual is not None and self.attentions is None:
-            x = x + residual
+            x = steered(x, residual)
             skips[-1] = x
         return x, skips
 
@@ -136,14 +158,19 @@ class TextUpBlock(nn.Module):
         self.attentions = attention.transformers(settings, out_channels) if attention else None
         self.upsamplers = None if last else nn.ModuleList([Upsample2D(out_channels)])
 
-    def forward(self, x: Float[Tensor, "b c h w"], temb: Tensor, text: Text, skips: list[Tensor]) -> Tensor:
-        """Takes its maps off the end of `skips`; the doubling ends at the size of the map that is then last."""
+    def forward(
+        self, x: Float[Tensor, "b c h w"], temb: Tensor, text: Text, skips: list[Tensor], part: slice = WHOLE
+    ) -> Tensor:
+        """Takes its maps off the end of `skips`; the doubling ends at the size of the map that is then last.
+
+        `part`: the residual blocks that run; the doubling follows the last one.
+        """
         transformers = self.attentions or [None] * len(self.resnets)
-        for resnet, transformer in zip(self.resnets, transformers, strict=True):
+        for resnet, transformer in list(zip(self.resnets, transformers, strict=True))[part]:
             x = resnet(torch.cat((x, skips.pop()), dim=1), temb)
             if transformer is not None:
                 x = transformer(x, text)
-        if self.upsamplers is not None:
+        if self.upsamplers is not None and part.stop is None:
             height, width = skips[-1].shape[2:]
             x = self.upsamplers[0](x, size=(height, width))
         return x

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from calotype import StableDiffusionPipeline, StableDiffusionXLPipeline, T2IAdapter
-from calotype.errors import ComponentNotLoaded, UnusedInput
+from calotype.errors import ComponentNotLoaded, InputError, UnusedInput
 from calotype.pipelines.stable_diffusion import t2i_adapter
 from tiny_sd import (
     SEED,
@@ -130,3 +130,12 @@ def test_what_is_refused(sd, tmp_path):
         wider(adapter_scale=0.5, **STEPS)
     with pytest.raises(ComponentNotLoaded, match="adapter"):
         wider(adapter_image=picture(), **STEPS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"), [({"downscale_factor": 8}, "2, 8, 2, 2"), ({"channels": (9, 16)}, "2, 9, 8, 8")]
+)
+def test_an_adapter_for_another_denoiser_is_refused(sd, tmp_path, fields, found):
+    _, mine = network(tmp_path, **{**FULL, **fields})
+    with pytest.raises(InputError, match=rf"must be of its shape, got \[{found}\]; it is of a network for another"):
+        sd[1].with_units(t2i_adapter(), adapter=mine)(adapter_image=picture(), **STEPS)

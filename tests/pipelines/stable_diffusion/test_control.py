@@ -7,7 +7,13 @@ import diffusers
 import pytest
 import torch
 
-from calotype import ControlNetModel, StableDiffusionPipeline, StableDiffusionXLPipeline
+from calotype import (
+    ClassifierFree,
+    ControlNetModel,
+    PerturbedAttention,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from calotype.errors import ComponentNotLoaded, GraphError, InputError, UnknownInput, UnusedInput
 from calotype.pipelines.stable_diffusion import HIGH_RESOLUTION, control
 from calotype.sampling import Step
@@ -206,3 +212,36 @@ def test_the_window_is_of_whole_steps():
     steps = [Step(i, 4, 1.0, 1.0, 0.5) for i in range(4)]
     assert [within(s, (0.25, 0.75)) for s in steps] == [False, True, True, False]
     assert [within(s, (0.0, 0.3)) for s in steps] == [True, False, False, False]
+
+
+def test_under_perturbed_attention_it_is_the_references(sd):
+    net, mine = sd.nets[0]
+    parts = {k: v for k, v in sd.reference.components.items() if k != "requires_safety_checker"}
+    reference = diffusers.StableDiffusionControlNetPAGPipeline(
+        **parts, controlnet=net, requires_safety_checker=False, pag_applied_layers=["mid"]
+    )
+    reference.set_progress_bar_config(disable=True)
+    wanted = theirs(reference, image=picture(), guidance_scale=5.0, pag_scale=2.0, **STEPS)
+    wider = sd.pipe.with_units(control(), controlnet=mine)
+    policy = PerturbedAttention(2.0, policy=ClassifierFree(5.0))
+    assert_equal(ours(wider, control_image=picture(), guidance=policy, generator=drawn(), **STEPS), wanted)
+
+
+def test_a_control_that_guesses_steers_every_branch_that_is_for_the_prompt(sd):
+    wider = sd.pipe.with_units(control(), controlnet=sd.nets[0][1])
+    policy = PerturbedAttention(2.0, policy=ClassifierFree(5.0))
+    asked = {"control_image": picture(), "control_scale": 0.5, "control_guess": True, "guidance": policy}
+    made = wider(**asked, seed=1, outputs=("control_weights", "latents"), **STEPS).control_weights
+    assert {name: float(weight) for name, weight in made.items()} == {"positive": 0.5, "negative": 0, "perturbed": 0.5}
+
+
+def test_a_network_for_maps_of_another_size_is_refused(sd):
+    torch.manual_seed(0)
+    other = ControlNetModel.from_unet(sd.pipe.unet, conditioning_embedding_out_channels=(4, 6))
+    small = control_for(other, block_out_channels=(16, 16))
+    with pytest.raises(InputError, match=r"what steers a map \[2, 8, 8, 8\] must be of its shape, got \[2, 16, 8, 8\]"):
+        sd.pipe.with_units(control(), controlnet=small)(control_image=picture(), **STEPS)
+
+
+def control_for(like: ControlNetModel, **fields: Any) -> ControlNetModel:
+    return ControlNetModel(**{**like.config.model_dump(), **fields}).eval()

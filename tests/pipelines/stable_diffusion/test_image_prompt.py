@@ -8,7 +8,7 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from calotype import IPAdapter, StableDiffusionPipeline, StableDiffusionXLPipeline
+from calotype import ClassifierFree, IPAdapter, PerturbedAttention, StableDiffusionPipeline, StableDiffusionXLPipeline
 from calotype.errors import ComponentNotLoaded, UnusedInput
 from calotype.pipelines.stable_diffusion import ip_adapter
 from tiny_sd import (
@@ -157,3 +157,21 @@ def test_what_is_refused(tmp_path):
         pipe(ip_mask=left_half(), **STEPS)
     with pytest.raises(ComponentNotLoaded, match="needs component 'feature_extractor'"):
         pipe(ip_image=picture(), **STEPS)
+
+
+def guided_away(reference: Any, **more: Any) -> Any:
+    """The reference's pipeline with perturbed attention of the middle, from the same parts."""
+    parts = {k: v for k, v in reference.components.items() if k != "requires_safety_checker"}
+    pipe = diffusers.StableDiffusionPAGPipeline(
+        **parts, **more, requires_safety_checker=False, pag_applied_layers=["mid"]
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_the_perturbed_branch_sees_the_picture_as_in_the_reference(tmp_path, scale):
+    reference, pipe, _ = prompted(sd, StableDiffusionPipeline, tmp_path, "linear")
+    wanted = theirs(guided_away(reference), ip_adapter_image=picture(), guidance_scale=scale, pag_scale=2.0, **STEPS)
+    policy = PerturbedAttention(2.0, policy=ClassifierFree(scale))
+    assert_equal(ours(pipe, ip_image=picture(), guidance=policy, generator=drawn(), **STEPS), wanted)

@@ -1,6 +1,7 @@
 """The text-conditioned denoiser of Stable Diffusion 1, 2 and XL, and of what was trained from them."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from jaxtyping import Float, Shaped
@@ -16,9 +17,18 @@ from calotype.nn.attention_control import AttentionControl
 from calotype.nn.conditions import added_vector, times
 from calotype.nn.network import Network
 from calotype.nn.perturbation import Perturbation
+from calotype.nn.reuse import BlockCache, BlockPass
 from calotype.nn.time import SinusoidalTime, TimestepEmbedding
 from calotype.nn.transformer import Attention, PicturePrompt, Text, TransformerBlock
-from calotype.nn.unet_blocks import BlockSettings, LevelAttention, TextDownBlock, TextMidBlock, TextUpBlock
+from calotype.nn.unet_blocks import (
+    WHOLE,
+    BlockSettings,
+    LevelAttention,
+    TextDownBlock,
+    TextMidBlock,
+    TextUpBlock,
+    steered,
+)
 
 _DISCARDED = -10000.0
 
@@ -92,6 +102,7 @@ class UNet2DConditionModel(Network):
         perturbation: Perturbation | None = None,
         picture_prompts: Sequence[PicturePrompt] = (),
         attention: Sequence[AttentionControl] = (),
+        cache: BlockCache | None = None,
     ) -> UNet2DConditionOutput | tuple[Tensor]:
         """Predict what was added to `sample`.
 
@@ -116,6 +127,8 @@ class UNet2DConditionModel(Network):
             perturbation: `"identity_attention"` of the middle, for guidance away from what that predicts.
             picture_prompts: an IP-Adapter's, one for each picture.
             attention: what observes and alters the attention of every layer.
+            cache: what may leave out all but the outermost layers, those at the picture's own size next to the first
+                and the last convolution ("DeepCache: Accelerating Diffusion Models for Free", section 3.2).
 
         Raises:
             InputError: a shape does not fit, or a condition is missing or has no meaning for this network.
@@ -129,22 +142,58 @@ class UNet2DConditionModel(Network):
         pictures = self._pictures(picture_prompts, len(sample))
         text = text._replace(pictures=pictures, controls=tuple(attention))
 
-        x = self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample)
-        skips = [x]
-        for block, residual in zip(self.down_blocks, extra, strict=False):
-            x, more = block(x, temb, text, residual)
-            skips += more
+        given = _Given(temb, text, extra, alone, steering)
+        x, maps = self._enter(self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample), given)
+        inner = partial(self._inner, maps=maps, given=given)
+        if cache is None:
+            x = inner(x)
+        else:
+            outer = x
+            x = cache.passed(BlockPass(type(self).__name__, first=lambda: outer, hidden=_itself, rest=inner))
+        x = self._leave(x, maps, given)
+        x = self.conv_out(activated(self.act, self.conv_norm_out(x)))
+        return UNet2DConditionOutput(x) if return_dict else (x,)
+
+    def _enter(self, x: Tensor, given: "_Given") -> tuple[Tensor, list[Tensor]]:
+        """The first layer, and the maps up to it for the last ones; of a network of one level, all on the way down."""
+        y, maps = self.down_blocks[0](x, given.temb, given.text, given.extra[0], self._outer)
+        return y, [x, *maps]
+
+    def _inner(self, x: Tensor, maps: list[Tensor], given: "_Given") -> Tensor:
+        """What lies between the outermost layers, whose `maps` tell the sizes to come back to."""
+        temb, text, extra, alone, steering = given
+        skips = list(maps)
+        for level, (block, residual) in enumerate(zip(self.down_blocks, extra, strict=False)):
+            part = slice(self._outer.stop, None) if level == 0 else WHOLE
+            if level > 0 or part.start is not None:
+                x, more = block(x, temb, text, residual, part)
+                skips += more
         if self.mid_block is not None:
             x = self.mid_block(x, temb, text, alone)
         if extra[-1] is not None:
-            x = x + extra[-1]
+            x = steered(x, extra[-1])
         if steering is not None:
-            skips = _sums(skips, steering[0])
-            x = x + steering[1]
-        for block in self.up_blocks:
+            outer = len(maps)
+            skips[outer:] = _sums(skips[outer:], steering[0][outer:])
+            x = steered(x, steering[1])
+        *blocks, last = self.up_blocks
+        for block in blocks:
             x = block(x, temb, text, skips)
-        x = self.conv_out(activated(self.act, self.conv_norm_out(x)))
-        return UNet2DConditionOutput(x) if return_dict else (x,)
+        inside: Tensor = last(x, temb, text, skips, slice(len(last.resnets) - len(maps)))
+        return inside
+
+    def _leave(self, x: Tensor, maps: list[Tensor], given: "_Given") -> Tensor:
+        """The last layers, which take in the maps of the first."""
+        skips = maps if given.steering is None else _sums(maps, given.steering[0][: len(maps)])
+        last: Any = self.up_blocks[-1]
+        y: Tensor = last(x, given.temb, given.text, list(skips), slice(len(last.resnets) - len(maps), None))
+        return y
+
+    @property
+    def _outer(self) -> slice:
+        """The layers of the first level that come first: one, or all where no halving follows."""
+        first: Any = self.down_blocks[0]
+        return WHOLE if first.downsamplers is None else slice(1)
 
     def project_text(self, encoder_hidden_states: Float[Tensor, "b tokens width"]) -> ProjectedText:
         """The keys and values of a text in every layer, to give in place of its hidden states to any number of steps.
@@ -270,8 +319,22 @@ class UNet2DConditionModel(Network):
             raise UnusedInput(f"cross_attention_kwargs are not taken, got {sorted(cross_attention_kwargs)}")
 
 
+class _Given(NamedTuple):
+    """What all levels of one forward pass are given."""
+
+    temb: Tensor
+    text: Text
+    extra: list[Tensor | None]
+    alone: bool
+    steering: tuple[Sequence[Tensor], Tensor] | None
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
+
+
 def _sums(skips: list[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:
-    return [skip + residual for skip, residual in zip(skips, residuals, strict=True)]
+    return [steered(skip, residual) for skip, residual in zip(skips, residuals, strict=True)]
 
 
 def _blocks(config: UNet2DConditionConfig) -> tuple[nn.ModuleList, TextMidBlock | None, nn.ModuleList]:

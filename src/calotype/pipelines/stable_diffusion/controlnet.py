@@ -13,7 +13,7 @@ from torch import Tensor
 
 from calotype.described import Field
 from calotype.errors import ConfigError
-from calotype.graph.branches import Branches
+from calotype.graph.branches import Branch
 from calotype.graph.hints import Each, Pad, Settings
 from calotype.graph.inputs import Inputs
 from calotype.graph.unit import unit
@@ -68,16 +68,14 @@ def control_weights(
     control_hint: Float[Tensor, "1 c h8 w8"],
     control_scale: float,
     control_guess: bool,
-    prompt_embeds: Branches[Annotated[Float[Tensor, "b l c"], Pad(1)]],
+    branch: Branch,
     *,
     controlnet: Settings[ControlNetModel],
-) -> Branches[Float[Tensor, " 1"]]:
-    """What the control's maps are multiplied by on each branch of guidance. One that guesses, or tells what is there
-    but not where, steers the prompt's branch alone."""
+) -> Float[Tensor, " 1"]:
+    """What the control's maps are multiplied by on a branch of guidance. One that guesses, or tells what is there but
+    not where, steers the branches that are for the prompt alone."""
     alone = control_guess or controlnet.config.global_pool_conditions
-    return Branches(
-        **{name: torch.tensor([0.0 if alone and name != "positive" else control_scale]) for name in prompt_embeds}
-    )
+    return torch.tensor([0.0 if alone and branch.negated else control_scale])
 
 
 @unit

@@ -4,15 +4,15 @@ pipe = pipe.with_units(ip_adapter(), ip_adapter=adapter, image_encoder=encoder, 
 pipe(prompt="in the rain", ip_image=photo, ip_scale=0.6)
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from calotype.described import Field
-from calotype.graph.branches import Branches
-from calotype.graph.hints import Component, Each, Pad
+from calotype.graph.branches import Branch
+from calotype.graph.hints import Component, Each
 from calotype.graph.inputs import Inputs
 from calotype.graph.unit import unit
 from calotype.models.ip_adapter import IPAdapter
@@ -73,13 +73,10 @@ def ip_states(
 
 
 @unit
-def ip_layers(
-    ip_seen: tuple[Tensor, ...],
-    ip_unseen: tuple[Tensor, ...],
-    prompt_embeds: Branches[Annotated[Float[Tensor, "b l c"], Pad(1)]],
-) -> Branches[tuple[Tensor, ...]]:
-    """The picture's keys and values on the prompt's branch of guidance, those of no picture on others."""
-    return Branches(**{name: ip_seen if name == "positive" else ip_unseen for name in prompt_embeds})
+def ip_layers(ip_seen: tuple[Tensor, ...], ip_unseen: tuple[Tensor, ...], branch: Branch) -> tuple[Tensor, ...]:
+    """The picture's keys and values on the branches of guidance that are for the prompt, those of no picture on
+    others."""
+    return ip_unseen if branch.negated else ip_seen
 
 
 @unit
