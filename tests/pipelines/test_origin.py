@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from calotype import DiffusionPipeline
 from calotype.errors import RepositoryError, UntrustedCode
@@ -100,3 +101,46 @@ def test_code_that_the_weights_carry_is_found_with_them(tmp_path: Path) -> None:
     Consent().revoke(str(tmp_path / "w"))
     with pytest.raises(UntrustedCode):
         replay(made)
+
+
+LOOKING = """
+from calotype import Inputs, UnitPack, unit
+from calotype.pipelines.latents import Latents
+
+
+class More(Inputs):
+    push: float | None = None
+
+
+@unit
+def pushed(latents: Latents, push: float) -> Latents:
+    return Latents(latents * push)
+
+
+PACK = UnitPack((), More, after_step=(pushed,))
+"""
+
+
+def test_a_pack_of_units_within_the_loop_alone(plain: Any, hub: Hub, tmp_path: Path) -> None:
+    """It is named by its loop, inserted there again, and before or after another pack of the same loop."""
+    commit = hub.add("a/push", {"pipeline.py": LOOKING})
+    Consent().approve(locate("a/push", commit))
+    pictures = []
+    for number, packs in enumerate([("a/push", "differential"), ("differential", "a/push")]):
+        wider = plain
+        for name in packs:
+            wider = wider.with_units(name)
+        (tmp_path / str(number)).mkdir()
+        call = {"prompt": "a cat", "image": plain(prompt="a dog", seed=1, steps=1).image, "strength": 1.0, "steps": 2}
+        held = Image.new("L", (64, 64), 0)
+        pictures += wider(**call, change_map=held, push=1.2, seed=1).save(tmp_path / str(number) / "p.png")
+    recipes = [read_recipe(picture) for picture in pictures]
+    assert "pushed" in recipes[1].pipeline
+    assert [[record.units for record in recipe.code] for recipe in recipes] == [
+        [("denoise.pushed",), ("change",)],
+        [("change",), ("denoise.pushed",)],
+    ]
+    assert [replay(picture).identical for picture in pictures] == [True, True]
+    with pytest.raises(RepositoryError, match=r"was made with .*a/push@.*; this .* runs "):
+        replay(pictures[0], pipe=plain.with_units("differential"))
+    assert Image.open(pictures[0]).tobytes() != Image.open(pictures[1]).tobytes()

@@ -431,7 +431,7 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         model = cls.Inputs
         if pack.Inputs is not None:
             model = create_model(cls.Inputs.__name__, __base__=(cls.Inputs, pack.Inputs))
-        name = f"{cls.__name__}+{'+'.join(unit.name for unit in pack.units)}"
+        name = f"{cls.__name__}+{'+'.join(unit.name for unit in pack.units or pack.for_loop)}"
         added = {n: h | None for n, h in pack.components.items() if n not in cls._declared}
         settings = {"units": units, "Inputs": model, "__module__": cls.__module__, "_inserted": True}
         wider = type(name, (cls,), {**settings, "__annotations__": added, **dict.fromkeys(added)})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from calotype.errors import RepositoryError
 
 if TYPE_CHECKING:
+    from calotype.graph.node import Node
     from calotype.pipelines.base import DiffusionPipeline
     from calotype.pipelines.recipe import Recipe
     from calotype.weights.code.source import Code
@@ -24,7 +25,8 @@ class CodeRecord:
         main: the file of it that was run.
         revision: the commit on the hub; None for what has none.
         digest: the hash of its bytes, by which it is approved.
-        units: those that were inserted, for a pack of units; empty for the pipeline's class.
+        units: those that were inserted, for a pack of units; of one that has units within a loop alone these, after the
+            loop's name and a dot. Empty for the pipeline's class.
     """
 
     source: str
@@ -51,13 +53,24 @@ def code_behind(cls: "type[DiffusionPipeline]") -> tuple[CodeRecord, ...]:
     from calotype.pipelines.custom import code_of_module
 
     own = code_of_module(cls.__module__)
-    found: dict[str, tuple[Code, tuple[str, ...]]] = {} if own is None else {own.digest: (own, ())}
-    for node in cls.units:
-        code = code_of_module(getattr(getattr(node, "__wrapped__", None), "__module__", ""))
+    found: dict[str, tuple[Code, list[str], list[str]]] = {} if own is None else {own.digest: (own, [], [])}
+    for name, unit in (*_within_loops(cls), *((None, node) for node in cls.units)):
+        code = code_of_module(getattr(getattr(unit, "__wrapped__", None), "__module__", ""))
         if code is not None and (own is None or code.digest != own.digest):
-            first, names = found.get(code.digest, (code, ()))
-            found[code.digest] = (first, (*names, node.name))
-    return tuple(CodeRecord(c.source, c.main, c.revision, c.digest, names) for c, names in found.values())
+            _, within, names = found.setdefault(code.digest, (code, [], []))
+            (names if name is None else within).append(unit.name if name is None else f"{name}.{unit.name}")
+    return tuple(
+        CodeRecord(c.source, c.main, c.revision, c.digest, tuple(names or within))
+        for c, within, names in found.values()
+    )
+
+
+def _within_loops(cls: "type[DiffusionPipeline]") -> Iterator[tuple[str, "Node"]]:
+    """The units that packs may have brought into loops, each with the loop's name."""
+    for loop in cls.units:
+        if loop.is_loop:
+            added = (*getattr(loop, "around", ()), *getattr(getattr(loop, "once", None), "units", ()), *loop.inner[1:])
+            yield from ((loop.name, unit) for unit in added)
 
 
 def named_code(recipe: "Recipe", path: Path, where: str | PathLike[str]) -> dict[str, Any]:
@@ -100,22 +113,38 @@ def with_packs(pipe: "DiffusionPipeline", recipe: "Recipe", path: Path) -> "Diff
         RepositoryError: one of them was at a path.
     """
     for record in _in_order(recipe):
-        at = recipe.units.index(record.units[0])
-        place = {"after": recipe.units[at - 1]} if at else {"before": recipe.units[len(record.units)]}
-        if recipe.units[at : at + len(record.units)] != record.units:  # each where it belongs, as without a place
-            place = {}
         if (argument := record.argument()) is None:
             raise RepositoryError(
                 f"{path} was made with the units of {record}, of the machine that made it, and no picture decides "
                 "which files run: insert them, and call calotype.pipelines.replay.replay(path, pipe=...)"
             )
-        pipe = pipe.with_units(argument, revision=record.revision, **place)
+        for place in _places(recipe, record):
+            pipe = pipe.with_units(argument, revision=record.revision, **place)
     return pipe
 
 
+def _places(recipe: "Recipe", record: CodeRecord) -> list[dict[str, str]]:
+    """Where a pack was inserted: what `with_units` takes for it, once for each time."""
+    if loops := dict.fromkeys(loop for loop, dot, _ in (name.rpartition(".") for name in record.units) if dot):
+        return [{"before": loop} for loop in loops]
+    at = recipe.units.index(record.units[0])
+    if recipe.units[at : at + len(record.units)] != record.units:  # each where it belongs, as without a place
+        return [{}]
+    return [{"after": recipe.units[at - 1]} if at else {"before": recipe.units[len(record.units)]}]
+
+
 def _in_order(recipe: "Recipe") -> Iterator[CodeRecord]:
-    packs = [record for record in recipe.code if record.units and set(record.units) <= set(recipe.units)]
-    yield from sorted(packs, key=lambda record: recipe.units.index(record.units[0]))
+    """The packs of units that made a picture, as they follow one another: in its units or, of others, in its loops."""
+    packs = [record for record in recipe.code if record.units]
+    before = sorted(
+        (r for r in packs if set(r.units) <= set(recipe.units)), key=lambda r: recipe.units.index(r.units[0])
+    )
+    placed = iter(before)
+    for record in packs:
+        if record in before:
+            yield next(placed)
+        elif all("." in name for name in record.units):
+            yield record
 
 
 def check_code(pipe: "DiffusionPipeline", recipe: "Recipe", path: str | PathLike[str]) -> None:

@@ -36,6 +36,11 @@ class UnitPack:
     components: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def for_loop(self) -> tuple[Unit[..., Any], ...]:
+        """The units for a loop."""
+        return (*self.steer, *self.after_step, *self.around, *self.objectives, *self.once)
+
+    @property
     def fields(self) -> frozenset[str]:
         """The names of the added inputs."""
         return frozenset() if self.Inputs is None else frozenset(self.Inputs.model_fields) - RESERVED
@@ -110,13 +115,13 @@ def _refined_inputs(graph: Graph, unit: Node) -> frozenset[str]:
 
 def _changed(graph: Graph, nodes: Sequence[Node], pack: UnitPack) -> tuple[Node, ...]:
     """Nodes whose first loop has the units of a pack that are for a loop."""
-    added = (*pack.steer, *pack.after_step, *pack.around, *pack.objectives, *pack.once)
-    if not added:
+    if not pack.for_loop:
         return tuple(nodes)
     at = next((i for i, node in enumerate(nodes) if isinstance(node, Denoise)), None)
     if at is None:
         raise GraphError(
-            f"with_units: {added[0].name} is for a loop, but none follows in {graph.owner} where the units are inserted"
+            f"with_units: {pack.for_loop[0].name} is for a loop, but none follows in {graph.owner} where the units are "
+            "inserted"
         )
     loop = nodes[at]
     assert isinstance(loop, Denoise)
