@@ -17,7 +17,8 @@ OTHERS: Mapping[str, str] = {
     "cross_attention_kwargs": "set how strongly adapters run with pipe.set_adapters(...) before the call",
     "joint_attention_kwargs": "set how strongly adapters run with pipe.set_adapters(...) before the call",
     "return_dict": "a call always gives a Result; leave it out",
-    "eta": 'with DDIMScheduler write given={"sigmas": pipe.scheduler.schedule(50, solver=Ddim(eta=...))}',
+    "eta": 'with DDIMScheduler write given={"sigmas": pipe.scheduler.schedule(50, solver=Ddim(eta=...))}, of '
+    "calotype.sampling.solver",
     "timesteps": 'write given={"sigmas": pipe.scheduler.schedule(timesteps=...)}',
     "sigmas": 'write given={"sigmas": pipe.scheduler.schedule(sigmas=...)}',
     "num_inference_steps": "write steps=",

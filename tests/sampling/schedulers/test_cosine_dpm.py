@@ -1,6 +1,7 @@
 """SDE-DPM-Solver++ at the levels of a cosine schedule against the reference, given the same fresh noise."""
 
 import importlib
+import json
 import sys
 import types
 from types import SimpleNamespace
@@ -53,6 +54,18 @@ def both(oracle, monkeypatch):
 )
 def test_trajectories_equal_the_reference(both, config):
     both.compare(COSINE, steps=(2, 7, 20), **config)
+
+
+def test_the_published_file_of_stable_audio(both, tmp_path):
+    published = {
+        "num_train_timesteps": 1000, "prediction_type": "v_prediction", "sigma_data": 1.0, "sigma_max": 500,
+        "sigma_min": 0.3, "sigma_schedule": "exponential", "solver_order": 2, "solver_type": "midpoint",
+        "final_sigmas_type": "zero", "euler_at_final": False, "lower_order_final": True, "rho": 7.0,
+    }  # fmt: skip
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({"_class_name": COSINE, **published}))
+    found = CosineDPMSolverMultistepScheduler.from_pretrained(tmp_path)
+    assert {name: found.config[name] for name in published} == published
+    both.compare(COSINE, steps=(3,), **published)
 
 
 def test_the_network_is_told_an_angle():
