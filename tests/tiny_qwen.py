@@ -81,6 +81,32 @@ def tiny_processor() -> Any:
     return Qwen2VLImageProcessorPil(patch_size=14, merge_size=2, temporal_patch_size=2)
 
 
+class Processor:
+    """Texts and pictures to what the text encoder takes, as the published processor makes it, which needs a package for
+    videos."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.image_processor = tokenizer, tiny_processor()
+
+    def __call__(self, text: list[str], images: Any, padding: bool, return_tensors: str) -> Any:
+        several = images if isinstance(images, list) else [images]
+        made = self.image_processor(images=several, return_tensors=return_tensors)
+        for frames, height, width in made["image_grid_thw"].tolist():
+            pads = "<|pad|>" * (frames * height * width // 4)
+            text = [one.replace("<|image_pad|>", pads, 1) for one in text]
+        text = [one.replace("<|pad|>", "<|image_pad|>") for one in text]
+        made.update(self.tokenizer(text, padding=padding, return_tensors=return_tensors))
+        return made
+
+
+class Told(Qwen2_5_VLForConditionalGeneration):
+    """The text encoder as older versions of its library were: it finds out itself which tokens are pictures."""
+
+    def forward(self, input_ids: Any = None, **given: Any) -> Any:
+        kinds = (input_ids == self.config.image_token_id).int()
+        return super().forward(input_ids=input_ids, mm_token_type_ids=kinds, **given)
+
+
 def parts(**fields: Any) -> dict[str, Any]:
     """The components of a reference pipeline."""
     tokenizer = tiny_tokenizer()

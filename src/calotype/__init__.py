@@ -33,7 +33,13 @@ if TYPE_CHECKING:
     from calotype.pipelines.ddpm import DDPMPipeline
     from calotype.pipelines.packs import UnitPack
     from calotype.pipelines.pictures import Picture
-    from calotype.pipelines.qwen_image import QwenImageImg2ImgPipeline, QwenImageInpaintPipeline, QwenImagePipeline
+    from calotype.pipelines.qwen_image import (
+        QwenImageEditPipeline,
+        QwenImageEditPlusPipeline,
+        QwenImageImg2ImgPipeline,
+        QwenImageInpaintPipeline,
+        QwenImagePipeline,
+    )
     from calotype.pipelines.stable_diffusion import (
         StableDiffusionControlNetImg2ImgPipeline,
         StableDiffusionControlNetInpaintPipeline,
@@ -167,6 +173,8 @@ __all__ = [
     "Picture",
     "QwenImageBlockwiseControlNetModel",
     "QwenImageControlNetModel",
+    "QwenImageEditPipeline",
+    "QwenImageEditPlusPipeline",
     "QwenImageImg2ImgPipeline",
     "QwenImageInpaintPipeline",
     "QwenImagePipeline",

@@ -9,12 +9,16 @@ from calotype.sampling.steering import Steering
 
 @dataclass(frozen=True)
 class Conditions(Steering):
-    """What there is beside the prompt: made once for a loop. Of two, one after the other."""
+    """What there is beside the prompt: made once for a loop. Of two, one after the other.
+
+    With `interpolated`, pictures of another size than the drawn one cover the same ground.
+    """
 
     conditions: tuple[Condition, ...]
+    interpolated: bool = False
 
     def __add__(self, other: Self) -> Self:
-        return type(self)((*self.conditions, *other.conditions))
+        return type(self)((*self.conditions, *other.conditions), self.interpolated or other.interpolated)
 
 
 @dataclass(frozen=True)

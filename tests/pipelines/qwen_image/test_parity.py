@@ -1,13 +1,28 @@
 """Whole pipelines beside the reference's: the same random weights, noise and noise levels, equal pixels."""
 
+import importlib
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
 import torch
 
+from calotype.pipelines.qwen_image import editing
+from calotype.pipelines.qwen_image.edit import QwenImageEditPipeline, QwenImageEditPlusPipeline
 from calotype.pipelines.qwen_image.pipeline import QwenImagePipeline
-from tiny_qwen import SEED, TOLERANCE, parts, pixels_of, quiet, with_weights_of
+from tiny_qwen import (
+    SEED,
+    TOLERANCE,
+    Processor,
+    Told,
+    parts,
+    picture,
+    pixels_of,
+    quiet,
+    tiny_transformer,
+    with_weights_of,
+)
 
 WORDS = {"prompt": "a red cat", "negative_prompt": "blue, very dark"}
 
@@ -32,6 +47,54 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 def test_text_to_image(inputs: dict[str, Any], steps: int, pair: tuple[Any, Any]) -> None:
     reference, pipe = pair
     inputs = {"height": 48, "width": 64, "num_inference_steps": steps, **inputs}
+    wanted = pixels_of(reference, **inputs)
+    found = pipe(seed=SEED, outputs=["pixels"], **inputs).pixels
+    assert torch.allclose(found, wanted, atol=TOLERANCE), (found - wanted).abs().max()
+
+
+@pytest.fixture
+def small_areas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides look at fewer pixels, so that tests are fast."""
+    monkeypatch.setattr(editing, "DRAWN_AREA", 96**2)
+    monkeypatch.setattr(editing, "SEEN_AREA", 64**2)
+    smaller = {1024**2: 96**2, 384**2: 64**2}
+    for name in ("edit", "edit_plus"):
+        module = importlib.import_module(f"diffusers.pipelines.qwenimage.pipeline_qwenimage_{name}")
+        original = module.calculate_dimensions
+        monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, of=original: of(smaller[area], ratio))
+
+
+@pytest.fixture(scope="module")
+def edit_parts() -> dict[str, Any]:
+    """Components that also look at pictures."""
+    components = parts()
+    components["text_encoder"].__class__ = Told
+    return {**components, "processor": Processor(components["tokenizer"])}
+
+
+def editor(kind: Any, components: dict[str, Any], folder: Path) -> Any:
+    """Our pipeline with the components of a reference's."""
+    return with_weights_of(kind, components, folder, processor=components["processor"].image_processor)
+
+
+@pytest.mark.parametrize("zero_time", [False, True], ids=["2509", "2511"])
+def test_edit(zero_time: bool, edit_parts: dict[str, Any], tmp_path: Path, small_areas: None) -> None:
+    components = {**edit_parts, "transformer": tiny_transformer(zero_cond_t=zero_time)}
+    reference = quiet(diffusers.QwenImageEditPipeline(**components))
+    pipe = editor(QwenImageEditPipeline, components, tmp_path)
+    inputs = {**WORDS, "image": picture(90, 70), "num_inference_steps": 2, "true_cfg_scale": 3.0}
+    wanted = pixels_of(reference, **inputs)
+    found = pipe(seed=SEED, outputs=["pixels"], **inputs).pixels
+    assert found.shape == wanted.shape
+    assert torch.allclose(found, wanted, atol=TOLERANCE), (found - wanted).abs().max()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_edit_several(count: int, edit_parts: dict[str, Any], tmp_path: Path, small_areas: None) -> None:
+    reference = quiet(diffusers.QwenImageEditPlusPipeline(**edit_parts))
+    pipe = editor(QwenImageEditPlusPipeline, edit_parts, tmp_path)
+    images = [picture(90, 70), picture(64, 130, seed=1)][:count]
+    inputs = {**WORDS, "image": images, "num_inference_steps": 2, "true_cfg_scale": 3.0, "height": 48, "width": 64}
     wanted = pixels_of(reference, **inputs)
     found = pipe(seed=SEED, outputs=["pixels"], **inputs).pixels
     assert torch.allclose(found, wanted, atol=TOLERANCE), (found - wanted).abs().max()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from calotype._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from calotype.pipelines.qwen_image.edit import QwenImageEditPipeline, QwenImageEditPlusPipeline
     from calotype.pipelines.qwen_image.pipeline import (
         QwenImageImg2ImgPipeline,
         QwenImageInpaintPipeline,
@@ -12,11 +13,19 @@ if TYPE_CHECKING:
     )
 
 _WHERE = {
+    "QwenImageEditPipeline": "edit",
+    "QwenImageEditPlusPipeline": "edit",
     "QwenImageImg2ImgPipeline": "pipeline",
     "QwenImageInpaintPipeline": "pipeline",
     "QwenImagePipeline": "pipeline",
 }
 
-__all__ = ["QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline", "QwenImagePipeline"]
+__all__ = [
+    "QwenImageEditPipeline",
+    "QwenImageEditPlusPipeline",
+    "QwenImageImg2ImgPipeline",
+    "QwenImageInpaintPipeline",
+    "QwenImagePipeline",
+]
 
 __getattr__ = lazy_names(__name__, _WHERE)

@@ -24,6 +24,7 @@ from calotype.pipelines.pictures import Picture, fitted, to_array
 from calotype.pipelines.qwen_image.text import Qwen2_5_VL, Qwen2Tokenizer, encoded_text
 from calotype.pipelines.streams import Conditions, Residuals
 from calotype.sampling import Guidance, NoiseLevels, NoiseSource, NormKept, Scheduler, Step
+from calotype.sampling.steering import BlockReuse, taken_over
 
 TRAINED_SIDE = 1328
 """In pixels, of a square picture."""
@@ -138,16 +139,23 @@ def grids(
 
 
 @unit
-def sigmas(num_inference_steps: int, start: float | None, grids: Grids, *, scheduler: Scheduler) -> NoiseLevels:
-    """The noise levels of what is drawn, shifted by how many tokens it has.
+def all_sigmas(num_inference_steps: int, grids: Grids, *, scheduler: Scheduler) -> NoiseLevels:
+    """The noise levels from pure noise, shifted by how many tokens are drawn: before the shift they are n even levels
+    from 1 to 1 / n."""
+    return scheduler.schedule(sigmas=even_levels(num_inference_steps), image_tokens=tokens_of(grids))
 
-    From pure noise they are n even levels from 1 to 1 / n before the shift; from a picture, the first one depends on
-    the strength alone and not on n.
-    """
-    tokens = sum(frames * rows * columns for frames, rows, columns in grids)
-    if start is not None and start < 1:
-        return scheduler.schedule(num_inference_steps, start=start, image_tokens=tokens)
-    return scheduler.schedule(sigmas=even_levels(num_inference_steps), image_tokens=tokens)
+
+@unit
+def sigmas(num_inference_steps: int, start: float | None, grids: Grids, *, scheduler: Scheduler) -> NoiseLevels:
+    """As `all_sigmas`, or from the level that an input picture starts at, which does not depend on n."""
+    if start is None or start == 1:
+        return all_sigmas.fn(num_inference_steps, grids, scheduler=scheduler)
+    return scheduler.schedule(num_inference_steps, start=start, image_tokens=tokens_of(grids))
+
+
+def tokens_of(grids: Grids) -> int:
+    """How many tokens are drawn."""
+    return sum(frames * rows * columns for frames, rows, columns in grids)
 
 
 def even_levels(count: int) -> tuple[float, ...]:
@@ -183,6 +191,7 @@ def ready(
         grids,
         prompt_mask.to(prompt_embeds.device),
         conditions=() if conditions is None else conditions.conditions,
+        interpolate_rope=conditions is not None and conditions.interpolated,
     )
 
 
@@ -202,6 +211,7 @@ def velocity(
     attention_kernel: AttentionBackend,
     residuals: Residuals | None,
     perturbation: Perturbation | None,
+    reuse: BlockReuse | None,
     *,
     transformer: QwenImageTransformer2DModel,
 ) -> Latents:
@@ -215,6 +225,7 @@ def velocity(
         residuals=() if residuals is None else residuals.residuals,
         perturbation=perturbation,
         attention=attention_kernel,
+        cache=taken_over(reuse),
     )
     return Latents(unpatched(predicted, drawn.grid, side).float())
 
