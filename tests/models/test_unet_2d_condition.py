@@ -282,7 +282,7 @@ def test_arguments_have_the_references_places():
         list(inspect.signature(network.forward).parameters)
         for network in (diffusers.UNet2DConditionModel, UNet2DConditionModel)
     )
-    assert ours == [*theirs, "perturbation", "picture_prompts", "attention"]  # our own comes last
+    assert ours == [*theirs, "perturbation", "picture_prompts", "attention", "cache"]  # our own comes last
 
 
 def test_a_saved_network_comes_back_in_both_libraries(tmp_path):

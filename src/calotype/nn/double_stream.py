@@ -176,6 +176,13 @@ class DoubleStreamBlock(nn.Module):
         image = tuple(_changes(self.img_mod[1](vector)) for vector in active)
         return BlockTime(image, _changes(self.txt_mod[1](active[0])))
 
+    def entering(
+        self, image: Float[Tensor, "n c"], time: BlockTime | Sequence[Tensor], joint: Joint
+    ) -> Float[Tensor, "n c"]:
+        """What of the image enters the attention: the rows, normalised and changed by the time."""
+        change = time if isinstance(time, BlockTime) else self.time(time)
+        return normed(image, [part.attention for part in change.image], joint.batch, joint.spans)
+
     def forward(
         self,
         image: Float[Tensor, "n c"],

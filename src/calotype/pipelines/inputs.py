@@ -71,7 +71,7 @@ def refuse_both(values: Any, *pairs: tuple[str, str]) -> Any:
     return values
 
 
-class SampledInputs(Inputs):
+class SampledInputs(CacheInputs):
     """How many pictures, in how many steps, from which noise."""
 
     num_images: int = Field(

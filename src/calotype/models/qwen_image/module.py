@@ -1,7 +1,9 @@
 """The double-stream transformer of Qwen-Image: text and image tokens to the velocity of the image."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import itemgetter
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -16,9 +18,13 @@ from calotype.models.qwen_image.shapes import shared_grids
 from calotype.nn.double_stream import DoubleStreamBlock, Joint
 from calotype.nn.network import Network
 from calotype.nn.perturbation import Perturbation
+from calotype.nn.reuse import BlockCache, in_turn, residual_pass
 from calotype.nn.streams import Condition, Grid, Residual, Words, block_samples
 
 _EPS = 1e-6
+
+Layer: TypeAlias = Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]
+"""A block, as a function of the rows of image and text."""
 
 
 class QwenImageTransformer2DOutput(NamedTuple):
@@ -177,6 +183,7 @@ class QwenImageTransformer2DModel(Network):
         residuals: Sequence[Residual] = (),
         perturbation: Perturbation | None = None,
         attention: str = "sdpa",
+        cache: BlockCache | None = None,
     ) -> Float[Tensor, "b n c2"]:
         """The velocity of the tokens that are drawn.
 
@@ -187,6 +194,7 @@ class QwenImageTransformer2DModel(Network):
             residuals: what is added after blocks in this step, beside what `ready` holds.
             perturbation: of some blocks, for guidance away from it.
             attention: the kernel's name (`calotype.nn.attention_backends`).
+            cache: what may leave out blocks, and takes over what they gave.
 
         Raises:
             InputError: the tokens are not those of the prepared grids, or the kernel's package is not installed.
@@ -204,35 +212,58 @@ class QwenImageTransformer2DModel(Network):
         if ready.pictures is not None:
             image = torch.cat((image, ready.pictures), dim=1)
         added = (*ready.residuals, *residuals)
-        rows = self._through_blocks(image.flatten(0, 1), ready.text, time, joint, added, drawn, perturbation)
+        layers = self._layers(time, joint, added, drawn, perturbation)
+        streams = (image.flatten(0, 1), ready.text)
+        if cache is None:
+            rows, _ = in_turn(layers, streams)
+        else:
+            name, cue = type(self).__name__, partial(self._cue, streams[0], time, joint)
+            rows = cache.passed(residual_pass(name, layers, streams, itemgetter(0), cue))
         image = rows.view(batch, -1, self.config.width)[:, :drawn]
         velocity: Tensor = self.proj_out(self.norm_out(image, time.active[0]))
         return velocity
 
-    def _through_blocks(
+    def _layers(
         self,
-        image: Tensor,
-        text: Tensor,
         time: Modulation,
         joint: Joint,
         residuals: Sequence[Residual],
         drawn: int,
         perturbation: Perturbation | None,
-    ) -> Tensor:
-        again = self.gradient_checkpointing and torch.is_grad_enabled()
-        last = len(self.transformer_blocks) - 1
-        perturbed = perturbation.among(last + 1, type(self).__name__) if perturbation else frozenset()
+    ) -> list[Layer]:
+        """The blocks that run, with what is added after each."""
+        count = len(self.transformer_blocks)
+        perturbed = perturbation.among(count, type(self).__name__) if perturbation else frozenset()
         skips = perturbation is not None and perturbation.kind == "skip"
         alone = joint.alone() if perturbed and not skips else joint
-        for index, block in enumerate(self.transformer_blocks):
-            if skips and index in perturbed:
-                continue
-            shared = alone if index in perturbed else joint
-            arguments = (image, text, time.of_block(index, len(joint.spans) > 1), shared, index < last)
-            image, text = checkpoint(block, *arguments, use_reentrant=False) if again else block(*arguments)
-            for add in residuals:
-                image = _with_residual(image, add, index, joint.batch, drawn)
-        return image
+        return [
+            partial(self._block, index, time, alone if index in perturbed else joint, residuals, drawn)
+            for index in range(count)
+            if not (skips and index in perturbed)
+        ]
+
+    def _block(
+        self,
+        index: int,
+        time: Modulation,
+        joint: Joint,
+        residuals: Sequence[Residual],
+        drawn: int,
+        streams: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        block = self.transformer_blocks[index]
+        last = index == len(self.transformer_blocks) - 1
+        arguments = (*streams, time.of_block(index, len(joint.spans) > 1), joint, not last)
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
+        image, text = checkpoint(block, *arguments, use_reentrant=False) if again else block(*arguments)
+        for add in residuals:
+            image = _with_residual(image, add, index, joint.batch, drawn)
+        return image, text
+
+    def _cue(self, image: Tensor, time: Modulation, joint: Joint) -> Tensor:
+        """What enters the first block's attention, as the time modulates it."""
+        first = cast(DoubleStreamBlock, self.transformer_blocks[0])
+        return first.entering(image, time.of_block(0, len(joint.spans) > 1), joint)
 
 
 def _with_residual(image: Tensor, add: Residual, block: int, batch: int, drawn: int) -> Tensor:

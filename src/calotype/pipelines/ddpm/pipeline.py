@@ -3,17 +3,16 @@
 from typing import Any
 
 from calotype.described import AliasChoices, Field, model_validator
-from calotype.graph.inputs import Inputs
 from calotype.models.unet_2d import UNet2DModel
 from calotype.pipelines.base import DiffusionPipeline, takes
 from calotype.pipelines.ddpm.units import image, noise, predicted
 from calotype.pipelines.declared import made
-from calotype.pipelines.inputs import refuse_both
+from calotype.pipelines.inputs import CacheInputs, refuse_both
 from calotype.pipelines.latents import Generator, all_sigmas, noise_source, pure_noise
 from calotype.sampling import Denoise, Scheduler
 
 
-class DDPMInputs(Inputs):
+class DDPMInputs(CacheInputs):
     """What a user may set."""
 
     num_images: int = Field(
@@ -51,7 +50,7 @@ class DDPMPipeline(DiffusionPipeline):
         noise,
         all_sigmas.renamed(all_sigmas="sigmas"),
         pure_noise.renamed(pure_noise="latents"),
-        Denoise(predicted, guidance=None, noise_source="noise_source"),
+        Denoise(predicted, guidance=None, noise_source="noise_source", cache="cache"),
         image,
     )
     __call__ = takes(DDPMInputs)

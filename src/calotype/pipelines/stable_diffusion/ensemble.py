@@ -65,6 +65,7 @@ class StableDiffusionXLEnsemblePipeline(Components):
             guidance=guidance,
             after_step=[keep_known.renamed(sigmas="base_sigmas")],
             noise_source="noise_source",
+            cache="cache",
         ),
         Denoise(
             predicted.renamed(
@@ -80,6 +81,7 @@ class StableDiffusionXLEnsemblePipeline(Components):
             guidance=guidance,
             after_step=[keep_known.renamed(sigmas="refiner_sigmas")],
             noise_source="noise_source",
+            cache="cache",
         ),
         pixels,
         pasted.renamed(pasted="pixels"),

@@ -1,14 +1,11 @@
 """Stable Diffusion 1 and 2: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022."""
 
-from calotype.described import Field
-from calotype.graph.hints import Each
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.pipelines.autoencoder import Autoencoder, image, image_latents, noise, pasted, pixels
 from calotype.pipelines.base import DiffusionPipeline, takes
 from calotype.pipelines.guidance import GuidanceInputs, guidance
 from calotype.pipelines.inputs import SampledInputs
 from calotype.pipelines.latents import keep_known, latents, noise_source, sigmas, start
-from calotype.pipelines.pictures import Picture
 from calotype.pipelines.stable_diffusion.inputs import PictureInputs, SizeInputs, TextInputs
 from calotype.pipelines.stable_diffusion.sizes import size
 from calotype.pipelines.stable_diffusion.text import CLIPTextModel, CLIPTokenizer
@@ -25,21 +22,6 @@ from calotype.sampling import Denoise, Scheduler
 
 class StableDiffusionInputs(SampledInputs, SizeInputs, PictureInputs, GuidanceInputs, TextInputs):
     """What a user may set."""
-
-
-class Img2ImgInputs(StableDiffusionInputs):
-    """What a user may set."""
-
-    image: Each[Picture] = Field(description="A picture to start from, scaled and cropped to the size.")
-
-
-class InpaintInputs(Img2ImgInputs):
-    """What a user may set."""
-
-    mask_image: Each[Picture] = Field(description="As large as the picture: white may change, black is kept.")
-    strength: float = Field(
-        default=1.0, gt=0, le=1, description="How much of the picture to replace by noise at the start."
-    )
 
 
 class Components(DiffusionPipeline):
@@ -65,7 +47,7 @@ UNITS = (
     beside_latents,
     sigmas.renamed(steps="num_inference_steps"),
     latents.renamed(image_latents="start_latents"),
-    Denoise(predicted, guidance=guidance, after_step=[keep_known], noise_source="noise_source"),
+    Denoise(predicted, guidance=guidance, after_step=[keep_known], noise_source="noise_source", cache="cache"),
     pixels,
     pasted.renamed(pasted="pixels"),
     image,
@@ -78,17 +60,3 @@ class StableDiffusionPipeline(Components):
 
     units = UNITS
     __call__ = takes(StableDiffusionInputs)
-
-
-class StableDiffusionImg2ImgPipeline(Components):
-    """Draws what a prompt says, from a picture."""
-
-    units = UNITS
-    __call__ = takes(Img2ImgInputs)
-
-
-class StableDiffusionInpaintPipeline(Components):
-    """Draws what a prompt says within a mask, with a network trained for it or with any other."""
-
-    units = UNITS
-    __call__ = takes(InpaintInputs)

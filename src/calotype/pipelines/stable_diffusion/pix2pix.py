@@ -64,7 +64,7 @@ class StableDiffusionInstructPix2PixPipeline(Components):
         beside_latents,
         all_sigmas.renamed(all_sigmas="sigmas"),
         pure_noise.renamed(pure_noise="latents"),
-        Denoise(predicted, guidance=guidance, noise_source="noise_source"),
+        Denoise(predicted, guidance=guidance, noise_source="noise_source", cache="cache"),
         pixels,
         image,
     )

@@ -135,7 +135,7 @@ UNITS = (
     sigmas.renamed(steps="num_inference_steps"),
     between.renamed(between="sigmas"),
     latents,
-    Denoise(predicted, guidance=guidance, after_step=[keep_known], noise_source="noise_source"),
+    Denoise(predicted, guidance=guidance, after_step=[keep_known], noise_source="noise_source", cache="cache"),
     pixels,
     pasted.renamed(pasted="pixels"),
     image,

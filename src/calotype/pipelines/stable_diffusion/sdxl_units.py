@@ -30,7 +30,7 @@ from calotype.pipelines.stable_diffusion.text import (
 )
 from calotype.pipelines.stable_diffusion.units import attended, beside
 from calotype.sampling import NoiseLevels, Scheduler, Step
-from calotype.sampling.steering import AttentionSteering, looked_into
+from calotype.sampling.steering import AttentionSteering, BlockReuse, looked_into, taken_over
 
 Pair: TypeAlias = tuple[int, int]
 Encoder: TypeAlias = tuple[str, Any, Any]
@@ -207,6 +207,7 @@ def predicted(
     steering: UNetSteering | None,
     perturbation: Perturbation | None,
     attention: AttentionSteering | None,
+    reuse: BlockReuse | None,
     *,
     unet: UNet2DConditionModel,
 ) -> Latents:
@@ -219,6 +220,7 @@ def predicted(
         encoder_attention_mask=attended(prompt_mask, latents.device),
         perturbation=perturbation,
         attention=looked_into(attention),
+        cache=taken_over(reuse),
         **steered(steering, unet),
     )
     return Latents(output.sample.float())

@@ -97,6 +97,7 @@ def high_resolution(predicted: Unit[..., Any], *more: Node) -> UnitPack:
                     )
                 ],
                 noise_source="noise_source",
+                cache="cache",
             ),
         ),
         HighResolutionInputs,

@@ -29,7 +29,7 @@ from calotype.pipelines.stable_diffusion.text import (
     weighted,
 )
 from calotype.sampling import Step
-from calotype.sampling.steering import AttentionSteering, looked_into
+from calotype.sampling.steering import AttentionSteering, BlockReuse, looked_into, taken_over
 
 
 @unit
@@ -127,6 +127,7 @@ def predicted(
     steering: UNetSteering | None,
     perturbation: Perturbation | None,
     attention: AttentionSteering | None,
+    reuse: BlockReuse | None,
     *,
     unet: UNet2DConditionModel,
 ) -> Latents:
@@ -138,6 +139,7 @@ def predicted(
         encoder_attention_mask=attended(prompt_mask, latents.device),
         perturbation=perturbation,
         attention=looked_into(attention),
+        cache=taken_over(reuse),
         **steered(steering, unet),
     )
     return Latents(output.sample.float())
