@@ -24,12 +24,17 @@ class PicturePrompt(NamedTuple):
     """A picture as tokens that layers attend to beside the text (Ye et al., "IP-Adapter", 2023, section 3.2).
 
     `layers` are each layer's keys and values `[b, tokens, channels]`, in the order of the layers' `place`. What they
-    give is multiplied by `scale` and, where there is one, by a mask of any size, `[#b, 1, h, w]`.
+    give is multiplied by `scale`, one number or one for each layer, and, where there is one, by a mask of any size,
+    `[#b, 1, h, w]`.
     """
 
     layers: Sequence[tuple[Tensor, Tensor]]
-    scale: float = 1.0
+    scale: float | tuple[float, ...] = 1.0
     mask: Tensor | None = None
+
+    def at(self, place: int) -> float:
+        """The scale in a layer."""
+        return self.scale[place] if isinstance(self.scale, tuple) else self.scale
 
 
 class Text(NamedTuple):
@@ -101,7 +106,9 @@ class Attention(nn.Module):
         seen = attended.transpose(1, 2).reshape(rows.shape)
         if self.place is not None:
             for picture in text.pictures:
-                seen = seen + self._of(picture, picture.layers[self.place], query, batch).view(rows.shape)
+                if scale := picture.at(self.place):
+                    part = self._of(picture, picture.layers[self.place], query, batch)
+                    seen = seen + scale * part.view(rows.shape)
         out: Tensor = self.to_out[0](seen)
         return out
 
@@ -109,7 +116,7 @@ class Attention(nn.Module):
         """What the rows see of a picture: [b, pixels, c]."""
         keys, values = (self._heads(part.flatten(0, 1), len(part)).expand(batch, -1, -1, -1) for part in layer)
         seen = scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
-        return picture.scale * (seen if picture.mask is None else seen * picture.mask.to(seen))
+        return seen if picture.mask is None else seen * picture.mask.to(seen)
 
     def project(self, states: Float[Tensor, "b tokens c2"]) -> KeysAndValues:
         """The keys and values of a text: the same in every step of a call."""

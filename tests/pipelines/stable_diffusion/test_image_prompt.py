@@ -9,7 +9,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from calotype import ClassifierFree, IPAdapter, PerturbedAttention, StableDiffusionPipeline, StableDiffusionXLPipeline
-from calotype.errors import ComponentNotLoaded, UnusedInput
+from calotype.errors import ComponentNotLoaded, InputError, UnusedInput
 from calotype.pipelines.stable_diffusion import ip_adapter
 from tiny_sd import (
     SEED,
@@ -175,3 +175,41 @@ def test_the_perturbed_branch_sees_the_picture_as_in_the_reference(tmp_path, sca
     wanted = theirs(guided_away(reference), ip_adapter_image=picture(), guidance_scale=scale, pag_scale=2.0, **STEPS)
     policy = PerturbedAttention(2.0, policy=ClassifierFree(scale))
     assert_equal(ours(pipe, ip_image=picture(), guidance=policy, generator=drawn(), **STEPS), wanted)
+
+
+@pytest.mark.parametrize(
+    ("said", "blocks"),
+    [
+        ({"up": {"block_1": [0.0, 1.0]}}, {"up_blocks.1.attentions.1": 1.0}),
+        ({"down": 0.5, "mid": 0.3}, {"down_blocks.0": 0.5, "mid_block": 0.3}),
+        (
+            {"down": {"block_0": [0.9]}, "up": {"block_1": [0.2, 0.4]}},
+            {"down_blocks.0": 0.9, "up_blocks.1": 0.2, "up_blocks.1.attentions.1": 0.4},
+        ),
+    ],
+)
+def test_scales_of_blocks_are_the_references(tmp_path, said, blocks):
+    reference, pipe, _ = prompted(sd, StableDiffusionPipeline, tmp_path, "linear")
+    everywhere = ours(pipe, ip_image=picture(), generator=drawn(), **STEPS)
+    reference.set_ip_adapter_scale(said)
+    wanted = theirs(reference, ip_adapter_image=picture(), **STEPS)
+    found = ours(pipe, ip_image=picture(), ip_blocks=blocks, generator=drawn(), **STEPS)
+    assert_equal(found, wanted)
+    assert float((everywhere[0] - wanted[0]).abs().max()) > 0.01
+    half = ours(pipe, ip_image=picture(), ip_scale=0.5, ip_blocks={b: 2 * s for b, s in blocks.items()},
+                generator=drawn(), **STEPS)  # fmt: skip
+    assert_equal(half, wanted)
+
+
+def test_scales_of_blocks_that_there_are_not(tmp_path):
+    _, pipe, _ = prompted(sd, StableDiffusionPipeline, tmp_path, "linear")
+    with pytest.raises(InputError, match=r"no block 'up_blocks\.1\.attention\.1' .* did you mean 'up_blocks\.1\.att"):
+        pipe(ip_image=picture(), ip_blocks={"up_blocks.1.attention.1": 1.0}, **STEPS)
+    with pytest.raises(InputError, match=r"no block 'down_blocks\.1' .*: down_blocks, down_blocks\.0, .*mid_block"):
+        pipe(ip_image=picture(), ip_blocks={"down_blocks.1": 1.0}, **STEPS)
+    with pytest.raises(UnusedInput, match="ip_blocks"):
+        pipe(ip_blocks={"mid_block": 1.0}, **STEPS)
+    with pytest.raises(InputError, match=r"ip_blocks.*at most 10"):
+        pipe(ip_image=picture(), ip_blocks={"mid_block": 11.0}, **STEPS)
+    made = pipe(ip_image=picture(), ip_blocks={"mid_block": 0.5}, seed=1, **STEPS)
+    assert made.recipe.inputs["ip_blocks"] == {"mid_block": 0.5}
