@@ -5,9 +5,12 @@ from calotype._names import PUBLIC
 PAG = "and take guidance=PerturbedAttention(...) in the call"
 T2I = "and insert .with_units(t2i_adapter(), adapter=T2IAdapter.from_pretrained(...))"
 EDICT = 'and insert .with_units("edict") to edit a picture by its prompt'
+LCM = "and insert .with_units(distilled_guidance()), of calotype.pipelines.stable_diffusion"
 
 INSTEAD: dict[str, tuple[str, str]] = {
     "CycleDiffusionPipeline": ("StableDiffusionPipeline", EDICT),
+    "LatentConsistencyModelPipeline": ("StableDiffusionPipeline", LCM),
+    "LatentConsistencyModelImg2ImgPipeline": ("StableDiffusionImg2ImgPipeline", LCM),
     "StableDiffusionAdapterPipeline": ("StableDiffusionPipeline", T2I),
     "StableDiffusionAttendAndExcitePipeline": ("StableDiffusionPipeline", ""),
     "StableDiffusionDiffEditPipeline": ("StableDiffusionPipeline", EDICT),
@@ -20,8 +23,6 @@ INSTEAD: dict[str, tuple[str, str]] = {
 """Name of a class -> the class that has the same components, and what does the rest."""
 
 NEEDED: dict[str, str] = {
-    "LatentConsistencyModelPipeline": "a network that is told the guidance scale",
-    "LatentConsistencyModelImg2ImgPipeline": "a network that is told the guidance scale",
     "StableDiffusionDepth2ImgPipeline": "a network that sees depth beside the latents",
     "StableDiffusionImageVariationPipeline": "a network that is told a picture in the place of a prompt",
     "StableDiffusionLatentUpscalePipeline": "a U-Net of another kind",

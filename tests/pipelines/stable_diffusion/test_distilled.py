@@ -73,5 +73,7 @@ def test_what_is_refused(tmp_path):
                             tmp_path / "plain")  # fmt: skip
     with pytest.raises(ConfigError, match="has no time_cond_proj_dim"):
         plain.with_units(distilled_guidance())(guidance_scale=1.0, **STEPS)
+    with pytest.raises(InputError, match=r"is told the scale .*; insert the pack .*distilled_guidance\(\)"):
+        pipe(**STEPS)
     with pytest.raises(InputError, match="one guidance scale"):
         UNetSteering(condition=torch.ones(1, 2)) + UNetSteering(condition=torch.ones(1, 2))

@@ -44,7 +44,16 @@ class UNetSteering(Steering):
 
 
 def steered(steering: UNetSteering | None, unet: UNet2DConditionModel) -> dict[str, Any]:
-    """The keywords of the network's call for what steers it."""
+    """The keywords of the network's call for what steers it.
+
+    Raises:
+        InputError: the network was distilled with its guidance, and nothing tells it the scale.
+    """
+    if unet.config.time_cond_proj_dim is not None and (steering is None or steering.condition is None):
+        raise InputError(
+            "this UNet2DConditionModel was distilled with its guidance and is told the scale (time_cond_proj_dim); "
+            "insert the pack that does: pipe.with_units(distilled_guidance()), of calotype.pipelines.stable_diffusion"
+        )
     if steering is None:
         return {}
     given: dict[str, Any] = {}
