@@ -189,7 +189,7 @@ def branches_of(hint: Any) -> Any | None:
 def fits(made: Any, wanted: Any) -> bool:
     """Whether every value of type `made` can go where `wanted` is read, leaving `None` aside."""
     options = [m for m in members(wanted) if m is not type(None)]
-    return all(any(_fits_one(m, w) for w in options) for m in members(made) if m is not type(None))
+    return all(m in options or any(_fits_one(m, w) for w in options) for m in members(made) if m is not type(None))
 
 
 def _fits_one(made: Any, wanted: Any) -> bool:

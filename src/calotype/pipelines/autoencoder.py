@@ -1,7 +1,7 @@
 """Units around an autoencoder: noise of its latents' shape, pictures to latents and back, and masks for both."""
 
 import copy
-from typing import TYPE_CHECKING, Any, NamedTuple, NewType, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NewType, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -9,19 +9,20 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from calotype.errors import InputError
+from calotype.graph.hints import ClassRef
 from calotype.graph.unit import unit
 from calotype.models.autoencoder_kl import AutoencoderKL
-from calotype.models.autoencoder_tiny import AutoencoderTiny
-from calotype.nn.tiling import decode_tiled, encode_tiled
 from calotype.pipelines.latents import CleanLatents, Latents, Noise
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask, to_picture
 from calotype.sampling import NoiseSource
 
 if TYPE_CHECKING:
     from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
+    from calotype.models.autoencoder_tiny import AutoencoderTiny
 
     AnyAutoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny | AutoencoderKLQwenImage
 else:
+    AutoencoderTiny = Annotated[Any, ClassRef("calotype:AutoencoderTiny")]
     AnyAutoencoder = Any  # which imports no network that a pipeline has not
 
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
@@ -114,11 +115,15 @@ def encoded(pixels: Float[Tensor, "1 3 h w"], vae: AnyAutoencoder, tile: int | N
 
     def encode(part: Tensor) -> Tensor:
         output: Any = network.encode(part.to(network.dtype))
-        latents: Tensor = output.latents if isinstance(network, AutoencoderTiny) else output.latent_dist.mode()
+        latents: Tensor = output.latents if hasattr(output, "latents") else output.latent_dist.mode()
         return latents.float()
 
     shown = pixels.to(network.device)
-    return encode(shown) if tile is None else encode_tiled(encode, shown, **_tiles(tile, vae))
+    if tile is None:
+        return encode(shown)
+    from calotype.nn.tiling import encode_tiled  # only who asks for tiles needs it
+
+    return encode_tiled(encode, shown, **_tiles(tile, vae))
 
 
 def decoded(latents: Float[Tensor, "b c h w"], vae: AnyAutoencoder, tile: int | None) -> Float[Tensor, "b 3 h8 w8"]:
@@ -131,7 +136,11 @@ def decoded(latents: Float[Tensor, "b c h w"], vae: AnyAutoencoder, tile: int | 
         return pixels.float()
 
     shown = latents.to(network.device)
-    return decode(shown) if tile is None else decode_tiled(decode, shown, **_tiles(tile, vae))
+    if tile is None:
+        return decode(shown)
+    from calotype.nn.tiling import decode_tiled
+
+    return decode_tiled(decode, shown, **_tiles(tile, vae))
 
 
 def _tiles(tile: int, vae: AnyAutoencoder) -> dict[str, int]:

@@ -2,12 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from functools import reduce
-from operator import or_
 from typing import Any, ClassVar, TypeVar, cast, get_origin, get_type_hints
 
 from calotype.errors import ComponentError, GraphError
-from calotype.graph.hints import ComponentRef, accepts_none, bare, members, spell, unannotated
+from calotype.graph.hints import ClassRef, accepts_none, bare, members, spell
 from calotype.graph.unit import unresolved
 
 SETTINGS = frozenset({"Inputs", "units", "graph"})
@@ -79,7 +77,7 @@ def check_component(owner: str, name: str, value: Any, hint: Any) -> None:
 
 
 def _admits(kind: Any, value: Any) -> bool:
-    if isinstance(kind, ComponentRef):
+    if isinstance(kind, ClassRef):
         return kind.admits(value)
     try:
         return kind is Any or isinstance(value, get_origin(kind) or kind)
@@ -88,15 +86,15 @@ def _admits(kind: Any, value: Any) -> bool:
 
 
 def loaded_type(hint: Any) -> Any:
-    """The type that loading checks a component against: a class, a union of classes, a `"library:Class"`, or None for
-    any."""
-    wanted = unannotated(bare(hint))
-    if isinstance(wanted, ComponentRef):
-        return wanted.path
-    several = members(wanted)
-    if len(several) > 1 and all(isinstance(m, type) and not getattr(m, "_is_protocol", False) for m in several):
-        return reduce(or_, several)
-    return wanted if isinstance(wanted, type) and wanted is not Any else None
+    """The type that loading checks a component against: a class, a `"library:Class"`, a tuple of several of them, or
+    None for any."""
+    several = members(bare(hint))
+    if len(several) > 1 and any(getattr(m, "_is_protocol", False) for m in several):
+        return None
+    kinds = tuple(m.path if isinstance(m, ClassRef) else m for m in several)
+    if not all(isinstance(kind, type | str) and kind is not Any for kind in kinds):
+        return None
+    return kinds if len(kinds) > 1 else kinds[0]
 
 
 def may_be_absent(cls: type, name: str, hint: Any) -> bool:

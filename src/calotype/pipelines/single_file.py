@@ -218,6 +218,8 @@ def _is_network(kind: Any) -> bool:
 def _is_a(source: type | str, kind: Any) -> bool:
     if not isinstance(source, type):
         return False
+    if isinstance(kind, tuple):
+        return any(_is_a(source, each) for each in kind)
     return ComponentRef(kind).names(source) if isinstance(kind, str) else issubclass(source, kind)
 
 

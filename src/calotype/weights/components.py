@@ -4,7 +4,7 @@ import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from calotype.atomic import atomic_folder
 from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, did_you_mean
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Expected = type[Any] | str | None
+Expected: TypeAlias = "type[Any] | str | tuple[type[Any] | str, ...] | None"
 """The type that a component must have: a class, a `"module:Class"` string that is compared by name so that nothing is
-imported, or `None` for any."""
+imported, one of several such, or `None` for any."""
 
 
 def load_components(
@@ -351,6 +351,8 @@ def _check_type(name: str, component: Any, expected: Expected) -> None:
 
 def fits(cls: type[Any], expected: Expected) -> bool:
     """Whether a component of a class is of its expected type."""
+    if isinstance(expected, tuple):
+        return any(fits(cls, each) for each in expected)
     if isinstance(expected, str):
         return ComponentHint(expected).names(cls)
     if expected is None or inspect.isabstract(expected) or getattr(expected, "_is_protocol", False):
@@ -359,4 +361,6 @@ def fits(cls: type[Any], expected: Expected) -> bool:
 
 
 def _type_name(expected: Expected) -> str:
+    if isinstance(expected, tuple):
+        return " | ".join(map(_type_name, expected))
     return expected if isinstance(expected, str) else getattr(expected, "__qualname__", str(expected))

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from calotype.pipelines.stable_diffusion.controlnet import control
     from calotype.pipelines.stable_diffusion.distilled import distilled_guidance
     from calotype.pipelines.stable_diffusion.ensemble import StableDiffusionXLEnsemblePipeline
-    from calotype.pipelines.stable_diffusion.image_prompt import ip_adapter
-    from calotype.pipelines.stable_diffusion.pipeline import (
+    from calotype.pipelines.stable_diffusion.from_picture import (
         StableDiffusionImg2ImgPipeline,
         StableDiffusionInpaintPipeline,
-        StableDiffusionPipeline,
     )
+    from calotype.pipelines.stable_diffusion.image_prompt import ip_adapter
+    from calotype.pipelines.stable_diffusion.in_second_loop import in_second_loop
+    from calotype.pipelines.stable_diffusion.pipeline import StableDiffusionPipeline
     from calotype.pipelines.stable_diffusion.pix2pix import StableDiffusionInstructPix2PixPipeline
     from calotype.pipelines.stable_diffusion.sdxl import (
         StableDiffusionXLImg2ImgPipeline,
@@ -40,8 +41,8 @@ _WHERE = {
     "StableDiffusionXLControlNetImg2ImgPipeline": "controlled",
     "StableDiffusionXLControlNetInpaintPipeline": "controlled",
     "StableDiffusionXLControlNetPipeline": "controlled",
-    "StableDiffusionImg2ImgPipeline": "pipeline",
-    "StableDiffusionInpaintPipeline": "pipeline",
+    "StableDiffusionImg2ImgPipeline": "from_picture",
+    "StableDiffusionInpaintPipeline": "from_picture",
     "StableDiffusionInstructPix2PixPipeline": "pix2pix",
     "StableDiffusionPipeline": "pipeline",
     "StableDiffusionXLEnsemblePipeline": "ensemble",
@@ -51,6 +52,7 @@ _WHERE = {
     "control": "controlnet",
     "distilled_guidance": "distilled",
     "high_resolution": "second_loop",
+    "in_second_loop": "in_second_loop",
     "ip_adapter": "image_prompt",
     "t2i_adapter": "adapter",
 }
@@ -75,6 +77,7 @@ __all__ = [
     "control",
     "distilled_guidance",
     "high_resolution",
+    "in_second_loop",
     "ip_adapter",
     "t2i_adapter",
 ]

@@ -15,8 +15,8 @@ from calotype.pipelines.base import takes
 from calotype.pipelines.inputs import refuse_both
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture
+from calotype.pipelines.stable_diffusion import from_picture, sdxl
 from calotype.pipelines.stable_diffusion import pipeline as sd
-from calotype.pipelines.stable_diffusion import sdxl
 from calotype.pipelines.stable_diffusion.controlnet import control
 from calotype.pipelines.stable_diffusion.sizes import size
 from calotype.sampling import Denoise
@@ -78,7 +78,7 @@ class ControlNetInputs(FromTextInputs, sd.StableDiffusionInputs):
     """What a user may set. `image` alone is the picture to follow; beside `control_image` it is where to start."""
 
 
-class ControlNetImg2ImgInputs(ControlledInputs, sd.Img2ImgInputs):
+class ControlNetImg2ImgInputs(ControlledInputs, from_picture.Img2ImgInputs):
     """What a user may set."""
 
     control_scale: float = Field(
@@ -86,7 +86,7 @@ class ControlNetImg2ImgInputs(ControlledInputs, sd.Img2ImgInputs):
     )
 
 
-class ControlNetInpaintInputs(ControlledInputs, sd.InpaintInputs):
+class ControlNetInpaintInputs(ControlledInputs, from_picture.InpaintInputs):
     """What a user may set."""
 
     control_scale: float = Field(

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from types import UnionType
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import torch
 from torch import nn
@@ -26,6 +25,9 @@ from calotype.weights.pool.recognition import Match, recognise
 from calotype.weights.pool.report import FileReport, model_report, not_recognised
 from calotype.weights.pool.sources import CONFIG, Options, Source, find_sources
 from calotype.weights.pool.usage import Usage, usage
+
+Kind: TypeAlias = "type | str | tuple[type | str, ...]"
+"""What a component may be: a class, a `"library:Class"` that is compared by name, or one of several."""
 
 
 @dataclass(frozen=True)
@@ -318,17 +320,21 @@ def _ambiguous(name: str, slots: Sequence[_Slot], choose: str = "") -> str:
 
 def _is_class(kind: Any) -> bool:
     """Whether a component's type tells which network it is: a class of networks, or the name of a class."""
-    if isinstance(kind, UnionType):
-        return all(map(_is_class, kind.__args__))
+    if isinstance(kind, tuple):
+        return all(map(_is_class, kind))
     return isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, nn.Module))
 
 
-def _is_a(slot: _Slot, kind: type | UnionType | str) -> bool:
+def _is_a(slot: _Slot, kind: Kind) -> bool:
+    if isinstance(kind, tuple):
+        return any(_is_a(slot, each) for each in kind)
     cls = slot.match.model.cls
     return ComponentRef(kind).names(cls) if isinstance(kind, str) else issubclass(cls, kind)
 
 
-def _spelled(kind: type | UnionType | str) -> str:
+def _spelled(kind: Kind) -> str:
+    if isinstance(kind, tuple):
+        return " | ".join(map(_spelled, kind))
     return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
