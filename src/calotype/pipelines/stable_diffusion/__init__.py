@@ -6,6 +6,7 @@ from calotype._lazy import lazy_names
 
 if TYPE_CHECKING:
     from calotype.pipelines.stable_diffusion.adapter import t2i_adapter
+    from calotype.pipelines.stable_diffusion.both_loops import in_second_loop
     from calotype.pipelines.stable_diffusion.controlled import (
         StableDiffusionControlNetImg2ImgPipeline,
         StableDiffusionControlNetInpaintPipeline,
@@ -52,6 +53,7 @@ _WHERE = {
     "control": "controlnet",
     "distilled_guidance": "distilled",
     "high_resolution": "second_loop",
+    "in_second_loop": "both_loops",
     "in_second_loop": "in_second_loop",
     "ip_adapter": "image_prompt",
     "t2i_adapter": "adapter",
@@ -77,6 +79,7 @@ __all__ = [
     "control",
     "distilled_guidance",
     "high_resolution",
+    "in_second_loop",
     "in_second_loop",
     "ip_adapter",
     "t2i_adapter",
