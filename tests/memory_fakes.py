@@ -54,7 +54,14 @@ class FakeLane:
     def free(self, buffer: Tensor) -> None:
         self.live -= self._buffers.pop(buffer.data_ptr())
 
-    def start(self, group: Group, buffer: Tensor) -> FakePending:
+    def maps(self, group: Group) -> bool:
+        return False
+
+    def drop(self, group: Group) -> None:
+        raise AssertionError("nothing was mapped")
+
+    def start(self, group: Group, buffer: Tensor | None) -> FakePending:
+        assert buffer is not None
         self.log.append(("start", group.name))
 
         def end() -> None:

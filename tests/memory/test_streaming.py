@@ -363,11 +363,14 @@ def write_other_bytes(path: Path) -> None:
 
 
 FAULTS = {
-    "gone": (Path.unlink, r"cannot be read any more, while 'blocks\.[34]\..*' was read from it: No such file"),
-    "shorter": (cut_short, r"had \d+ bytes and has \d+ after it was opened, so that 'blocks\.[34]\..*' cannot be read"),
+    "gone": (Path.unlink, r"cannot be read any more, while 'blocks\.[2-4]\..*' was read from it: No such file"),
+    "shorter": (
+        cut_short,
+        r"had \d+ bytes and has \d+ after it was opened, so that 'blocks\.[2-4]\..*' cannot be read",
+    ),
     "other": (
         write_other_bytes,
-        r"was written to or replaced after it was opened, so that 'blocks\.[34]\..*' cannot be read",
+        r"was written to or replaced after it was opened, so that 'blocks\.[2-4]\..*' cannot be read",
     ),
 }
 

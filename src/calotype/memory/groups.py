@@ -112,6 +112,12 @@ class Group:
             flat = buffer[at : at + slot.nbytes].view(like.dtype)
             yield slot, flat.as_strided(like.shape, _dense_strides(slot))
 
+    def check(self) -> None:
+        """Raise `WeightsError`, naming file and tensor, unless the files of its tensors are what they were."""
+        sources = {id(slot.source.reader): slot.source for slot in self.slots if slot.source is not None}
+        for source in sources.values():
+            source.reader.check(source.name)
+
     def bind(self, buffer: Tensor) -> None:
         """Have the tensors in a buffer that was filled with their numbers."""
         for slot, place in self.views(buffer):

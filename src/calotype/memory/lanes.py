@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from calotype.memory.groups import Group
+from calotype.memory.mapped import MappedPages
 
 _PINNED = 2
 
@@ -31,19 +32,26 @@ class Lane(Protocol):
     def free(self, buffer: Tensor) -> None:
         """Give a buffer back. Nothing looks into it any more."""
 
-    def start(self, group: Group, buffer: Tensor) -> Pending:
-        """Begin to copy the numbers of a group into a buffer."""
+    def maps(self, group: Group) -> bool:
+        """Whether a group can be used where its file is mapped, without a buffer."""
+
+    def start(self, group: Group, buffer: Tensor | None) -> Pending:
+        """Begin to copy the numbers of a group into a buffer; without one, to have them come where they are mapped."""
+
+    def drop(self, group: Group) -> None:
+        """Have the mapped numbers of a group take no memory. Nothing computes with them any more."""
 
     def used(self, buffer: Tensor) -> None:
         """What was computed up to now may still look into the buffer: a later copy into it must wait for that."""
 
 
 class HostLane:
-    """The processor as a device: buffers are memory of the process, filled from files by a thread that reads ahead."""
+    """The processor as a device: a thread reads ahead, into the mapped file where its tensors can be used as they are,
+    else into buffers, which are memory of the process."""
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
-        self._readers = Readers()
+        self._readers, self._pages = Readers(), MappedPages()
 
     def buffer(self, nbytes: int) -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8)
@@ -51,8 +59,14 @@ class HostLane:
     def free(self, buffer: Tensor) -> None:
         pass  # the last reference is the caller's
 
-    def start(self, group: Group, buffer: Tensor) -> Pending:
-        return self._readers.submit(lambda: fill(group, buffer))
+    def maps(self, group: Group) -> bool:
+        return self._pages.has(group)
+
+    def start(self, group: Group, buffer: Tensor | None) -> Pending:
+        return self._readers.submit(lambda: self._pages.bring(group) if buffer is None else fill(group, buffer))
+
+    def drop(self, group: Group) -> None:
+        self._readers.submit(lambda: self._pages.give_back(group))
 
     def used(self, buffer: Tensor) -> None:
         pass  # operators have ended when they return
@@ -88,7 +102,14 @@ class CudaLane:
         self._last_use.pop(buffer.data_ptr(), None)
         buffer.record_stream(torch.cuda.current_stream(self.device))
 
-    def start(self, group: Group, buffer: Tensor) -> Pending:
+    def maps(self, group: Group) -> bool:
+        return False
+
+    def drop(self, group: Group) -> None:
+        pass  # it is never mapped
+
+    def start(self, group: Group, buffer: Tensor | None) -> Pending:
+        assert buffer is not None, "a GPU has no numbers but those in buffers"
         begin = self._last_use.get(buffer.data_ptr()) or torch.cuda.current_stream(self.device).record_event()
         future = self._readers.submit(lambda: self._copy(group, buffer, begin))
         return _OnStream(future, self.device)

@@ -206,8 +206,10 @@ class Residency:
             yield
         finally:
             with self._changed:
-                places.rest()
-                self._release(keys)
+                try:
+                    places.rest()
+                finally:
+                    self._release(keys)
 
     @contextmanager
     def alone(self, components: Mapping[str, Any]) -> Iterator[None]:

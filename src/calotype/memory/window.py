@@ -2,7 +2,7 @@
 
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,13 +17,14 @@ DEPTH = 2
 
 @dataclass(eq=False)
 class _Seat:
-    """One buffer, and the group that is in it or on its way."""
+    """One buffer, and the group that is in it or on its way; a group that is mapped takes a seat without a buffer."""
 
     buffer: Tensor | None = None
     group: Group | None = None
     pending: Pending | None = None
     users: int = 0
-    bound: bool = field(default=False)
+    bound: bool = False
+    mapped: bool = False
 
 
 class Window:
@@ -101,7 +102,7 @@ class Window:
             )
         me = threading.get_ident()
         with self._changed:
-            self._leave(me)
+            _check_mapped(self._leave(me))
             seat = self._claimed(group)
             seat.users += 1
             self._inside[me] = seat
@@ -127,6 +128,7 @@ class Window:
                 return
             left = seat.group
             self._leave(me)
+            _check_mapped(seat)
         if left is not None:
             self._look_ahead(left)
 
@@ -134,8 +136,8 @@ class Window:
         """The end of a call: this thread is in no group, and what it does next follows from nothing."""
         me = threading.get_ident()
         with self._changed:
-            self._leave(me)
             self._last.pop(me, None)
+            _check_mapped(self._leave(me))
 
     def clear(self) -> None:
         """Give all buffers back. Nobody may be in a group."""
@@ -145,19 +147,21 @@ class Window:
 
     # -- with the lock held ------------------------------------------------------------------------------------------
 
-    def _leave(self, me: int) -> None:
+    def _leave(self, me: int) -> _Seat | None:
+        """Be in no group; the seat that this thread was in."""
         seat = self._inside.pop(me, None)
         if seat is None:
-            return
+            return None
         seat.users -= 1
-        if seat.users == 0 and seat.bound and seat.group is not None and seat.buffer is not None:
+        if seat.users == 0 and seat.bound and seat.group is not None:
             if any(slot.changed for slot in seat.group.slots):
                 self._empty(seat)  # what was written is kept; the buffer has it no more than the file has
-            else:
+            elif seat.buffer is not None:
                 self._lane.used(seat.buffer)
                 seat.group.release()
                 seat.bound = False
         self._changed.notify_all()
+        return seat
 
     def _claimed(self, group: Group) -> _Seat:
         """The seat that a group is in, or a free one that is now filled with it. Waits for one to become free."""
@@ -173,10 +177,12 @@ class Window:
 
     def _begin(self, seat: _Seat, group: Group) -> None:
         self._settle(seat)
-        if seat.buffer is None or len(seat.buffer) < group.nbytes:
+        mapped = self._lane.maps(group)
+        if seat.mapped or mapped or seat.buffer is None or len(seat.buffer) < group.nbytes:
             self._empty(seat)
+        if seat.buffer is None and not mapped:
             seat.buffer = self._lane.buffer(max(self._size, group.nbytes))
-        seat.group, seat.bound = group, False
+        seat.group, seat.bound, seat.mapped = group, False, mapped
         seat.pending = self._lane.start(group, seat.buffer)
 
     def _settle(self, seat: _Seat) -> None:
@@ -190,9 +196,11 @@ class Window:
         self._settle(seat)
         if seat.bound and seat.group is not None:
             seat.group.release()
+        if seat.mapped and seat.group is not None:
+            self._lane.drop(seat.group)
         if seat.buffer is not None:
             self._lane.free(seat.buffer)
-        seat.buffer, seat.group, seat.bound = None, None, False
+        seat.buffer, seat.group, seat.bound, seat.mapped = None, None, False, False
 
     def _seat_of(self, group: Group) -> _Seat | None:
         return next((seat for seat in self._seats if seat.group is group), None)
@@ -213,9 +221,10 @@ class Window:
         with self._changed:
             if seat.pending is pending:
                 seat.pending = None
+            _check_mapped(seat)
             if not seat.bound and seat.buffer is not None:
                 group.bind(seat.buffer)
-                seat.bound = True
+            seat.bound = True
 
     def _look_ahead(self, group: Group) -> None:
         """Begin to copy what is used after a group into the buffers that are free."""
@@ -234,3 +243,10 @@ class Window:
                 if not free:
                     return
                 self._begin(free[0], wanted)
+
+
+def _check_mapped(seat: _Seat | None) -> None:
+    """Raise `WeightsError` unless the file is what it was that a seat's group is computed with as it is mapped. It is
+    looked at before and after, so that no result is returned of another file's numbers."""
+    if seat is not None and seat.mapped and seat.group is not None:
+        seat.group.check()
