@@ -144,6 +144,11 @@ def test_every_pipeline_takes_it(cls: Any, policy: Any) -> None:
         ),
         ({"guidance": PerturbedAttention(2.0), "negative_prompt": "a car"}, UnusedInput, "negative_prompt was given"),
         ({"guidance": AutoGuidance(2.0)}, InputError, "branch 'weak', but velocity has no parameter of the type Weak"),
+        (
+            {"guidance": SkipLayers(2.0, (2,), Rescaled(SkipLayers(1.0, (3,))))},
+            InputError,
+            "denoise: the guidance asks for two different branches 'skipped'",
+        ),
         ({"guidance": SkipLayers(2.0, (9,))}, InputError, "has 6 blocks, 0 to 5, and cannot perturb 9"),
     ],
 )

@@ -190,6 +190,7 @@ class Denoise(Node):
 
     def branches(self, inputs: Mapping[str, Any], twins: frozenset[str]) -> tuple[Branch, ...]:
         found = self._policy(inputs).branches(twins)
+        _refuse_two_of_a_name(self.name, found)
         self._refuse_tags(found)
         self._refuse_cache(inputs)
         return found
@@ -518,6 +519,17 @@ class _Loop:
             per_item([torch.Generator().manual_seed(_mixed(seed, self.node.name, part)) for seed in seeds])
             for part in range(count)
         ]
+
+
+def _refuse_two_of_a_name(loop: str, branches: Sequence[Branch]) -> None:
+    """Raise `InputError` for branches that differ under one name: one would be taken for the other."""
+    known: dict[str, Branch] = {}
+    for branch in branches:
+        if known.setdefault(branch.name, branch) != branch:
+            raise InputError(
+                f"{loop}: the guidance asks for two different branches {branch.name!r}; a policy goes around one of "
+                "another kind, not of its own"
+            )
 
 
 def _called(inner: Unit[..., Any], latents: Any, arguments: Mapping[str, Any]) -> Any:
