@@ -23,15 +23,12 @@ def default_name(model: Model, call: "Call") -> str:
 
 def count_pictures(model: Model, call: "Call") -> int:
     """How many pictures a call makes. Raises `InputError` when its pipeline makes none."""
-    from PIL import Image
-
-    from calotype.graph.hints import bare
     from calotype.graph.plan import make_plan
+    from calotype.pipelines.pictures import is_picture
 
     graph = model.pipeline.graph
     plan = make_plan(graph, call, dict.fromkeys(graph.components, True))
-    hints = [bare(graph.wires[wire]) for wire in plan.outputs]
-    pictures = sum(isinstance(hint, type) and issubclass(hint, Image.Image) for hint in hints)
+    pictures = sum(is_picture(graph.wires[wire]) for wire in plan.outputs)
     if not pictures:
         raise InputError(f"{graph.owner} makes {', '.join(plan.outputs)}, which is no picture; call it from Python")
     return pictures * plan.prompts * plan.images

@@ -47,6 +47,7 @@ def flag_name(name: str, taken: Iterable[str] = ()) -> str:
 
 def _option(field: "InputField", taken: frozenset[str]) -> click.Option | None:
     from calotype.graph.hints import bare
+    from calotype.pipelines.pictures import is_picture
 
     hint, flag = _supertype(bare(field.hint)), flag_name(field.name, taken)
     declarations = [flag, PREFIX + field.name]
@@ -57,7 +58,7 @@ def _option(field: "InputField", taken: frozenset[str]) -> click.Option | None:
     if parts and ... not in parts and not field.each and all(_scalar(p) for p in parts):
         return click.Option(declarations, nargs=len(parts), type=tuple(_scalar(p) for p in parts), **common)
     kind = _scalar(hint) or _other(field)
-    metavar = "FILE" if _is_picture(hint) else None
+    metavar = "FILE" if is_picture(hint) else None
     if kind is None:
         return None
     return click.Option(declarations, type=kind, multiple=field.each, metavar=metavar, **common)
@@ -71,14 +72,18 @@ def _supertype(hint: Any) -> Any:
 
 def _scalar(hint: Any) -> click.ParamType[Any] | None:
     """The command line's type of one plain value; None where it has none."""
+    from calotype.pipelines.pictures import is_picture
+
     hint = _supertype(hint)
     if get_origin(hint) is Literal:
         return click.Choice(get_args(hint))
+    if is_picture(hint):
+        return click.Path(path_type=Path)
     if not isinstance(hint, type):
         return None
     if issubclass(hint, enum.Enum):
         return click.Choice(hint)
-    if issubclass(hint, Path) or _is_picture(hint):
+    if issubclass(hint, Path):
         return click.Path(path_type=Path)
     plain: dict[type, click.ParamType[Any]] = {str: click.STRING, int: click.INT, float: click.FLOAT, bool: click.BOOL}
     return plain.get(hint)
@@ -94,12 +99,6 @@ def _other(field: "InputField") -> click.ParamType[Any] | None:
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
         return None
     return Json()
-
-
-def _is_picture(hint: Any) -> bool:
-    from PIL import Image
-
-    return isinstance(hint, type) and issubclass(hint, Image.Image)
 
 
 def help_text(field: "InputField") -> str:

@@ -148,11 +148,12 @@ def _placeholder(field: "InputField") -> Any:
     from PIL import Image
 
     from calotype.graph.hints import bare
+    from calotype.pipelines.pictures import is_picture
 
     hint = bare(field.hint)
     if hint is str:
         return PLACEHOLDER
-    if isinstance(hint, type) and issubclass(hint, Image.Image):
+    if is_picture(hint):
         return Image.new("RGB", (64, 64))
     return None
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calotype.errors import ComponentError
-from calotype.graph.hints import ClassRef
+from calotype.graph.hints import ClassRef, bare
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 else:
     Picture = Annotated[Any, ClassRef("PIL.Image:Image"), PictureCodec()]  # Pillow waits for the first picture
 """A picture among the inputs: a PIL image, the path of a file, or a `data:` URL."""
+
+
+def is_picture(hint: Any) -> bool:
+    """Whether a type of a wire or of an input is that of pictures. Imports nothing."""
+    kind, picture = bare(hint), ClassRef("PIL.Image:Image")
+    return kind == picture or (isinstance(kind, type) and picture.names(kind))
 
 
 def read_picture(value: Any) -> Picture:

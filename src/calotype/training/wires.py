@@ -20,6 +20,7 @@ from calotype.graph.plan import Plan, PlannedNode
 from calotype.graph.run import Run
 from calotype.graph.split import divided
 from calotype.pipelines.latents import CleanLatents
+from calotype.pipelines.pictures import is_picture
 from calotype.sampling.denoise import Denoise
 from calotype.sampling.parameters import outer_parameters
 
@@ -158,8 +159,8 @@ def read_unopened(pipe: "DiffusionPipeline", inputs: Mapping[str, Any]) -> tuple
 
 def _is_file(hint: Any, value: Any) -> bool:
     """Whether an input's value is the path of a picture."""
-    is_picture = any(bare(member) is Image.Image for member in members(bare(hint)))
-    return is_picture and (isinstance(value, Path) or (isinstance(value, str) and not value.startswith("data:")))
+    pictures = any(is_picture(member) for member in members(bare(hint)))
+    return pictures and (isinstance(value, Path) or (isinstance(value, str) and not value.startswith("data:")))
 
 
 def check_item(pipe: "DiffusionPipeline", wires: TrainedWires, name: str, inputs: Mapping[str, Any]) -> None:
