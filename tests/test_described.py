@@ -208,6 +208,16 @@ def test_types_written_as_text_are_found_where_they_are_declared():
     assert Holder(value=Local(3)).value == 3
 
 
+def test_fields_of_a_base_that_is_not_described_are_found():
+    class Sized:
+        size: int = 3
+
+    class Bag(Sized, Described):
+        content: str = ""
+
+    assert list(described_fields(Bag)) == list(Bag.model_fields) == ["size", "content"]
+
+
 def test_a_default_without_a_type_is_refused():
     with pytest.raises(TypeError, match="blades needs a type"):
         type("Wrong", (Lens,), {"blades": 5})

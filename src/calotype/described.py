@@ -241,11 +241,14 @@ def _build(cls: _DescribedType) -> Any:
 def described_fields(cls: Any) -> dict[str, DescribedField]:
     """The fields of a described class by name, its bases' first.
 
-    Pydantic is asked only about a class that was declared with its own words, or whose types are not known yet.
+    Pydantic is asked only about a class that was declared with its own words, or whose types are not known yet, or that
+    has fields of a base which is not described.
     """
     fields: dict[str, DescribedField] = {}
     for base in reversed(cls.__mro__):
         if not isinstance(base, _DescribedType):
+            if inspect.get_annotations(base):
+                return {n: _of_pydantic(info) for n, info in cls.model_fields.items()}
             continue
         for name, hint in base._body["__annotations__"].items():
             if name.startswith("_") or get_origin(hint) is ClassVar:
