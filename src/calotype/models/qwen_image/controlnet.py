@@ -75,8 +75,7 @@ class QwenImageControlNetModel(Network):
             raise InputError("a ControlNet of Qwen-Image needs encoder_hidden_states, those of the transformer")
         grids = shared_grids(img_shapes, hidden_states.shape[1])
         ready = self.prepare(encoder_hidden_states, grids, encoder_hidden_states_mask)
-        times = one_time(timestep, len(hidden_states), hidden_states.device)
-        time = Modulation(activated_times(self.time_text_embed, times, None, hidden_states.dtype, with_zero=False))
+        time = self.modulate(timestep, batch=len(hidden_states))
         samples = self.predict(hidden_states, self.controlnet_x_embedder(controlnet_cond), time, ready)
         scaled = [sample * conditioning_scale for sample in samples]
         return QwenImageControlNetOutput(scaled) if return_dict else scaled
@@ -97,6 +96,12 @@ class QwenImageControlNetModel(Network):
             (),
             self.config.axes_dims_rope,
         )
+
+    def modulate(self, timestep: Shaped[Tensor, "..."] | float, *, batch: int = 1) -> Modulation:
+        """What a time, sigma from 0 to 1, does to the network: one number, or one for each of `batch` items."""
+        parameter = self.img_in.weight
+        times = one_time(timestep, batch, parameter.device)
+        return Modulation(activated_times(self.time_text_embed, times, None, parameter.dtype, with_zero=False))
 
     def predict(
         self,

@@ -256,8 +256,8 @@ class QwenImageTransformer2DModel(Network):
         arguments = (*streams, time.of_block(index, len(joint.spans) > 1), joint, not last)
         again = self.gradient_checkpointing and torch.is_grad_enabled()
         image, text = checkpoint(block, *arguments, use_reentrant=False) if again else block(*arguments)
-        for add in residuals:
-            image = _with_residual(image, add, index, joint.batch, drawn)
+        if residuals:
+            image = _with_residuals(image, residuals, index, joint.batch, drawn)
         return image, text
 
     def _cue(self, image: Tensor, time: Modulation, joint: Joint) -> Tensor:
@@ -266,12 +266,13 @@ class QwenImageTransformer2DModel(Network):
         return first.entering(image, time.of_block(0, len(joint.spans) > 1), joint)
 
 
-def _with_residual(image: Tensor, add: Residual, block: int, batch: int, drawn: int) -> Tensor:
+def _with_residuals(image: Tensor, residuals: Sequence[Residual], block: int, batch: int, drawn: int) -> Tensor:
+    """The image with everything that is added to it, of which each is told the image that left the block."""
     whole = image.view(batch, -1, image.shape[-1])
-    more = add(block, whole[:, :drawn])
-    if more is None:
-        return image
-    count = more.shape[1]
-    if count == whole.shape[1]:
-        return (whole + more).view(image.shape)
-    return torch.cat((whole[:, :count] + more, whole[:, count:]), dim=1).view(image.shape)
+    made = [add(block, whole[:, :drawn]) for add in residuals]
+    for more in made:
+        if more is not None and more.shape[1] == whole.shape[1]:
+            whole = whole + more
+        elif more is not None:
+            whole = torch.cat((whole[:, : more.shape[1]] + more, whole[:, more.shape[1] :]), dim=1)
+    return whole.view(image.shape)

@@ -1,16 +1,19 @@
-"""Qwen-Image: from a prompt, a picture or a mask. Each name loads on first use."""
+"""Qwen-Image: from a prompt, a picture or a mask, by instruction, with controls and regions. Each name loads on first
+use."""
 
 from typing import TYPE_CHECKING
 
 from calotype._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from calotype.pipelines.qwen_image.controls import blockwise_control, context_control, control
     from calotype.pipelines.qwen_image.edit import QwenImageEditPipeline, QwenImageEditPlusPipeline
     from calotype.pipelines.qwen_image.pipeline import (
         QwenImageImg2ImgPipeline,
         QwenImageInpaintPipeline,
         QwenImagePipeline,
     )
+    from calotype.pipelines.qwen_image.regional import regions
 
 _WHERE = {
     "QwenImageEditPipeline": "edit",
@@ -18,6 +21,10 @@ _WHERE = {
     "QwenImageImg2ImgPipeline": "pipeline",
     "QwenImageInpaintPipeline": "pipeline",
     "QwenImagePipeline": "pipeline",
+    "blockwise_control": "controls",
+    "context_control": "controls",
+    "control": "controls",
+    "regions": "regional",
 }
 
 __all__ = [
@@ -26,6 +33,10 @@ __all__ = [
     "QwenImageImg2ImgPipeline",
     "QwenImageInpaintPipeline",
     "QwenImagePipeline",
+    "blockwise_control",
+    "context_control",
+    "control",
+    "regions",
 ]
 
 __getattr__ = lazy_names(__name__, _WHERE)

@@ -1,0 +1,103 @@
+"""Regions of a picture with prompts of their own, as units that any pipeline of Qwen-Image can be given.
+
+pipe = pipe.with_units(regions())
+pipe(prompt="two animals", region_prompts=["a cat", "a dog"], region_masks=[left, right])
+"""
+
+from typing import Annotated, Any
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from calotype.described import Field, model_validator
+from calotype.errors import InputError
+from calotype.graph.branches import Branches
+from calotype.graph.hints import Pad, Settings
+from calotype.graph.inputs import Inputs
+from calotype.graph.unit import unit
+from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
+from calotype.nn.streams import Region, Words
+from calotype.nn.streams import regions as regions_condition
+from calotype.pipelines.packs import UnitPack
+from calotype.pipelines.pictures import Picture, to_mask
+from calotype.pipelines.qwen_image.text import Qwen2_5_VL, Qwen2Tokenizer, encoded_text
+from calotype.pipelines.streams import Conditions
+
+
+class RegionInputs(Inputs):
+    """What a user may set of regions."""
+
+    region_prompts: tuple[str, ...] | None = Field(
+        default=None, description="What is in each region, beside what the prompt says of the whole."
+    )
+    region_masks: tuple[Picture, ...] | None = Field(
+        default=None, description="Where each region is, in white; scaled to the size of the picture."
+    )
+    region_negative: bool = Field(
+        default=False, description="Steer away from the negative prompt in each region by itself, too."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rows(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {n: tuple(v) if n.startswith("region_") and isinstance(v, list) else v for n, v in values.items()}
+
+
+@unit
+def region_embeds(
+    region_prompts: tuple[str, ...],
+    region_masks: tuple[Picture, ...],
+    region_negative: bool,
+    prompt_embeds: Branches[Annotated[Float[Tensor, "b l c"], Pad(1)]],
+    *,
+    tokenizer: Qwen2Tokenizer,
+    text_encoder: Qwen2_5_VL,
+) -> Branches[tuple[Tensor, ...] | None]:
+    """The hidden states [1, l, c] of each region's prompt. On other branches of guidance the regions have that branch's
+    prompt, each by itself, with `region_negative`, or else there are none.
+
+    Raises:
+        InputError: there are not as many masks as prompts, or there is none.
+    """
+    if len(region_prompts) != len(region_masks) or not region_prompts:
+        raise InputError(
+            f"region_prompts and region_masks must be as many, at least one each, got {len(region_prompts)} and "
+            f"{len(region_masks)}"
+        )
+    own = tuple(encoded_text(prompt, tokenizer, text_encoder) for prompt in region_prompts)
+    return Branches(
+        **{
+            name: own if name == "positive" else (embeds,) * len(own) if region_negative else None
+            for name, embeds in prompt_embeds.items()
+        }
+    )
+
+
+@unit
+def region_areas(
+    region_masks: tuple[Picture, ...], height: int, width: int, *, vae: Settings[AutoencoderKLQwenImage]
+) -> tuple[Tensor, ...]:
+    """Where each region is: 1 within it and 0 outside, [1, h / 8, w / 8]."""
+    size = (height // vae.config.downscale, width // vae.config.downscale)
+    return tuple((interpolate(to_mask(mask), size)[0] > 0.5).float().to(vae.device) for mask in region_masks)
+
+
+@unit
+def in_regions(region_embeds: tuple[Tensor, ...] | None, region_areas: tuple[Tensor, ...]) -> Conditions | None:
+    """The regions' prompts, which only the tokens within see.
+
+    Source: Zhang et al., "EliGen: Entity-Level Controlled Image Generation with Regional Attention", 2025.
+    """
+    if region_embeds is None:
+        return None
+    parts = [Region(Words(text), area) for text, area in zip(region_embeds, region_areas, strict=True)]
+    return Conditions((regions_condition(*parts),))
+
+
+def regions() -> UnitPack:
+    """The pack for regions with prompts of their own, for `with_units`: it adds the inputs `region_prompts`,
+    `region_masks` and `region_negative`."""
+    return UnitPack((region_embeds, region_areas), RegionInputs, once=(in_regions,))

@@ -1,0 +1,154 @@
+"""ControlNets, in-context control and regions: beside the reference's, and by what they must and must not change."""
+
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from calotype import QwenImageBlockwiseControlNetModel, QwenImageControlNetModel, QwenImagePipeline
+from calotype.errors import ComponentError, InputError, MissingInput, UnusedInput
+from calotype.nn.patches import patched
+from calotype.pipelines.qwen_image import blockwise_control, context_control, control, regions
+from tiny_qwen import SEED, TOLERANCE, parts, picture, quiet, same_network, tiny_vae, with_weights_of
+
+SIZE = {"height": 48, "width": 64, "num_inference_steps": 2}
+WORDS = {"prompt": "a red cat", "negative_prompt": "blue", "guidance_scale": 3.0, **SIZE}
+NOISE = (1, 4, 6, 8)
+
+
+@pytest.fixture(scope="module")
+def components() -> dict[str, Any]:
+    """Of a reference whose encoder is sure of its latents: it draws them, where ours takes their mean."""
+    vae = tiny_vae()
+    with torch.no_grad():
+        vae.quant_conv.weight[4:] = 0
+        vae.quant_conv.bias[4:] = -60.0
+    return parts(vae=vae)
+
+
+@pytest.fixture(scope="module")
+def pipe(components: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return with_weights_of(QwenImagePipeline, components, tmp_path_factory.mktemp("qwen"))
+
+
+def half(left: bool = True) -> Image.Image:
+    mask = np.zeros((48, 64), dtype=np.uint8)
+    mask[:, slice(0, 32) if left else slice(32, 64)] = 255
+    return Image.fromarray(mask)
+
+
+def tiny_controlnet(extra: int = 0) -> Any:
+    torch.manual_seed(SEED)
+    net = diffusers.QwenImageControlNetModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, axes_dims_rope=(4, 6, 6), extra_condition_channels=extra,
+    ).eval()  # fmt: skip
+    for layer in (*net.controlnet_blocks, net.controlnet_x_embedder):
+        torch.nn.init.normal_(layer.weight, std=0.2)
+    return net
+
+
+def tiny_blockwise(**fields: int) -> Any:
+    torch.manual_seed(SEED)
+    return QwenImageBlockwiseControlNetModel(num_layers=2, in_dim=16, dim=32, **fields).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("window", [(0.0, 1.0), (0.5, 1.0)], ids=["whole", "half"])
+@pytest.mark.parametrize("fills", [False, True], ids=["edges", "fill"])
+def test_controlnet(
+    fills: bool, window: tuple[float, float], components: dict[str, Any], pipe: Any, tmp_path: Any
+) -> None:
+    theirs = tiny_controlnet(4 if fills else 0)
+    name = "QwenImageControlNetInpaintPipeline" if fills else "QwenImageControlNetPipeline"
+    reference = quiet(getattr(diffusers, name)(**components, controlnet=theirs))
+    masked = {"control_mask": half()} if fills else {}
+    wanted = reference(
+        "a red cat", "blue", 3.0, **SIZE, control_image=picture(), **masked, controlnet_conditioning_scale=0.7,
+        control_guidance_start=window[0], control_guidance_end=window[1], output_type="latent",
+        generator=torch.Generator().manual_seed(SEED),
+    ).images  # fmt: skip
+    generator = torch.Generator().manual_seed(SEED)
+    if not fills:
+        torch.randn(NOISE, generator=generator)  # with which the reference draws the control's latents
+    ours = pipe.with_units(control(), controlnet=same_network(QwenImageControlNetModel, theirs, tmp_path))
+    call = {**WORDS, "control_image": picture(), **masked, "control_scale": 0.7}
+    found = ours(
+        **call, control_start=window[0], control_end=window[1], outputs=["latents"],
+        given={"noise": torch.randn(NOISE, generator=generator)},
+    ).latents  # fmt: skip
+    assert torch.allclose(patched(found).tokens, wanted, atol=TOLERANCE)
+    assert not torch.allclose(found, pipe(**WORDS, seed=SEED, outputs=["latents"]).latents, atol=0.01)
+
+
+def test_blockwise_control_is_the_transformers_residual(pipe: Any) -> None:
+    net = tiny_blockwise()
+    ours = pipe.with_units(blockwise_control(), blockwise=net)
+    call = {**WORDS, "guidance_scale": 1.0, "negative_prompt": " ", "num_inference_steps": 1}
+    result = ours(
+        **call, control_image=picture(), control_scale=0.5, seed=1,
+        outputs=["latents", "noise", "prompt_embeds", "blockwise_ready"],
+    )  # fmt: skip
+    tokens = patched(result.noise)
+    ready = ours.transformer.prepare(result.prompt_embeds, [tokens.grid])
+    residual = net.residual(result.blockwise_ready, 0.5)
+    with torch.no_grad():
+        velocity = ours.transformer.predict(tokens.tokens, ours.transformer.modulate(1.0), ready, residuals=[residual])
+    assert torch.allclose(patched(result.latents).tokens, tokens.tokens - velocity, atol=1e-5)
+
+
+def test_several_controls_with_windows(pipe: Any) -> None:
+    ours = pipe.with_units(blockwise_control(), blockwise=tiny_blockwise())
+    both = ours.with_units(blockwise_control("depth", "depth_net"), depth_net=tiny_blockwise())
+    call = {**WORDS, "seed": 1, "outputs": ["latents"]}
+    plain = pipe(**call).latents
+    one = ours(**call, control_image=picture()).latents
+    twice = both(**call, control_image=picture(), depth_image=picture()).latents
+    assert torch.allclose(twice, ours(**call, control_image=picture(), control_scale=2.0).latents, atol=1e-5)
+    assert torch.equal(both(**call, control_image=picture()).latents, one)
+    assert not torch.allclose(one, plain, atol=1e-3)
+    assert torch.equal(ours(**call, control_image=picture(), control_start=0.4, control_end=0.6).latents, plain)
+
+
+def test_masks_are_for_networks_that_fill(pipe: Any) -> None:
+    fills = pipe.with_units(blockwise_control(), blockwise=tiny_blockwise(additional_in_dim=4))
+    call = {**WORDS, "control_image": picture(), "outputs": ["latents"]}
+    assert bool(fills(**call, control_mask=half()).latents.isfinite().all())
+    with pytest.raises(MissingInput, match=r"trained to fill a part .*give control_mask"):
+        fills(**call)
+    with pytest.raises(InputError, match="control_mask must be as large as control_image, 64x48, got 48x64"):
+        fills(**call, control_mask=half().resize((48, 64)))
+    edges = pipe.with_units(blockwise_control(), blockwise=tiny_blockwise())
+    with pytest.raises(UnusedInput, match="this ControlNet sees none"):
+        edges(**call, control_mask=half())
+    with pytest.raises(ComponentError, match="blockwise"):
+        pipe.with_units(blockwise_control())(**call)
+
+
+def test_in_context_control_is_a_picture_beside_the_drawn_one(pipe: Any) -> None:
+    ours = pipe.with_units(context_control())
+    call = {**WORDS, "seed": 1, "outputs": ["latents"]}
+    assert torch.equal(ours(**call).latents, pipe(**call).latents)
+    assert not torch.allclose(ours(**call, context_image=picture()).latents, pipe(**call).latents, atol=1e-4)
+
+
+def test_regions_change_what_lies_in_them(pipe: Any) -> None:
+    ours = pipe.with_units(regions())
+    call = {**WORDS, "seed": 1, "outputs": ["latents"]}
+    both = {"region_masks": [half(), half(left=False)]}
+    one = ours(**call, region_prompts=["a cat", "a dog"], **both).latents
+    assert torch.equal(ours(**call).latents, pipe(**call).latents)
+    assert not torch.allclose(one, pipe(**call).latents, atol=1e-4)
+    other = ours(**call, region_prompts=["a cat", "an enormous blue whale"], **both).latents
+    changed = (one - other).abs().mean((0, 1, 2))
+    assert changed[4:].mean() > changed[:4].mean()
+    away = ours(**call, region_prompts=["a cat", "a dog"], **both, region_negative=True).latents
+    assert not torch.allclose(one, away, atol=1e-5)
+
+
+def test_regions_need_a_mask_each(pipe: Any) -> None:
+    ours = pipe.with_units(regions())
+    with pytest.raises(InputError, match="must be as many, at least one each, got 2 and 1"):
+        ours(**WORDS, region_prompts=["a cat", "a dog"], region_masks=[half()])
