@@ -111,6 +111,23 @@ def test_the_negative_of_nothing():
         fields_of(Wrong)
 
 
+def test_a_type_that_is_not_found():
+    class Wrong(Inputs):
+        amount: "Decimal" = 0  # type: ignore[name-defined]
+
+    with pytest.raises(GraphError, match=r"Wrong\.amount: the type 'Decimal' is not found; define or import it"):
+        fields_of(Wrong)
+
+
+def test_an_input_with_another_name_is_also_called_by_its_own():
+    class Named(Inputs):
+        steps: int = Field(4, alias="num_steps")
+
+    for name in ("steps", "num_steps"):
+        call = read_call(Named, {name: 7})
+        assert call.values["steps"] == 7 and call.explicit == {"steps"}
+
+
 def test_a_twin_of_another_type():
     class Wrong(Inputs):
         prompt: str

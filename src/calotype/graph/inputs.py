@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, ForwardRef
 
 from calotype.described import Described, Field, described_fields
 from calotype.errors import GraphError, did_you_mean
@@ -27,6 +27,7 @@ class Inputs(Described):
 
     model_config: ClassVar["ConfigDict"] = {
         "frozen": True, "extra": "forbid", "arbitrary_types_allowed": True, "strict": True, "defer_build": True,
+        "populate_by_name": True,
     }  # fmt: skip
 
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = Field(
@@ -93,7 +94,7 @@ class Call:
 
 def fields_of(model: type[Inputs], owner: str = "the pipeline") -> dict[str, InputField]:
     """The declared inputs, the engine's reserved ones included. Raises `GraphError` for a negative twin of nothing, for
-    a class that is not one of `Inputs`, and for a name that a call cannot take."""
+    a class that is not one of `Inputs`, for a type that is not found, and for a name that a call cannot take."""
     declared: Any = model
     if not (isinstance(declared, type) and issubclass(declared, Inputs)):
         found = getattr(model, "__name__", None) or repr(model)
@@ -106,6 +107,12 @@ def fields_of(model: type[Inputs], owner: str = "the pipeline") -> dict[str, Inp
         raise GraphError(f"{model.__name__}: an input cannot be named 'self', which is the pipeline itself; rename it")
     fields: dict[str, InputField] = {}
     for name, field in described.items():
+        if isinstance(field.annotation, str | ForwardRef):
+            text = getattr(field.annotation, "__forward_arg__", field.annotation)
+            raise GraphError(
+                f"{model.__name__}.{name}: the type {text!r} is not found; define or import it before the class, and "
+                "not for a type checker alone"
+            )
         hint, each = item_hint(field.annotation)
         attached = (*field.metadata, *metadata_of(field.annotation))
         twin = next((m.name for m in attached if isinstance(m, NegativeOf)), None)
