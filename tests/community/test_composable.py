@@ -64,6 +64,13 @@ def test_stable_diffusion_xl(xl: Any) -> None:
     assert torch.allclose(composed, xl(**SD, guidance_scale=4.0).latents, atol=2e-4)
 
 
+def test_both_prompts_of_stable_diffusion_xl_are_those_of_the_branch(xl: Any) -> None:
+    """One that is given for the second text encoder, too: the same as the first, it changes nothing."""
+    pipe = xl.with_units("composable")
+    found = [pipe(**SD, also="a dog:0.5", **more).latents for more in ({}, {"prompt_2": SD["prompt"]})]
+    assert torch.allclose(*found, atol=1e-6)
+
+
 def test_a_colour_is_added_and_taken_away(pipe: Any) -> None:
     def red_over_blue(**more: Any) -> float:
         mean = pixels(pipe(prompt="a heart", seed=3, steps=10, **more).image).mean((0, 1))

@@ -84,6 +84,13 @@ def test_without_a_source_prompt_it_is_the_pipeline_as_it_is(sd: Any) -> None:
     assert torch.equal(sd.with_units("edict")(**call).latents, sd(**call).latents)
 
 
+def test_the_source_prompt_is_for_both_text_encoders(xl: Any) -> None:
+    pipe = xl.with_units("edict")
+    call = {**SD, "prompt": "a cat", "source_prompt": "a dog", "outputs": ("latents",)}
+    found = [pipe(**call, **more).latents for more in ({}, {"prompt_2": "a cat"})]
+    assert torch.allclose(*found, atol=1e-6)
+
+
 @pytest.mark.parametrize("mixing", [0.93, 1.0])
 def test_what_is_mixed_is_unmixed(mixing: float) -> None:
     generator = torch.Generator().manual_seed(0)

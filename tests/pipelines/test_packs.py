@@ -49,6 +49,20 @@ def test_a_new_pipeline_that_shares_components():
     assert torch.equal(wider(**call).noise, plain)
 
 
+def test_optional_units_go_into_pipelines_that_have_their_wires():
+    @unit
+    def lifted(elsewhere: Tensor) -> Tensor:
+        return elsewhere + 1
+
+    fitting = BIAS.units[0].named("again")
+    pack = UnitPack(BIAS.units, BiasInputs, optional=(lifted.renamed(lifted="elsewhere"), fitting))
+    wider = text_to_image().with_units(pack, before="latents")
+    assert [n.name for n in wider.units if n.name in ("biased", "again", "lifted")] == ["biased", "again"]
+    plain = text_to_image()(seed=1, outputs=("noise",)).noise
+    found = wider(seed=1, bias=0.5, outputs=("noise",)).noise
+    assert torch.allclose(found - plain, torch.full_like(plain, 1.0))
+
+
 def test_inputs_of_a_pack_are_inputs_with_all_that_they_declare():
     wider = text_to_image().with_units(BIAS, after="noise")
     assert "bias" in wider.Inputs.model_json_schema()["properties"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from calotype.community import emphasis
 from calotype.errors import RepositoryError
@@ -45,15 +46,27 @@ def test_a_good_one_passes(reviewed) -> None:
     assert found.made is type(found.tried)
 
 
-CALLS = {"emphasis": {"emphasis": "red:1.5"}}
+GREY = {"image": Image.new("RGB", (64, 64), "grey"), "strength": 0.5}
+CALLS = {
+    "composable": {"also": "a heart:0.5"},
+    "differential": {**GREY, "change_map": Image.new("L", (64, 64), 128)},
+    "edict": {**GREY, "source_prompt": "a green apple"},
+    "emphasis": {"emphasis": "red:1.5"},
+    "prompt_to_prompt": {"source": "a red apple"},
+    "regional_prompts": {"regions": {"a heart": (0.0, 0.0, 0.5, 1.0)}},
+    "soft_mask": {**GREY, "mask": Image.new("L", (64, 64), 255), "mask_blur": 2.0},
+    "style_aligned": {"style": "a red apple"},
+}  # fmt: skip
 """What packs are tried with: without their own inputs their units are skipped."""
+ELSEWHERE = {"clip_guided_stable_diffusion"}
+"""What needs components that neither ship nor are small: tried in its own tests."""
 
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_what_ships_passes(name: str) -> None:
     found = review(SHIPPED / f"{name}.py", call=CALLS.get(name))
-    assert not refusals(found)
-    assert len((SHIPPED / f"{name}.py").read_text().splitlines()) < 100
+    assert refusals(found).keys() == ({"runs"} if name in ELSEWHERE else set()), refusals(found)
+    assert len((SHIPPED / f"{name}.py").read_text().splitlines()) < 200
 
 
 @pytest.mark.parametrize(

@@ -94,4 +94,7 @@ def composed(policy: Guidance, also: str) -> Guidance:
     return Composed(policy, weights) if weights else policy
 
 
-COMPOSABLE = UnitPack((composed_prompt.renamed(composed_prompt="prompt"),), ComposableInputs, around=(composed,))
+FIRST = composed_prompt.renamed(composed_prompt="prompt")
+SECOND = composed_prompt.named("composed_prompt_2").renamed(prompt="prompt_2", composed_prompt="prompt_2")
+
+COMPOSABLE = UnitPack((FIRST,), ComposableInputs, around=(composed,), optional=(SECOND,))

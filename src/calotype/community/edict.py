@@ -173,8 +173,11 @@ def there_and_back(policy: Guidance, source_prompt: str) -> Guidance:
     return ThereAndBack(policy)
 
 
+SECOND = said.named("said_2").renamed(prompt="prompt_2", said="prompt_2")
+
 EDICT = UnitPack(
     (said.renamed(said="prompt"), turns.renamed(turns="sigmas"), from_picture.renamed(from_picture="latents")),
     EdictInputs,
     around=(there_and_back,),
+    optional=(SECOND,),
 )

@@ -1,7 +1,7 @@
 """Packs of units that are inserted in a pipeline with matching wires."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from calotype.errors import GraphError, did_you_mean, sentences
@@ -23,6 +23,7 @@ class UnitPack:
         steer, after_step, around, objectives, once: units for the first loop that follows (see `Denoise`): they steer
             its predictor, refine its value after each step, make another guidance policy of its own, guide by
             gradients, or make what stays the same from step to step.
+        optional: more of `units`, each for pipelines that have every wire that it reads.
         components: the components that they use and a pipeline may not have, by name, with their types.
     """
 
@@ -33,12 +34,19 @@ class UnitPack:
     around: tuple[Unit[..., Guidance], ...] = ()
     objectives: tuple[Unit[..., Any], ...] = ()
     once: tuple[Unit[..., Any], ...] = ()
+    optional: tuple[Node, ...] = ()
     components: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def for_loop(self) -> tuple[Unit[..., Any], ...]:
         """The units for a loop."""
         return (*self.steer, *self.after_step, *self.around, *self.objectives, *self.once)
+
+    def fitted(self, graph: Graph) -> "UnitPack":
+        """The same for one pipeline, with the optional units that it has the wires for."""
+        wires = graph.wires.keys() | graph.inputs.keys() | self.fields
+        fitting = tuple(unit for unit in self.optional if unit.reads.keys() <= wires)
+        return replace(self, units=(*self.units, *fitting), optional=())
 
     @property
     def fields(self) -> frozenset[str]:
@@ -54,7 +62,7 @@ def inserted(graph: Graph, pack: UnitPack, after: str | None, before: str | None
         GraphError: no node of that name, both places given, a unit of a name that is there already, an input refined
             where nothing reads it any more, or no loop follows that the pack could change.
     """
-    names = [node.name for node in graph.nodes]
+    pack, names = pack.fitted(graph), [node.name for node in graph.nodes]
     if after is not None and before is not None:
         raise GraphError("with_units: give after= or before=, not both")
     for unit in pack.units:

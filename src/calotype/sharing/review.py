@@ -101,7 +101,7 @@ def _imported(found: Review) -> str:
     tree = parsed(found.code.where, found.code.files[found.code.main])
     if defines_pack(tree) and not defines_pipeline(tree):
         found.made = pack_in(found.code, module)
-        return f"one pack of units: {', '.join(unit.name for unit in found.made.units)}"
+        return f"one pack of units: {', '.join(unit.name for unit in found.made.units or found.made.for_loop)}"
     found.made = pipeline_in(found.code, module)
     if is_guest(found.made):
         raise InputError("it is a pipeline of diffusers, which is shared with diffusers' own tools")
