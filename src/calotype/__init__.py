@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from calotype.models.unet_2d_condition import UNet2DConditionModel
     from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
     from calotype.nn.attention_control import AttentionControl
-    from calotype.pipelines.adapters import AdapterInfo
+    from calotype.pipelines.adapter_records import AdapterInfo
     from calotype.pipelines.base import DiffusionPipeline, takes
     from calotype.pipelines.ddpm import DDPMPipeline
     from calotype.pipelines.packs import UnitPack
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         QwenImageEditPlusPipeline,
         QwenImageImg2ImgPipeline,
         QwenImageInpaintPipeline,
+        QwenImageLayeredPipeline,
         QwenImagePipeline,
     )
     from calotype.pipelines.stable_diffusion import (
@@ -101,8 +102,9 @@ if TYPE_CHECKING:
         Weak,
         Within,
     )
+    from calotype.sampling.caching import FirstBlockCache, MagCache, StepCache, TaylorCache, TeaCache
     from calotype.sampling.parameters import Estimate
-    from calotype.sampling.steering import AttentionSteering
+    from calotype.sampling.steering import AttentionSteering, BlockReuse
     from calotype.weights.pool.catalogue import CATALOGUE, Catalogue
     from calotype.weights.pool.config import ModelConfig
     from calotype.weights.pool.pool import ModelPool
@@ -119,6 +121,7 @@ __all__ = [
     "AutoencoderKL",
     "AutoencoderKLQwenImage",
     "AutoencoderTiny",
+    "BlockReuse",
     "Branch",
     "Branches",
     "CFGZeroStar",
@@ -147,6 +150,7 @@ __all__ = [
     "Estimate",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
+    "FirstBlockCache",
     "FlowMatchEuler",
     "FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler",
@@ -159,6 +163,7 @@ __all__ = [
     "KDPM2DiscreteScheduler",
     "LCMScheduler",
     "LMSDiscreteScheduler",
+    "MagCache",
     "MiniAutoencoderKL",
     "MiniTransformer2DModel",
     "ModelConfig",
@@ -177,6 +182,7 @@ __all__ = [
     "QwenImageEditPlusPipeline",
     "QwenImageImg2ImgPipeline",
     "QwenImageInpaintPipeline",
+    "QwenImageLayeredPipeline",
     "QwenImagePipeline",
     "QwenImageTransformer2DModel",
     "Rescaled",
@@ -200,8 +206,11 @@ __all__ = [
     "State",
     "StatefulGuidance",
     "Step",
+    "StepCache",
     "T2IAdapter",
     "TCDScheduler",
+    "TaylorCache",
+    "TeaCache",
     "TextToImagePipeline",
     "UNet2DConditionModel",
     "UNet2DModel",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -150,14 +150,16 @@ class UNet2DConditionModel(Network):
         else:
             outer = x
             x = cache.passed(BlockPass(type(self).__name__, first=lambda: outer, hidden=_itself, rest=inner))
-        x = self._leave(x, maps, given)
+        last = cast(TextUpBlock, self.up_blocks[-1])
+        x = last(x, temb, text, maps, slice(len(last.resnets) - len(maps), None))
         x = self.conv_out(activated(self.act, self.conv_norm_out(x)))
         return UNet2DConditionOutput(x) if return_dict else (x,)
 
     def _enter(self, x: Tensor, given: "_Given") -> tuple[Tensor, list[Tensor]]:
         """The first layer, and the maps up to it for the last ones; of a network of one level, all on the way down."""
-        y, maps = self.down_blocks[0](x, given.temb, given.text, given.extra[0], self._outer)
-        return y, [x, *maps]
+        y, more = self.down_blocks[0](x, given.temb, given.text, given.extra[0], self._outer)
+        maps = [x, *more]
+        return y, maps if given.steering is None else _sums(maps, given.steering[0][: len(maps)])
 
     def _inner(self, x: Tensor, maps: list[Tensor], given: "_Given") -> Tensor:
         """What lies between the outermost layers, whose `maps` tell the sizes to come back to."""
@@ -176,23 +178,16 @@ class UNet2DConditionModel(Network):
             outer = len(maps)
             skips[outer:] = _sums(skips[outer:], steering[0][outer:])
             x = steered(x, steering[1])
-        *blocks, last = self.up_blocks
-        for block in blocks:
+        for block in self.up_blocks[:-1]:
             x = block(x, temb, text, skips)
+        last = cast(TextUpBlock, self.up_blocks[-1])
         inside: Tensor = last(x, temb, text, skips, slice(len(last.resnets) - len(maps)))
         return inside
-
-    def _leave(self, x: Tensor, maps: list[Tensor], given: "_Given") -> Tensor:
-        """The last layers, which take in the maps of the first."""
-        skips = maps if given.steering is None else _sums(maps, given.steering[0][: len(maps)])
-        last: Any = self.up_blocks[-1]
-        y: Tensor = last(x, given.temb, given.text, list(skips), slice(len(last.resnets) - len(maps), None))
-        return y
 
     @property
     def _outer(self) -> slice:
         """The layers of the first level that come first: one, or all where no halving follows."""
-        first: Any = self.down_blocks[0]
+        first = cast(TextDownBlock, self.down_blocks[0])
         return WHOLE if first.downsamplers is None else slice(1)
 
     def project_text(self, encoder_hidden_states: Float[Tensor, "b tokens width"]) -> ProjectedText:

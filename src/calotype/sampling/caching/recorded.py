@@ -10,7 +10,7 @@ from calotype.sampling.guidance.recorded import made_of, to_json
 METHODS: Mapping[str, str] = {
     "FirstBlockCache": "first_block",
     "MagCache": "magnitude",
-    "Taylor": "taylor",
+    "TaylorCache": "taylor",
     "TeaCache": "tea",
 }
 """The step caches that a text can name, and the module of each in this package."""

@@ -83,7 +83,7 @@ class Caching:
             if not self._asked:
                 raise InputError(
                     f"{self.predictor} takes a BlockReuse and gives it to no network, so nothing is taken over; pass "
-                    "its cache on, or take Taylor(of='prediction')"
+                    "its cache on, or take TaylorCache(of='prediction')"
                 )
             return output
         if self.decide(lambda: None, known=all(has_data(t) for t in leaves_of(shown))):

@@ -13,7 +13,7 @@ _REACHES: tuple[Reach, ...] = ("blocks", "prediction")
 
 
 @dataclass(frozen=True)
-class Taylor(StepCache):
+class TaylorCache(StepCache):
     """Computes every `every` steps; in between, a Taylor series continues what was kept, in the number of the step.
 
     The derivatives are differences of what was computed, each divided by the steps between. `degree=0` takes over what
@@ -39,12 +39,12 @@ class Taylor(StepCache):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("Taylor: every", self.every)
-        check_count("Taylor: degree", self.degree, least=0)
-        check_count("Taylor: warm_up", self.warm_up, least=0)
+        check_count("TaylorCache: every", self.every)
+        check_count("TaylorCache: degree", self.degree, least=0)
+        check_count("TaylorCache: warm_up", self.warm_up, least=0)
         if self.of not in _REACHES:
             near = did_you_mean(str(self.of), _REACHES)
-            raise InputError(f"Taylor: of must be one of {', '.join(_REACHES)}, got {self.of!r}{near}")
+            raise InputError(f"TaylorCache: of must be one of {', '.join(_REACHES)}, got {self.of!r}{near}")
 
     @property
     def reach(self) -> Reach:

@@ -45,7 +45,7 @@ class TeaCache(StepCache):
         if blocks.cue is None:
             raise InputError(
                 f"{blocks.network} has no input of a first block, modulated by the time, that TeaCache could go by; "
-                "take FirstBlockCache or Taylor"
+                "take FirstBlockCache or TaylorCache"
             )
         return blocks.cue()
 
