@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, ForwardRef
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, ForwardRef, NamedTuple
 
 from calotype.described import Described, Field, described_fields
 from calotype.errors import GraphError, did_you_mean
@@ -59,8 +59,7 @@ class Unreplayable:
     """Marks an input whose value a recipe cannot hold, so that a call that gives it cannot be replayed."""
 
 
-@dataclass(frozen=True)
-class InputField:
+class InputField(NamedTuple):
     """One input as the engine sees it: `hint` is the type of one item, `each` whether a list maps over items."""
 
     name: str

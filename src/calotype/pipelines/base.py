@@ -26,9 +26,8 @@ from calotype.errors import (
 from calotype.graph.graph import Graph, build_graph
 from calotype.graph.inputs import Call, describe_inputs, read_call, signature_of
 from calotype.graph.inputs import Inputs as AnyInputs
-from calotype.graph.memo import Memo, MemoInfo
 from calotype.graph.node import Node
-from calotype.pipelines.adapters import Steady, WithAdapters
+from calotype.pipelines.adapters import WithAdapters
 from calotype.pipelines.declared import (
     MEMO,
     OPTIONS,
@@ -40,6 +39,7 @@ from calotype.pipelines.result import Result
 from calotype.pipelines.stored import WithRepositories
 
 if TYPE_CHECKING:
+    from calotype.graph.memo import Memo, MemoInfo
     from calotype.graph.plan import Plan
     from calotype.graph.run import Holder, Run
     from calotype.graph.split import Split
@@ -135,7 +135,8 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         memo: int | str = MEMO,
         **components: Any,
     ) -> None:
-        import calotype.pipelines.values  # noqa: F401 - registers arrays and pictures with the memo
+        import calotype.pipelines.values  # noqa: F401 - registers what the memo holds
+        from calotype.graph.memo import Memo
         from calotype.memory.residency import parse_bytes
         from calotype.pipelines.generations import Generations
         from calotype.pipelines.memory import pack, residency
@@ -185,6 +186,7 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         Raises:
             ComponentError: `memory` decides where this one's components are; make another pipeline of copies of them.
         """
+        from calotype.graph.memo import Memo
         from calotype.memory.residency import Residency
         from calotype.pipelines.generations import Generations
         from calotype.pipelines.provenance import Digests
@@ -280,7 +282,7 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         self._generations.bump(component)
 
     @property
-    def memo_info(self) -> MemoInfo | None:
+    def memo_info(self) -> "MemoInfo | None":
         """Hits, misses and size of the memo; None where it is turned off."""
         return self._memo.info if self._memo else None
 
@@ -353,8 +355,9 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
             raise GraphError(f"{cls.__name__} has no units: a free-form pipeline is called, it has no plan or stream")
         return cls.graph
 
-    def _run(self, plan: "Plan", memo: Memo | None, holder: "Holder | None" = None) -> "Run":
+    def _run(self, plan: "Plan", memo: "Memo | None", holder: "Holder | None" = None) -> "Run":
         from calotype.graph.run import Run
+        from calotype.pipelines.adapter_records import Steady
 
         used = {name for n in plan.nodes for name in n.active.uses}
         components = self.components

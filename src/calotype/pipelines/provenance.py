@@ -11,7 +11,7 @@ from calotype import __version__
 from calotype.graph.hints import metadata_of
 from calotype.graph.inputs import Inputs, Unreplayable
 from calotype.graph.plan import Plan
-from calotype.pipelines.adapters import adapters_of
+from calotype.pipelines.adapter_records import adapters_of
 from calotype.pipelines.generations import Generations
 from calotype.pipelines.origin import code_behind
 from calotype.pipelines.values import digest

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from calotype.atomic import atomic_file
 from calotype.errors import RepositoryError
 from calotype.graph.inputs import ABSENT, Inputs
-from calotype.pipelines.adapters import AdapterRecord
+from calotype.pipelines.adapter_records import AdapterRecord
 from calotype.pipelines.origin import CodeRecord
 
 PNG_KEY = "calotype"

@@ -9,7 +9,6 @@ import torch
 
 from calotype.errors import ComponentError
 from calotype.graph.node import Node
-from calotype.pipelines.adapters import refuse_unsaved
 from calotype.pipelines.declared import MEMO, constructor_parameters, declared_settings
 
 if TYPE_CHECKING:
@@ -161,7 +160,8 @@ class WithRepositories:
                 constructor takes a setting that it does not keep, or adapters run beside the weights.
             RepositoryError: `folder` is a file.
         """
-        from calotype.pipelines.custom import class_code, saved  # only who saves needs them
+        from calotype.pipelines.adapter_records import refuse_unsaved  # only who saves needs them
+        from calotype.pipelines.custom import class_code, saved
         from calotype.weights.components import save_components
 
         cls = type(self)

@@ -1,4 +1,4 @@
-"""What the graph needs to know of arrays and pictures: fingerprint, size, and whether they were changed in place."""
+"""What the graph needs to know of arrays, pictures and noise levels: fingerprint, size, and whether they changed."""
 
 import hashlib
 from collections.abc import Hashable
@@ -9,6 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from calotype.graph.memo import fingerprint, nbytes, version
+from calotype.sampling.schedulers.base import NoiseLevels
+
+_BYTES_PER_STEP = 1024
+"""About what the numbers of one step take; counting them one by one would take longer than the step."""
 
 
 def digest(*tensors: Tensor) -> str:
@@ -52,6 +56,16 @@ def _(value: np.ndarray) -> int:
 @nbytes.register(Image.Image)
 def _(value: Image.Image) -> int:
     return value.width * value.height * len(value.getbands())
+
+
+@nbytes.register(NoiseLevels)
+def _(value: NoiseLevels) -> int:
+    return len(value) * _BYTES_PER_STEP
+
+
+@version.register(NoiseLevels)
+def _(value: NoiseLevels) -> Hashable:
+    return None  # immutable through and through
 
 
 @version.register(Tensor)

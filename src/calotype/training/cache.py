@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from calotype.errors import ConfigError, TrainingError
-from calotype.pipelines.adapters import adapters_of
+from calotype.pipelines.adapter_records import adapters_of
 from calotype.training.cache_keys import FileDigests, Keys, digest
 from calotype.training.cache_store import Manifest, Store, read_manifest, write_shard
 from calotype.training.wires import TrainedWires, item_values

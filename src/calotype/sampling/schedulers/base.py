@@ -1,6 +1,5 @@
 """The pure face of a scheduler: a schedule, a parameterization and a solver, composed. Nothing of a call is stored."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -8,7 +7,6 @@ import torch
 from torch import Tensor
 
 from calotype.errors import InputError
-from calotype.graph.memo import nbytes, version
 from calotype.sampling.moves import Mix, Move, Prediction, Solver, SolverWithState, State
 from calotype.sampling.noise import NoiseSource
 from calotype.sampling.step import Step
@@ -80,20 +78,6 @@ class NoiseLevels:
         """The description of step `index` that predictors and guidance receive."""
         here = self.here[index]
         return Step(index, len(self), here.sigma, here.timestep, self.there[index].sigma)
-
-
-_BYTES_PER_STEP = 1024
-"""About what the numbers of one step take; counting them one by one would take longer than the step."""
-
-
-@nbytes.register(NoiseLevels)
-def _(value: NoiseLevels) -> int:
-    return len(value) * _BYTES_PER_STEP
-
-
-@version.register(NoiseLevels)
-def _(value: NoiseLevels) -> Hashable:
-    return None  # immutable through and through
 
 
 class Scheduler:
