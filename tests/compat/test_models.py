@@ -10,8 +10,9 @@ from torch import nn
 
 import calotype
 from calotype.compat.diffsynth import BasePipeline, ModelConfig
-from calotype.errors import ComponentError, ComponentNotLoaded, InputError, UnknownInput
+from calotype.errors import ComponentError, ComponentNotLoaded, ConfigError, InputError, UnknownInput
 from calotype.memory.residency import Residency
+from calotype.weights.sources import is_resting
 from compat.small import Small, small
 from stubs import Ledger
 
@@ -125,7 +126,7 @@ def test_what_does_not_fit_is_refused_at_the_unit():
     assert "Prompt: text_encoder must be on meta together and take 6 B, but vram_limit is 5 B" in str(raised.value)
 
 
-def test_on_a_cpu_a_limit_only_refuses_what_does_not_fit():
+def test_on_a_cpu_what_does_not_fit_at_all_is_refused():
     pipe = small()
     pipe.download_and_load_models([], vram_limit=1)
     pipe("a", seed=0, num_inference_steps=2)
@@ -150,6 +151,19 @@ def test_models_are_asked_for_by_name():
     pipe.load_models_to_device("dit")
     pipe.load_models_to_device(["dit", "controlnet"])  # one of several may be left out: an adapter
     pipe.load_models_to_device([])
+
+
+DISK = {"offload_dtype": "disk", "offload_device": "disk", "onload_dtype": "disk", "onload_device": "disk"}
+
+
+@pytest.mark.parametrize("fields", [{}, {"preparing_device": "cpu", "computation_dtype": torch.bfloat16, **DISK}])
+def test_within_a_limit_models_wait_in_their_files(fields):
+    pipe = BasePipeline(device="cpu", torch_dtype=torch.bfloat16)
+    config = ModelConfig(path=str(EMOJI / "transformer"), **fields)
+    network = pipe.download_and_load_models([config], vram_limit=0.005).fetch_model("mini_transformer")
+    assert all(is_resting(p) for p in network.parameters() if p.numel() > 4096)
+    with pytest.raises(ConfigError, match=r"offload_device can be 'cpu', got 'disk'.*or vram_limit=8"):
+        BasePipeline(device="cpu").download_and_load_models([ModelConfig(path=str(EMOJI / "transformer"), **DISK)])
 
 
 def test_files_become_models_of_the_pipelines_type():

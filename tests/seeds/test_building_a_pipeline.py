@@ -30,10 +30,11 @@ def test_the_program_is_what_the_document_prints_but_for_the_listed_edits():
 # -- the program -------------------------------------------------------------------------------------------------------
 
 
-def load(**options):
+def load(fields=None, **options):
+    networks = ("text_encoder", "transformer", "vae")
     return NewDiffSynthPipeline.from_pretrained(
         **{"torch_dtype": torch.float32, "device": "cpu", **options},
-        model_configs=[ModelConfig(path=str(EMOJI / name)) for name in ("text_encoder", "transformer", "vae")],
+        model_configs=[ModelConfig(path=str(EMOJI / name), **fields or {}) for name in networks],
         tokenizer_config=ModelConfig(path=str(EMOJI / "tokenizer")),
     )
 
@@ -136,13 +137,11 @@ def test_a_vram_limit_is_kept_at_the_units():
     assert limited.vram_management_enabled and not load().vram_management_enabled
     assert limited("a cat", seed=1, num_inference_steps=1, **SMALL).size == (64, 64)
     streamed = load(vram_limit=0.01)  # less than dit's 11.7 MiB, which are read from its file group by group
-    assert (
-        distance(
-            streamed("a cat", seed=1, num_inference_steps=1, **SMALL),
-            limited("a cat", seed=1, num_inference_steps=1, **SMALL),
-        )
-        == 0
-    )
+    wanted = load()("a cat", seed=1, num_inference_steps=2, **SMALL)
+    disk = {f"{stage}_{what}": "disk" for stage in ("offload", "onload") for what in ("device", "dtype")}
+    from_disk = load(fields={**disk, "preparing_device": "cpu"}, vram_limit=0.01)
+    for pipe in (streamed, limited, from_disk):
+        assert distance(pipe("a cat", seed=1, num_inference_steps=2, **SMALL), wanted) == 0
     with pytest.raises(ComponentError, match=r"PromptEmbedder: text_encoder must be on cpu together and take 8\.8 MiB"):
         load(vram_limit=0.008)("a cat", seed=1, num_inference_steps=1, **SMALL)
 

@@ -10,8 +10,8 @@ from calotype.weights.pool.usage import usage
 CPU, META = torch.device("cpu"), torch.device("meta")
 
 
-def use(dtype=torch.float32, device=None, **fields):
-    return usage(ModelConfig(path="a", **fields), dtype, device)
+def use(dtype=torch.float32, device=None, deferred=False, **fields):
+    return usage(ModelConfig(path="a", **fields), dtype, device, deferred=deferred)
 
 
 def test_defaults_are_the_pools() -> None:
@@ -44,10 +44,17 @@ def test_knobs_that_repeat_what_is_done_anyway_are_taken() -> None:
         ),
         ({"onload_dtype": "float16"}, "onload_dtype=torch.float16.*give computation_dtype=torch.float16"),
         ({"preparing_dtype": "float16"}, "preparing_dtype=torch.float16"),
-        ({"offload_device": "disk"}, "offload_device='disk' needs networks that are kept on the disk.*it can be 'cpu'"),
-        ({"offload_device": "meta"}, "offload_device='meta'.*give the pipeline a budget: memory='8GiB'"),
-        ({"onload_device": "cpu", "computation_device": "meta"}, "onload_device='cpu'.*it can be 'meta'"),
-        ({"preparing_device": "meta"}, "preparing_device='meta'.*it can be 'cpu'"),
+        (
+            {"offload_device": "disk"},
+            "offload_device can be 'cpu', got 'disk'.*a budget: memory='8GiB', or vram_limit=8",
+        ),
+        ({"offload_device": "meta"}, "offload_device can be 'cpu', got 'meta'.*give the pipeline a budget"),
+        ({"onload_device": "cpu", "computation_device": "meta"}, "onload_device can be 'meta', got 'cpu'"),
+        ({"preparing_device": "meta"}, "preparing_device can be 'cpu', got 'meta'"),
+        ({"preparing_device": "disk", "deferred": True}, "preparing_device can be 'cpu', got 'disk'"),
+        ({"offload_device": "meta", "deferred": True}, "offload_device can be 'cpu' or 'disk', got 'meta'"),
+        ({"computation_device": "meta", "deferred": True}, "computation_device='meta' is not where its pipeline has a"),
+        ({"offload_dtype": "disk"}, "offload_dtype='disk' is for what waits on the disk; give offload_device='disk'"),
         ({"clear_parameters": True}, "clear_parameters=True"),
     ],
 )
@@ -61,6 +68,22 @@ def test_an_8_bit_float_is_what_weights_are_kept_in() -> None:
     found = use(computation_dtype="bfloat16", **stages)
     assert (found.dtype, found.storage) == (torch.bfloat16, torch.float8_e4m3fn)
     assert use(computation_dtype="bfloat16", offload_dtype="bfloat16").storage is None
+
+
+DISK = {"offload_dtype": "disk", "offload_device": "disk", "onload_dtype": "disk", "onload_device": "disk"}
+
+
+def test_within_a_budget_networks_wait_in_their_files_or_on_the_cpu(caplog) -> None:
+    for fields in (DISK, {"offload_device": "cpu", "onload_device": "cpu"}, {"onload_device": "meta"}):
+        found = use(torch.bfloat16, META, deferred=True, preparing_device="meta", **fields)
+        assert (found.dtype, found.device, found.storage) == (torch.bfloat16, CPU, None)
+    assert not caplog.records
+
+
+def test_what_is_packed_when_it_is_loaded_does_not_wait_on_the_disk(caplog) -> None:
+    found = use(torch.bfloat16, META, deferred=True, **{**DISK, "onload_dtype": torch.float8_e4m3fn})
+    assert found.storage == torch.float8_e4m3fn
+    assert "a is packed as torch.float8_e4m3fn when it is loaded" in caplog.text
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -61,17 +61,20 @@ class HoldsModels:
         """The pool of the models in some files, to fetch them from by name.
 
         Args:
-            vram_limit: the most GiB of models on the device at once. Before a unit runs, models that are needed later
-                than others leave the device until there is room. On a CPU there is nowhere to go, so it only refuses
-                what does not fit.
+            vram_limit: the most GiB of models on the device at once, of which a CPU is one. Before a unit runs, models
+                that are needed later than others leave until there is room; the layers of one that does not fit take
+                turns. What leaves a CPU is read from its file again.
 
         Raises:
             InputError: `vram_limit` is no number above 0.
+            ConfigError: a `ModelConfig` asks for a use of memory that there is none of.
         """
         if vram_limit is not None:
             self._limit(vram_limit)
-        place = torch.device("cpu") if self._residency.budget is not None else self.device
-        return ModelPool(model_configs, dtype=self.torch_dtype, device=place, catalogue=self.catalogue)
+        limited = self._residency.budget is not None
+        return ModelPool(
+            model_configs, dtype=self.torch_dtype, device=self.device, catalogue=self.catalogue, deferred=limited
+        )
 
     def _limit(self, vram_limit: float) -> None:
         number = isinstance(vram_limit, int | float) and not isinstance(vram_limit, bool)

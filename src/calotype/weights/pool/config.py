@@ -33,6 +33,10 @@ def _dtype(value: Any) -> Any:
     return value if value is None else parse_dtype(value)
 
 
+def _waiting_dtype(value: Any) -> Any:
+    return value if value == DISK else _dtype(value)
+
+
 def _computation_dtype(value: Any) -> Any:
     return value if value == "auto" else _dtype(value)
 
@@ -53,6 +57,8 @@ Device = Annotated[str | torch.device | None, BeforeValidator(_device)]
 """Kept as a text."""
 Dtype = Annotated[torch.dtype | str | None, BeforeValidator(_dtype)]
 """Kept as a `torch.dtype`."""
+WaitingDtype = Annotated[torch.dtype | str | None, BeforeValidator(_waiting_dtype)]
+"""Kept as a `torch.dtype`, or the text `"disk"`, which asks for nothing but the file as it is."""
 
 
 class ModelConfig(BaseConfig):
@@ -91,11 +97,11 @@ class ModelConfig(BaseConfig):
     """Fields of the network's own config that its files do not tell."""
 
     offload_device: Device = None
-    """Where the network waits while nothing uses it."""
-    offload_dtype: Dtype = None
+    """Where the network waits while nothing uses it; `"disk"` is the file that it came from."""
+    offload_dtype: WaitingDtype = None
     onload_device: Device = None
-    """Where it is while its pipeline is in the stage that uses it."""
-    onload_dtype: Dtype = None
+    """Where the layers wait that do not fit, while its pipeline is in the stage that uses it."""
+    onload_dtype: WaitingDtype = None
     preparing_device: Device = None
     """Where it is just before it computes."""
     preparing_dtype: Dtype = None
@@ -129,6 +135,9 @@ class ModelConfig(BaseConfig):
         for name in ("path", "model_id", "name", "variant"):
             if getattr(self, name) in ("", ()):
                 raise ValueError(f"{name} must not be empty; leave it out instead")
+        for stage in ("offload", "onload"):
+            if getattr(self, f"{stage}_dtype") == DISK != getattr(self, f"{stage}_device"):
+                raise ValueError(f"{stage}_dtype={DISK!r} is for what waits on the disk; give {stage}_device={DISK!r}")
         if self.computation_device == DISK:
             raise ValueError(f"computation_device cannot be {DISK!r}: nothing computes there")
         return self

@@ -71,6 +71,8 @@ class ModelPool:
         cache_dir: where files of a hub are kept, by default the hub client's own cache.
         local_files_only: fetch nothing; take what the cache has.
         check: `"finite"` refuses networks whose weights have NaN or infinity, when they are fetched.
+        deferred: networks are for a pipeline with a budget on `device`: they wait on the CPU or in their files, and
+            what must be converted is read when memory brings it.
 
     Raises:
         RepositoryError: a config names no file, or not all shards of one.
@@ -89,9 +91,10 @@ class ModelPool:
         cache_dir: str | PathLike[str] | None = None,
         local_files_only: bool = False,
         check: str | None = None,
+        deferred: bool = False,
     ) -> None:
         refuse_unknown_check(check)
-        self._check = check
+        self._check, self._deferred = check, deferred
         self.catalogue = catalogue
         self._dtype = parse_dtype(torch.float32 if dtype is None else dtype)
         self._device = None if device is None else parse_device(device)
@@ -103,7 +106,7 @@ class ModelPool:
         options = Options(cache_dir, local_files_only)
         for config in _checked(configs):
             for source in find_sources(config, options):
-                self._add(source, usage(config, self._dtype, self._device))
+                self._add(source, usage(config, self._dtype, self._device, deferred=deferred))
 
     @property
     def report(self) -> tuple[FileReport, ...]:
@@ -261,7 +264,9 @@ class ModelPool:
                 tensors = self._tensors(slot.source)
                 how = slot.usage
                 kept = None if how.storage is None else {"*": str(how.storage).removeprefix("torch.")}
-                network = build(slot.match, tensors, slot.place, how.dtype, self._check, storage=kept)
+                network = build(
+                    slot.match, tensors, slot.place, how.dtype, self._check, deferred=self._deferred, storage=kept
+                )
                 self._made[slot.identity] = network.to(slot.usage.device)
             return self._made[slot.identity]
 

@@ -1,5 +1,6 @@
 """How a network of a pool is used: the type of its tensors, and where they wait."""
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,8 @@ from calotype.errors import ConfigError
 from calotype.memory.residency import parse_device
 from calotype.weights.component import parse_dtype
 from calotype.weights.pool.config import DISK, ModelConfig
+
+logger = logging.getLogger(__name__)
 
 _STAGES = ("offload", "onload", "preparing")
 _EIGHT = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -23,16 +26,20 @@ class Usage:
     """The 8-bit float that its large layers are kept in, where there is one (`calotype.memory.storage`)."""
 
 
-def usage(config: ModelConfig, dtype: torch.dtype | None, device: torch.device | None) -> Usage:
+def usage(
+    config: ModelConfig, dtype: torch.dtype | None, device: torch.device | None, *, deferred: bool = False
+) -> Usage:
     """What a config and the defaults of its pool come to.
 
-    A whole network is on one device at a time: where it computes, or on the CPU, where a pipeline with a budget
-    (`memory=`) sends it to make room. It is in one type, but that its large layers may be kept in an 8-bit float, from
-    when it is loaded on: a stage that asks for the type of the computation gets it when a layer computes.
+    Without a budget a whole network is on one device: where it computes, or on the CPU. Within one (`deferred`) it
+    waits on the CPU, or in its file, where all of it can be read again, and its layers come as they fit. It is in one
+    type, but that its large layers may be kept in an 8-bit float, from when it is loaded on: a stage that asks for the
+    type of the computation gets it when a layer computes.
 
     Raises:
         ConfigError: the config asks for more than that: for another type or device between uses.
     """
+    default = device
     if config.computation_dtype is not None:
         dtype = parse_dtype(config.computation_dtype)
     if config.computation_device is not None:
@@ -41,14 +48,37 @@ def usage(config: ModelConfig, dtype: torch.dtype | None, device: torch.device |
     storage = _storage(config, dtype)
     for stage in _STAGES:
         _check_dtype(config, f"{stage}_dtype", dtype, storage)
-    for stage in ("onload", "preparing"):
-        _check_device(config, f"{stage}_device", {str(where)})
-    _check_device(config, "offload_device", {str(where), "cpu"})
+    waits = {str(where), "cpu", DISK}
+    _check_device(config, "offload_device", waits if deferred else {str(where), "cpu"})
+    _check_device(config, "onload_device", waits if deferred else {str(where)})
+    _check_device(config, "preparing_device", {str(where)})
+    if deferred:
+        _check_budget(config, where, default)
+        _warn_of_packed(config, storage)
     if config.clear_parameters:
         raise ConfigError(
             f"{config.place}: clear_parameters=True gives tensors back to the disk, which is not done yet"
         )
-    return Usage(dtype, torch.device(config.offload_device or where), storage)
+    return Usage(dtype, torch.device("cpu") if deferred else torch.device(config.offload_device or where), storage)
+
+
+def _check_budget(config: ModelConfig, where: torch.device, device: torch.device | None) -> None:
+    """A budget is that of one device."""
+    if where != (device or torch.device("cpu")):
+        raise ConfigError(
+            f"{config.place}: computation_device={str(where)!r} is not where its pipeline has a budget, which is "
+            f"{str(device or 'cpu')!r}; leave it out"
+        )
+
+
+def _warn_of_packed(config: ModelConfig, storage: torch.dtype | None) -> None:
+    if storage is not None and DISK in (config.offload_device, config.onload_device):
+        logger.warning(
+            "%s is packed as %s when it is loaded, which its file may not be, so that its large layers wait packed in "
+            "memory and not on the disk; leave out onload_dtype and preparing_dtype to have them wait there",
+            config.place,
+            storage,
+        )
 
 
 def _storage(config: ModelConfig, dtype: torch.dtype | None) -> torch.dtype | None:
@@ -59,7 +89,7 @@ def _storage(config: ModelConfig, dtype: torch.dtype | None) -> torch.dtype | No
 
 def _check_dtype(config: ModelConfig, name: str, dtype: torch.dtype | None, storage: torch.dtype | None) -> None:
     asked = getattr(config, name)
-    if asked is not None and asked not in (dtype, storage):
+    if asked is not None and asked != DISK and asked not in (dtype, storage):
         also = f" and {storage}" if storage else ""
         raise ConfigError(
             f"{config.place}: {name}={asked} asks for weights that are kept in {asked}{also} and computed in "
@@ -71,8 +101,7 @@ def _check_dtype(config: ModelConfig, name: str, dtype: torch.dtype | None, stor
 def _check_device(config: ModelConfig, name: str, possible: set[str]) -> None:
     asked = getattr(config, name)
     if asked is not None and asked not in possible:
-        kept = "kept on the disk" if asked == DISK else "moved while its pipeline runs a stage"
         raise ConfigError(
-            f"{config.place}: {name}={asked!r} needs networks that are {kept}, which is not done yet; it can be "
-            f"{' or '.join(map(repr, sorted(possible)))}. To fit a device, give the pipeline a budget: memory='8GiB'"
+            f"{config.place}: {name} can be {' or '.join(map(repr, sorted(possible)))}, got {asked!r}. To have "
+            "networks wait elsewhere, and layers come as they fit, give the pipeline a budget: memory='8GiB', or vram_limit=8"
         )
