@@ -103,7 +103,7 @@ def mask_of(mask: Picture, picture: Picture, size: Size) -> Float[Tensor, "1 1 h
     return to_mask(fitted(mask, *size))
 
 
-def encoded(pixels: Float[Tensor, "1 3 h w"], vae: AnyAutoencoder, tile: int | None) -> Float[Tensor, "1 c h8 w8"]:
+def encoded(pixels: Float[Tensor, "1 p h w"], vae: AnyAutoencoder, tile: int | None) -> Float[Tensor, "1 c h8 w8"]:
     """The latents that the network makes of pixels in [-1, 1]: the mean of their distribution, in float32.
 
     Nothing is drawn, so that the same picture has the same latents with any seed.
@@ -126,7 +126,7 @@ def encoded(pixels: Float[Tensor, "1 3 h w"], vae: AnyAutoencoder, tile: int | N
     return encode_tiled(encode, shown, **_tiles(tile, vae))
 
 
-def decoded(latents: Float[Tensor, "b c h w"], vae: AnyAutoencoder, tile: int | None) -> Float[Tensor, "b 3 h8 w8"]:
+def decoded(latents: Float[Tensor, "b c h w"], vae: AnyAutoencoder, tile: int | None) -> Float[Tensor, "b p h8 w8"]:
     """The pixels, about in [-1, 1] and in float32, that the network makes of latents. `tile` is as for `encoded`."""
     network = _wide(vae)
 

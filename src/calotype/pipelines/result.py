@@ -67,9 +67,16 @@ class Result:
     @property
     def images(self) -> "list[Image.Image]":
         """Every picture among the outputs, prompt-major."""
+        return [picture for picture, _ in self._pictures()]
+
+    def _pictures(self) -> "Iterator[tuple[Image.Image, int]]":
+        """Every picture, also of items that have several, with the number of its item."""
         from PIL import Image
 
-        return [value for values in self._outputs.values() for value in values if isinstance(value, Image.Image)]
+        for values in self._outputs.values():
+            for item, value in enumerate(values):
+                several = value if isinstance(value, tuple) else (value,)
+                yield from ((one, item) for one in several if isinstance(one, Image.Image))
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the pictures as PNG files that carry their recipe; several get `-0`, `-1`, ... before the suffix.
@@ -82,14 +89,14 @@ class Result:
         """
         from calotype.pipelines.recipe import save_png  # only who saves needs it
 
-        pictures = self.images
+        pictures = list(self._pictures())
         if not pictures:
             raise InputError(f"nothing to save: the outputs {', '.join(self)} hold no picture")
         paths = picture_paths(path, len(pictures))
         if not paths[0].parent.is_dir():
             raise InputError(f"{path}: the folder {paths[0].parent} does not exist; make it first")
-        for number, (picture, where) in enumerate(zip(pictures, paths, strict=True)):
-            save_png(picture, where, self.recipe.of_item(number))
+        for (picture, item), where in zip(pictures, paths, strict=True):
+            save_png(picture, where, self.recipe.of_item(item))
         return paths
 
     def _repr_png_(self) -> bytes | None:

@@ -8,8 +8,9 @@ import diffusers
 import pytest
 import torch
 
-from calotype.pipelines.qwen_image import editing
+from calotype.pipelines.qwen_image import editing, layered
 from calotype.pipelines.qwen_image.edit import QwenImageEditPipeline, QwenImageEditPlusPipeline
+from calotype.pipelines.qwen_image.layered import QwenImageLayeredPipeline
 from calotype.pipelines.qwen_image.pipeline import QwenImagePipeline
 from tiny_qwen import (
     SEED,
@@ -21,6 +22,7 @@ from tiny_qwen import (
     pixels_of,
     quiet,
     tiny_transformer,
+    tiny_vae,
     with_weights_of,
 )
 
@@ -57,8 +59,9 @@ def small_areas(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both sides look at fewer pixels, so that tests are fast."""
     monkeypatch.setattr(editing, "DRAWN_AREA", 96**2)
     monkeypatch.setattr(editing, "SEEN_AREA", 64**2)
-    smaller = {1024**2: 96**2, 384**2: 64**2}
-    for name in ("edit", "edit_plus"):
+    smaller = {1024**2: 96**2, 384**2: 64**2, 640**2: 80**2}
+    monkeypatch.setattr(layered, "area_sides", lambda ratio, area: editing.area_sides(ratio, smaller[area]))
+    for name in ("edit", "edit_plus", "layered"):
         module = importlib.import_module(f"diffusers.pipelines.qwenimage.pipeline_qwenimage_{name}")
         original = module.calculate_dimensions
         monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, of=original: of(smaller[area], ratio))
@@ -98,3 +101,24 @@ def test_edit_several(count: int, edit_parts: dict[str, Any], tmp_path: Path, sm
     wanted = pixels_of(reference, **inputs)
     found = pipe(seed=SEED, outputs=["pixels"], **inputs).pixels
     assert torch.allclose(found, wanted, atol=TOLERANCE), (found - wanted).abs().max()
+
+
+def test_layers(edit_parts: dict[str, Any], tmp_path: Path, small_areas: None) -> None:
+    components = {
+        **edit_parts,
+        "transformer": tiny_transformer(
+            in_channels=32, out_channels=8, use_additional_t_cond=True, use_layer3d_rope=True
+        ),
+        # the reference takes pictures that have as many channels as latents for latents
+        "vae": tiny_vae(input_channels=4, z_dim=8, latents_mean=[0.1] * 8, latents_std=[1.5] * 8),
+    }
+    reference = quiet(diffusers.QwenImageLayeredPipeline(**components))
+    pipe = with_weights_of(QwenImageLayeredPipeline, components, tmp_path)
+    image = picture(90, 70).convert("RGBA")
+    image.putalpha(picture(90, 70, seed=1).convert("L"))
+    inputs = {**WORDS, "image": image, "num_inference_steps": 2, "true_cfg_scale": 3.0, "layers": 2}
+    made = reference(output_type="pt", generator=torch.Generator().manual_seed(SEED), **inputs).images[0]
+    result = pipe(seed=SEED, outputs=["layer_pixels", "pictures"], **inputs)
+    assert torch.allclose(result.layer_pixels, made * 2 - 1, atol=TOLERANCE)
+    assert [one.mode for one in result.images] == ["RGBA"] * 2 and len(result.pictures) == 2
+    assert len(result.save(tmp_path / "layer.png")) == 2

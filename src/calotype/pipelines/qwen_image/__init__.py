@@ -8,6 +8,7 @@ from calotype._lazy import lazy_names
 if TYPE_CHECKING:
     from calotype.pipelines.qwen_image.controls import blockwise_control, context_control, control
     from calotype.pipelines.qwen_image.edit import QwenImageEditPipeline, QwenImageEditPlusPipeline
+    from calotype.pipelines.qwen_image.layered import QwenImageLayeredPipeline
     from calotype.pipelines.qwen_image.pipeline import (
         QwenImageImg2ImgPipeline,
         QwenImageInpaintPipeline,
@@ -20,6 +21,7 @@ _WHERE = {
     "QwenImageEditPlusPipeline": "edit",
     "QwenImageImg2ImgPipeline": "pipeline",
     "QwenImageInpaintPipeline": "pipeline",
+    "QwenImageLayeredPipeline": "layered",
     "QwenImagePipeline": "pipeline",
     "blockwise_control": "controls",
     "context_control": "controls",
@@ -32,6 +34,7 @@ __all__ = [
     "QwenImageEditPlusPipeline",
     "QwenImageImg2ImgPipeline",
     "QwenImageInpaintPipeline",
+    "QwenImageLayeredPipeline",
     "QwenImagePipeline",
     "blockwise_control",
     "context_control",

@@ -41,14 +41,19 @@ class NormedGuidanceInputs(GuidanceInputs):
         return refuse_both(values, ("guidance_scale", "true_cfg_scale"))
 
 
-class SizeInputs(Inputs):
-    """How large the picture is, and in what parts it is encoded and decoded."""
+class TileInputs(Inputs):
+    """In what parts pictures are encoded and decoded."""
 
-    height: Side | None = Field(default=None, description="In pixels; by default the picture's, or 1328.")
-    width: Side | None = Field(default=None, description="In pixels; by default the picture's, or 1328.")
     vae_tile: Annotated[int, Field(ge=64, multiple_of=8)] | None = Field(
         default=None, description="Encode and decode in tiles of so many pixels, which takes less memory; else at once."
     )
+
+
+class SizeInputs(Inputs):
+    """How large the picture is."""
+
+    height: Side | None = Field(default=None, description="In pixels; by default the picture's, or 1328.")
+    width: Side | None = Field(default=None, description="In pixels; by default the picture's, or 1328.")
 
 
 class PictureInputs(Inputs):
@@ -68,9 +73,21 @@ class PictureInputs(Inputs):
     )
 
 
-class DrawnInputs(SampledInputs, SizeInputs, NormedGuidanceInputs, TextInputs):
+class EveryInputs(SampledInputs, TileInputs, NormedGuidanceInputs, TextInputs):
     """What every pipeline of Qwen-Image takes."""
 
     attention_kernel: AttentionBackend = Field(
         default="sdpa", description="What the transformer's attention runs on; one that is not installed is an error."
+    )
+
+
+class DrawnInputs(SizeInputs, EveryInputs):
+    """What a pipeline takes whose pictures may have any size."""
+
+
+class LayeredInputs(EveryInputs):
+    """What a pipeline of layers takes, which are guided without keeping the length of tokens."""
+
+    guidance_norm: bool = Field(
+        default=False, description="Keep the length that every token's prediction has without guidance."
     )

@@ -199,7 +199,8 @@ def ready(
 def times(sigmas: NoiseLevels, *, transformer: QwenImageTransformer2DModel) -> Times:
     """What each step's time does to every block: its weights, a third of the network, are read once for all steps."""
     levels = torch.tensor([level.sigma for level in sigmas.here], device=transformer.device)
-    return Times(transformer.modulate_ahead(levels))
+    whole = torch.zeros(1, dtype=torch.long, device=transformer.device)
+    return Times(transformer.modulate_ahead(levels, whole if transformer.config.use_additional_t_cond else None))
 
 
 @unit

@@ -1,0 +1,150 @@
+"""Qwen-Image-Layered: a picture taken apart into layers with transparency."""
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from calotype.described import Field
+from calotype.graph.hints import Each, Settings
+from calotype.graph.unit import unit
+from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
+from calotype.models.qwen_image import QwenImageTransformer2DModel
+from calotype.nn.patches import patched
+from calotype.nn.streams import references
+from calotype.pipelines.autoencoder import Size, decoded, encoded, scaled, unscaled
+from calotype.pipelines.base import takes
+from calotype.pipelines.latents import CleanLatents, Latents, Noise, noise_source, pure_noise
+from calotype.pipelines.pictures import Picture, to_picture
+from calotype.pipelines.qwen_image.editing import area_sides
+from calotype.pipelines.qwen_image.inputs import LayeredInputs
+from calotype.pipelines.qwen_image.pipeline import Components
+from calotype.pipelines.qwen_image.units import (
+    Grids,
+    even_levels,
+    guidance,
+    prompt_embeds,
+    prompt_mask,
+    ready,
+    times,
+    tokens_of,
+    velocity,
+)
+from calotype.pipelines.streams import Conditions
+from calotype.sampling import Denoise, NoiseLevels, NoiseSource, Scheduler
+
+TRAINED_TOKENS = 256
+"""Tokens of the picture in the first stage of training, from which its shift grows."""
+
+
+class LayeredPictureInputs(LayeredInputs):
+    """What a user may set."""
+
+    image: Each[Picture] = Field(description="The picture to take apart.")
+    layers: int = Field(default=4, ge=1, le=32, description="How many layers to make.")
+    resolution: Literal[640, 1024] = Field(
+        default=640, description="Side in pixels of a square of about as many pixels as each layer has."
+    )
+
+
+@unit
+def layer_size(image: Picture, resolution: int) -> Size:
+    """The size of every layer: the picture's proportions, and sides that are multiples of 32."""
+    width, height = area_sides(image.width / image.height, resolution**2)
+    return Size(height, width)
+
+
+@unit
+def layer_noise(
+    seed: int,
+    layers: int,
+    height: int,
+    width: int,
+    noise_source: NoiseSource | None,
+    *,
+    vae: Settings[AutoencoderKLQwenImage],
+) -> Noise:
+    """Standard normal noise [1, c, layers + 1, h / 8, w / 8]: of the whole picture, then of its layers."""
+    side = vae.config.downscale
+    shape = (1, layers + 1, vae.config.latent_channels, height // side, width // side)
+    if noise_source is not None:
+        drawn = noise_source(torch.empty(shape, device=vae.device))
+    else:
+        drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(vae.device)
+    return Noise(drawn.transpose(1, 2))
+
+
+@unit
+def whole_latents(
+    image: Picture, height: int, width: int, vae_tile: int | None, *, vae: AutoencoderKLQwenImage
+) -> CleanLatents:
+    """The latents of the picture to take apart, with its transparency: [1, c, h / 8, w / 8]."""
+    resized = image.convert("RGBA").resize((width, height), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float()[None] / 127.5 - 1.0
+    return CleanLatents(scaled(encoded(pixels[:, : vae.config.input_channels], vae, vae_tile), vae))
+
+
+@unit
+def layer_grids(
+    layers: int,
+    height: int,
+    width: int,
+    *,
+    transformer: Settings[QwenImageTransformer2DModel],
+    vae: Settings[AutoencoderKLQwenImage],
+) -> Grids:
+    """A grid of tokens for the whole picture and for each layer."""
+    side = vae.config.downscale * transformer.config.patch_size
+    return Grids(((1, height // side, width // side),) * (layers + 1))
+
+
+@unit
+def layer_sigmas(num_inference_steps: int, layers: int, grids: Grids, *, scheduler: Scheduler) -> NoiseLevels:
+    """The noise levels from pure noise, shifted by the square root of how many tokens one layer has."""
+    mu = math.sqrt(tokens_of(grids) / (layers + 1) / TRAINED_TOKENS)
+    return scheduler.schedule(sigmas=even_levels(num_inference_steps), mu=mu)
+
+
+@unit
+def taken_apart(whole_latents: CleanLatents, *, transformer: Settings[QwenImageTransformer2DModel]) -> Conditions:
+    """The picture to take apart as tokens that lie before all layers."""
+    return Conditions((references(patched(whole_latents, transformer.config.patch_size)),))
+
+
+@unit
+def layer_pixels(latents: Latents, vae_tile: int | None, *, vae: AutoencoderKLQwenImage) -> Float[Tensor, "n 4 h w"]:
+    """Decode latents [1, c, layers + 1, h, w] but for the whole picture: [layers, 4, 8 h, 8 w], in [-1, 1]."""
+    layers = latents[0, :, 1:].transpose(0, 1)
+    return decoded(unscaled(layers, vae), vae, vae_tile)
+
+
+@unit
+def pictures(layer_pixels: Float[Tensor, "n 4 h w"]) -> tuple[Picture, ...]:
+    """The finished layers, the lowest first."""
+    return tuple(to_picture(pixels[None]) for pixels in layer_pixels)
+
+
+class QwenImageLayeredPipeline(Components):
+    """Takes a picture apart into layers with transparency: `result.pictures`, the lowest first."""
+
+    units = (
+        layer_size.renamed(layer_size="size"),
+        prompt_embeds,
+        prompt_mask,
+        whole_latents,
+        noise_source,
+        layer_noise.renamed(layer_noise="noise"),
+        layer_grids.renamed(layer_grids="grids"),
+        layer_sigmas.renamed(layer_sigmas="sigmas"),
+        pure_noise.renamed(pure_noise="latents"),
+        Denoise(
+            velocity, guidance=guidance, once=[taken_apart, ready, times], noise_source="noise_source", cache="cache"
+        ),
+        layer_pixels,
+        pictures,
+    )
+    __call__ = takes(LayeredPictureInputs)
