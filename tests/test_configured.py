@@ -6,6 +6,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from calotype.configured import BaseConfig, Configured
+from calotype.described import PositiveInt
 from calotype.errors import ConfigError
 
 
@@ -43,3 +44,16 @@ def test_every_wrong_field_is_named() -> None:
     assert "'focal_length' is missing" in message
     assert "'focal_lenth' is not a field; did you mean 'focal_length'?" in message
     assert "'blades':" in message and "got 'many'" in message
+
+
+def test_a_field_of_several_types_is_named_once() -> None:
+    class PlateConfig(BaseConfig):
+        size: PositiveInt | tuple[PositiveInt, PositiveInt]
+
+    class Plate(Lens):
+        Config = PlateConfig  # type: ignore[assignment]
+
+    with pytest.raises(ConfigError, match=r"'size': Input should be greater than 0 or a valid tuple, got -1$"):
+        Plate(size=-1)
+    with pytest.raises(ConfigError, match=r"'size': .* valid integer, got \(1, -2\); 'size\.1': .* got -2$"):
+        Plate(size=(1, -2))

@@ -81,14 +81,27 @@ class Configured:
 
 def explained(owner: str, config: "type[BaseModel]", error: "ValidationError") -> str:
     """Every field that is wrong in what was given for a `config`, on behalf of `owner`."""
-    lines = []
+    lines: list[str] = []
+    wrong: dict[tuple[str, str], list[str]] = {}
     for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"])
+        name = _place(problem["loc"])
         if problem["type"] == "extra_forbidden":
             lines.append(f"{name!r} is not a field{did_you_mean(name, config.model_fields)}")
         elif problem["type"] == "missing":
             lines.append(f"{name!r} is missing")
         else:
-            what, got = problem["msg"].removeprefix("Value error, "), f"got {problem['input']!r}"
-            lines.append((f"{name!r}: {what}" if got in what else f"{name!r}: {what}, {got}") if name else what)
+            what = problem["msg"].removeprefix("Value error, ")
+            wrong.setdefault((name, f"got {problem['input']!r}"), []).append(what)
+    for (name, got), found in wrong.items():
+        what = " or ".join([found[0], *(other.removeprefix("Input should be ") for other in found[1:])])
+        lines.append((f"{name!r}: {what}" if got in what else f"{name!r}: {what}, {got}") if name else what)
     return f"{owner} cannot be made from this configuration: " + "; ".join(lines)
+
+
+def _place(parts: tuple[int | str, ...]) -> str:
+    """The field that a problem is in, and where in it; not which member of a union was tried (`tuple[int, ...]`)."""
+    inner = (part for part in parts[1:] if isinstance(part, int) or (part.isidentifier() and part not in _SIMPLE))
+    return ".".join(map(str, (*parts[:1], *inner)))
+
+
+_SIMPLE = frozenset({"int", "float", "str", "bool"})
