@@ -103,5 +103,6 @@ def _check_device(config: ModelConfig, name: str, possible: set[str]) -> None:
     if asked is not None and asked not in possible:
         raise ConfigError(
             f"{config.place}: {name} can be {' or '.join(map(repr, sorted(possible)))}, got {asked!r}. To have "
-            "networks wait elsewhere, and layers come as they fit, give the pipeline a budget: memory='8GiB', or vram_limit=8"
+            "networks wait elsewhere, and layers come as they fit, give the pipeline a budget: memory='8GiB', or "
+            "vram_limit=8"
         )
