@@ -8,9 +8,12 @@ if TYPE_CHECKING:
     from calotype.training.cache import prepare_cache
     from calotype.training.config import TrainingConfig, read_config, run_training
     from calotype.training.data import Buckets, PictureFolder
+    from calotype.training.distillation import DirectDistillation, TrajectoryImitation
     from calotype.training.objective import Batch, Denoising, Objective
     from calotype.training.optimizer import SGD, AdamW, Rate
     from calotype.training.pictures import PICTURES
+    from calotype.training.preference import Preference
+    from calotype.training.prior import prior_rows
     from calotype.training.rows import Row
     from calotype.training.settings import TrainingSettings, Validation
     from calotype.training.targets import FullWeights, LowRankChange
@@ -24,6 +27,7 @@ _WHERE = {
     "Batch": "objective",
     "CosMap": "weighting",
     "Denoising": "objective",
+    "DirectDistillation": "distillation",
     "Flat": "weighting",
     "FullWeights": "targets",
     "LogitNormal": "times",
@@ -35,7 +39,9 @@ _WHERE = {
     "PICTURES": "pictures",
     "PictureFolder": "data",
     "Buckets": "data",
+    "Preference": "preference",
     "prepare_cache": "cache",
+    "prior_rows": "prior",
     "TrainingConfig": "config",
     "read_config": "config",
     "run_training": "config",
@@ -48,6 +54,7 @@ _WHERE = {
     "Trainer": "trainer",
     "TrainingResult": "trainer",
     "TrainingSettings": "settings",
+    "TrajectoryImitation": "distillation",
     "Uniform": "times",
     "Validation": "settings",
 }
@@ -61,6 +68,7 @@ __all__ = [
     "Buckets",
     "CosMap",
     "Denoising",
+    "DirectDistillation",
     "Flat",
     "FullWeights",
     "LearnedWord",
@@ -70,6 +78,7 @@ __all__ = [
     "Mode",
     "Objective",
     "PictureFolder",
+    "Preference",
     "Rate",
     "Row",
     "Shifted",
@@ -78,9 +87,11 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "TrainingSettings",
+    "TrajectoryImitation",
     "Uniform",
     "Validation",
     "prepare_cache",
+    "prior_rows",
     "read_config",
     "run_training",
 ]

@@ -30,9 +30,13 @@ def digest(rows: Iterable[Row]) -> str:
     """What a data set is known by: names, inputs and weights of its rows; of pictures in files, the path."""
     found = hashlib.blake2b(digest_size=16)
     for row in rows:
-        inputs = [(name, fingerprint(str(v) if isinstance(v, Path) else v)) for name, v in sorted(row.inputs.items())]
-        found.update(repr((row.name, inputs, row.weight, row.bucket)).encode())
+        of = (row.name, _known_by(row.inputs), row.weight, row.bucket)
+        found.update(repr(of if row.rejected is None else (*of, _known_by(row.rejected))).encode())
     return found.hexdigest()
+
+
+def _known_by(inputs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, fingerprint(str(v) if isinstance(v, Path) else v)) for name, v in sorted(inputs.items())]
 
 
 def refuse_another_run(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

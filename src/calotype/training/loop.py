@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +44,9 @@ class LossModule(nn.Module):
     def forward(self, rows: Sequence[Row], inputs: Sequence[Mapping[str, Any]], draw: torch.Generator) -> Tensor:
         """The weighted loss of each row, float32 [b]."""
         batch = self.items.batch(rows, inputs)
+        if self.objective.needs_pairs:
+            worse = [{**one, **(row.rejected or {})} for row, one in zip(rows, inputs, strict=True)]
+            batch = replace(batch, rejected=self.items.batch(rows, worse).clean)
         return self.objective.loss(batch, self.predictor, self.scheduler, draw)
 
 

@@ -7,7 +7,7 @@ sampling cannot disagree.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -34,6 +34,7 @@ class Batch:
         weights: how much each item counts: float32 [b].
         noise: the noise to take instead of drawing it, of the shape of `clean`.
         timesteps: the timesteps to take instead of drawing them: float32 [b].
+        rejected: of pairs, what is liked less than `clean`, of its shape.
     """
 
     clean: Any
@@ -41,6 +42,7 @@ class Batch:
     weights: Tensor
     noise: Any = None
     timesteps: Tensor | None = None
+    rejected: Any = None
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -52,9 +54,20 @@ class Predict(Protocol):
     def __call__(self, shown: Any, levels: Sequence[Level], conditions: Mapping[str, Any]) -> Any:
         """The network's output for what it is shown at these levels, one for each item."""
 
+    def before_training(self, shown: Any, levels: Sequence[Level], conditions: Mapping[str, Any]) -> Any:
+        """The same by the parameters that training began with, without gradients."""
+
 
 class Objective(Value):
-    """Turns a batch into a loss. Stateless: everything random comes from the generator that it is given."""
+    """Turns a batch into a loss. Stateless: everything random comes from the generator that it is given.
+
+    Attributes:
+        needs_original: whether it asks for predictions by the parameters that training began with, which are then kept.
+        needs_pairs: whether every row must say what is liked less.
+    """
+
+    needs_original: ClassVar[bool] = False
+    needs_pairs: ClassVar[bool] = False
 
     @abstractmethod
     def loss(self, batch: Batch, predict: Predict, scheduler: Scheduler, draw: torch.Generator) -> Tensor:
@@ -84,10 +97,15 @@ class Denoising(Objective):
         noise = self.noise(batch, draw)
         output = predict(shown(batch.clean, noise, levels), levels, batch.conditions)
         wanted = target(batch.clean, noise, levels, scheduler.parameterization)
-        errors = [self._error(scheduler, *parts) for parts in zip(*map(leaves_of, (output, wanted)), strict=True)]
+        errors = self.errors(output, wanted, levels, scheduler)
+        return errors * batch.weights.to(errors)
+
+    def errors(self, output: Any, wanted: Any, levels: Sequence[Level], scheduler: Scheduler) -> Tensor:
+        """The mean error of each item's output, by the weight of its level: float32 [b]."""
+        parts = [self._error(scheduler, *pair) for pair in zip(*map(leaves_of, (output, wanted)), strict=True)]
         weights = [self.weighting(level, reading(scheduler.parameterization, level)[0]) for level in levels]
-        each = torch.stack(errors).mean(0)
-        return each * each.new_tensor(weights) * batch.weights.to(each)
+        mean = torch.stack(parts).mean(0)
+        return mean * mean.new_tensor(weights)
 
     def levels(self, batch: Batch, scheduler: Scheduler, draw: torch.Generator) -> list[Level]:
         """A level for each item: given, or drawn."""
@@ -113,9 +131,6 @@ class Denoising(Objective):
         else:
             errors = functional.mse_loss(predicted.float(), wanted, reduction="none")
         return errors.flatten(1).mean(1)
-
-
-AnyObjective = Denoising
 
 
 def shown(clean: Any, noise: Any, levels: Sequence[Level]) -> Any:

@@ -1,7 +1,8 @@
 """The loop's predictor as training calls it: a batch whose items are at noise levels of their own."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -31,13 +32,19 @@ class Predictor:
     Args:
         loop: whose predictor.
         components: every component by name.
+        original: puts the parameters that training began with in place while it lasts.
 
     Attributes:
         together: whether the predictor takes items at different levels in one batch; None until it was called.
     """
 
-    def __init__(self, loop: Denoise, components: Mapping[str, Any]) -> None:
-        self.loop, self.components = loop, components
+    def __init__(
+        self,
+        loop: Denoise,
+        components: Mapping[str, Any],
+        original: Callable[[], AbstractContextManager[None]] | None = None,
+    ) -> None:
+        self.loop, self.components, self._original = loop, components, original
         self.scheduler: Scheduler = components[loop.scheduler]
         self.together: bool | None = None
         self._table = LevelTable(self.scheduler.noise_schedule)
@@ -51,6 +58,13 @@ class Predictor:
         if self.together:
             return self._predict(shown, _mixed(levels, shown), conditions)
         return self._one_by_one(shown, levels, conditions)
+
+    @torch.no_grad()
+    def before_training(self, shown: Any, levels: Sequence[Level], conditions: Mapping[str, Any]) -> Any:
+        """The same by the parameters that training began with, without gradients."""
+        assert self._original is not None, "who asks for it gives it"
+        with self._original():
+            return self(shown, levels, conditions)
 
     def _first(self, shown: Any, levels: Sequence[Level], conditions: Mapping[str, Any]) -> Any:
         """Find out whether the predictor takes the batch at once, without a trace in the random state."""

@@ -22,12 +22,19 @@ class Row:
         inputs: of the pipeline, as a call takes them. Pictures may be paths, which are opened when they are needed.
         weight: how much its loss counts.
         bucket: rows of one batch have the same; by default all rows do.
+        rejected: of a pair, the inputs of what is liked less, where they differ from `inputs`.
     """
 
     name: str
     inputs: Mapping[str, Any]
     weight: float = 1.0
     bucket: Hashable = None
+    rejected: Mapping[str, Any] | None = None
+
+    @property
+    def worse(self) -> Mapping[str, Any]:
+        """The inputs of what is liked less; of a row that is no pair its own."""
+        return {**self.inputs, **(self.rejected or {})}
 
 
 def as_rows(data: Iterable[Row | Mapping[str, Any]]) -> list[Row]:

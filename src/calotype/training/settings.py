@@ -7,7 +7,8 @@ from pydantic import Field, ValidationError
 
 from calotype.configured import explained
 from calotype.errors import ConfigError
-from calotype.training.objective import AnyObjective, Denoising
+from calotype.training.objective import Denoising
+from calotype.training.objectives import AnyObjective
 from calotype.training.optimizer import AdamW, Optimizer, Rate
 from calotype.training.targets import AnyTarget
 from calotype.training.values import Value

@@ -27,6 +27,7 @@ class Trained:
 
     def __init__(self, pipe: "DiffusionPipeline", component: str, module: nn.Module) -> None:
         self.pipe, self.component, self.module = pipe, component, module
+        self._before: dict[str, torch.Tensor] = {}
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -42,6 +43,28 @@ class Trained:
             yield
         finally:
             self._fill(own)
+
+    def keep_original(self) -> None:
+        """Remember the parameters as they are now, before the first step."""
+        self._before = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @contextmanager
+    def original(self) -> Iterator[None]:
+        """The parameters that were remembered in place of the trained ones, without dropout and the like.
+
+        Only what they hold is exchanged, so that a graph for gradients that was made before is as good as it was.
+        """
+        assert self._before, "keep_original comes first"
+        own, mode = {name: p.data for name, p in self.parameters.items()}, self.module.training
+        self.module.train(False)
+        try:
+            for name, parameter in self.parameters.items():
+                parameter.data = self._before[name].to(parameter.device)
+            yield
+        finally:
+            for name, parameter in self.parameters.items():
+                parameter.data = own[name]
+            self.module.train(mode)
 
     @torch.no_grad()
     def _fill(self, values: Mapping[str, torch.Tensor]) -> None:

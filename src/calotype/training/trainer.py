@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from calotype.errors import ConfigError, TrainingError, did_you_mean
+from calotype.errors import ConfigError, InputError, TrainingError, did_you_mean
 from calotype.training.cache import Cached, CacheReport, prepare_cache
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from calotype.training.facts import digest, parted, refuse_another_run
@@ -99,6 +99,7 @@ class Trainer:
         """
         settings = self.settings
         rows = [{**settings.inputs, **row.inputs} for row in (*self.rows, *self.held_out)]
+        rows += [{**settings.inputs, **row.worse} for row in (*self.rows, *self.held_out) if row.rejected is not None]
         inputs = [one for row in rows for one in variants(row, settings.dropout)]
         return prepare_cache(self.pipe, self.wires, inputs, self.cache, workers=settings.workers, progress=progress)
 
@@ -147,13 +148,30 @@ class Trainer:
                 raise ConfigError(f"dropout: the share of {name!r} must be between 0 and 1, got {share!r}")
         met = set()
         for row in (*self.rows, *self.held_out):
-            inputs = {**self.settings.inputs, **row.inputs}
-            kind = frozenset((name, value is None) for name, value in inputs.items())
-            if kind not in met:  # rows that give the same inputs are alike
-                check_item(self.pipe, self.wires, row.name, inputs)
-                met.add(kind)
+            for given in (row.inputs, row.worse):
+                inputs = {**self.settings.inputs, **given}
+                kind = frozenset((name, value is None) for name, value in inputs.items())
+                if kind not in met:  # rows that give the same inputs are alike
+                    check_item(self.pipe, self.wires, row.name, inputs)
+                    met.add(kind)
+        self._check_pairs()
         for call in self.settings.validation.calls:
             self.pipe._planned(self.pipe._read(call))
+
+    def _check_pairs(self) -> None:
+        """Raise where rows are pairs and the objective has no use for them, or the other way round."""
+        wanted, kind = self.settings.objective.needs_pairs, self.settings.objective.kind
+        for row in (*self.rows, *self.held_out):
+            if wanted and row.rejected is None:
+                raise InputError(
+                    f"{row.name}: objective {kind!r} learns from pairs; say what is liked less, as "
+                    "Row(name, inputs, rejected={'image': ...})"
+                )
+            if row.rejected is not None and not wanted:
+                raise InputError(
+                    f"{row.name} says what is liked less, of which objective {kind!r} makes no use; give "
+                    "objective=Preference(), or leave it out"
+                )
 
     def _source(self, accelerator: "Accelerator", progress: bool) -> Source | None:
         """Where the values of frozen units come from. The cache is filled where their components are loaded."""
@@ -193,7 +211,9 @@ class Trainer:
             if isinstance(component := self.pipe.components[name], nn.Module):
                 component.to(accelerator.device)
         items = Items(self.pipe, self.wires, source)
-        predictor = Predictor(self.wires.loop, self.pipe.components)
+        if self.settings.objective.needs_original:
+            trained.keep_original()  # before a checkpoint is restored
+        predictor = Predictor(self.wires.loop, self.pipe.components, trained.original)
         module = LossModule(trained, items, predictor, self.settings.objective)
         return Loop(trained, module, self.rows, self.settings, accelerator)
 

@@ -1,0 +1,56 @@
+"""Rows of what the network knows already, so that it does not forget it while it learns something of its kind."""
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calotype.atomic import atomic_file
+from calotype.errors import InputError
+from calotype.training.rows import Row
+
+if TYPE_CHECKING:
+    from calotype.pipelines.base import DiffusionPipeline
+
+
+def prior_rows(
+    pipe: "DiffusionPipeline",
+    call: Mapping[str, Any],
+    folder: str | PathLike[str],
+    *,
+    count: int = 100,
+    weight: float = 1.0,
+    picture: str = "image",
+) -> list[Row]:
+    """Rows of pictures that the pipeline makes of a class, to be given beside those of a subject.
+
+    Source: Ruiz et al., "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation", 2022,
+    eq. 2: the loss of these rows, by `weight`, is added to that of the others.
+
+    Args:
+        pipe: as it is before the training.
+        call: inputs of a call for the class, such as `{"prompt": "a dog"}`; seeds are from 0.
+        folder: where the pictures are kept. Those that are there already are taken as they are.
+        count: how many.
+        weight: how much each counts beside a row of the subject.
+        picture: the input that the picture is for.
+
+    Raises:
+        InputError: `call` has a seed, or `count` is none.
+    """
+    if "seed" in call:
+        raise InputError("prior_rows gives every picture a seed of its own; leave 'seed' out of the call")
+    if count < 1:
+        raise InputError(f"prior_rows: count must be at least 1, got {count}")
+    place = Path(folder).expanduser()
+    place.mkdir(parents=True, exist_ok=True)
+    rows = []
+    prompt = {name: value for name, value in call.items() if name == "prompt"}
+    for seed in range(count):
+        path = place / f"{seed:05d}.png"
+        if not path.exists():
+            image = pipe(**call, seed=seed).image
+            with atomic_file(path) as aside, aside.open("wb") as file:
+                image.save(file, format="PNG")
+        rows.append(Row(f"prior {path.name}", {**prompt, picture: path}, weight))
+    return rows
