@@ -1,5 +1,8 @@
 """Lines of code, counted whoever formatted them."""
 
+import re
+from pathlib import Path
+
 from benchmarks.bench_community import OURS, PEERS, code_lines, run
 from benchmarks.harness import Options
 
@@ -29,3 +32,11 @@ def test_every_shipped_file_of_a_known_peer_has_a_row() -> None:
     assert len(rows) == len(PEERS) + 1 and all(row.value is not None and row.bar is None for row in rows)
     assert rows[-1].counts["ours"] == sum(row.counts["ours"] for row in rows[:-1])
     assert all((OURS / f"{name}.py").exists() for name in PEERS)
+
+
+def test_the_page_shows_what_is_counted() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "community.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `?(\w+)`? \| (\d+) \| (\d+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    rows = run(Options("smoke", None, "cpu"))
+    counts = [(row.name.rpartition(" ")[2], row.counts["ours"], row.counts["peer"]) for row in rows]
+    assert shown == [(name, str(ours), str(peer), f"{ours / peer:.2f}") for name, ours, peer in counts]
