@@ -204,7 +204,8 @@ class Denoise(Node):
             return
         raise InputError(
             f"{self.cache}: {type(cache).__name__} takes over what a network's blocks give, but {self.predict.name} "
-            "offers none; take Taylor(of='prediction'), or add `reuse: BlockReuse | None` to a predictor of your own"
+            "offers none; take TaylorCache(of='prediction'), or add `reuse: BlockReuse | None` to a predictor of your "
+            "own"
         )
 
     def _refuse_tags(self, branches: Sequence[Branch]) -> None:
