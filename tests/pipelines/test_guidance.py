@@ -182,7 +182,9 @@ def either(
 class Autoguided(TextToImagePipeline):
     weaker: MiniTransformer2DModel
 
-    units = tuple(Denoise(either, guidance=guidance) if n.is_loop else n for n in TextToImagePipeline.units)
+    units = tuple(
+        Denoise(either, guidance=guidance, cache="cache") if n.is_loop else n for n in TextToImagePipeline.units
+    )
 
 
 def test_autoguidance_by_a_second_network(pipe: Any) -> None:

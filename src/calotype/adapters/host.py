@@ -6,7 +6,7 @@ the mapped file takes no memory, another takes that of the touched layers alone 
 Taking them out puts the very same tensors back.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,11 +17,13 @@ from torch.utils.hooks import RemovableHandle
 
 from calotype.adapters.change import Change
 from calotype.adapters.inversion import Word
-from calotype.adapters.layers import attach, detach, is_packed, stacked
+from calotype.adapters.layers import attach, detach, is_low_rank, is_packed, stacked
 from calotype.errors import ComponentError
 from calotype.weights.sources import real_tensor
 
 _PLACE = "_adapters"
+Weighed = tuple[Change, float]
+"""A change and the weight at which it runs."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,12 @@ class AdapterHost:
         self.loaded, self.weights = dict(loaded), dict(weights)
 
     @staticmethod
-    def _active(loaded: Mapping[str, Loaded], weights: Mapping[str, float]) -> dict[str, list[tuple[Change, float]]]:
-        """What changes each layer."""
-        found: dict[str, list[tuple[Change, float]]] = {}
+    def _active(loaded: Mapping[str, Loaded], weights: Mapping[str, float]) -> dict[str, dict[str, Weighed]]:
+        """What changes each layer, by the adapter."""
+        found: dict[str, dict[str, Weighed]] = {}
         for name, adapter in loaded.items():
             for layer, change in adapter.changes.items() if weights[name] else ():
-                found.setdefault(layer, []).append((change, weights[name]))
+                found.setdefault(layer, {})[name] = (change, weights[name])
         return found
 
     def check_fusable(self) -> None:
@@ -96,7 +98,7 @@ class AdapterHost:
         """Write the adapters that run into the weights of the layers that they touch. Raises as `check_fusable`."""
         self.check_fusable()
         layers = self._active(self.loaded, self.weights)
-        fresh = {name: _sum(self._weight(name), changes) for name, changes in layers.items()}
+        fresh = {name: _sum(self._weight(name), changes.values()) for name, changes in layers.items()}
         for name, handle in self._handles.items():
             detach(self.module.get_submodule(name), handle)
         self._handles = {}
@@ -124,12 +126,18 @@ class AdapterHost:
         return real_tensor(self.module, f"{name}.weight", weight)
 
     @property
+    def inseparable(self) -> tuple[str, ...]:
+        """The adapters that run on every branch of guidance, as they are in the weights or of no low rank."""
+        running = [(name, adapter) for name, adapter in self.loaded.items() if self.weights[name]]
+        return tuple(name for name, a in running if self.fused or not all(map(is_low_rank, a.changes.values())))
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing is loaded."""
         return not self.loaded and not self.words
 
 
-def _sum(base: Tensor, changes: list[tuple[Change, float]]) -> Tensor:
+def _sum(base: Tensor, changes: Iterable[Weighed]) -> Tensor:
     total = base.detach().float()
     for change, weight in changes:
         total = total + change.dense(base, weight)

@@ -5,8 +5,9 @@ products as one does. What has no low rank (LoHa, LoKr, DoRA) is one matrix of t
 are never saved, so that they move with the layer.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from calotype.adapters.change import Change, LowRank
+from calotype.nn.active_adapters import running_alone
 
-DOWN, UP, DENSE = "adapter_down", "adapter_up", "adapter_dense"
+DOWN, UP, DENSE, RANKS = "adapter_down", "adapter_up", "adapter_dense", "adapter_ranks"
 ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -31,24 +33,30 @@ def is_packed(layer: nn.Module) -> bool:
 
 
 class Stack(NamedTuple):
-    """All adapters of one layer: `down [r, in, *kernel]`, `up [r, out]` with scale and weight, and what is dense."""
+    """All adapters of one layer: `down [r, in, *kernel]`, `up [r, out]` with scale and weight, what is dense, and by
+    name which of the r rows are an adapter's."""
 
     down: Tensor | None
     up: Tensor | None
     dense: Tensor | None
+    ranks: Mapping[str, slice]
 
 
 def stacked(
-    layer: nn.Module, changes: Sequence[tuple[Change, float]], weight: Callable[[], Tensor] | None = None
+    layer: nn.Module, changes: Mapping[str, tuple[Change, float]], weight: Callable[[], Tensor] | None = None
 ) -> Stack:
-    """The changes of a layer at their weights, computed in float32 and then of the layer's type and on its device.
+    """The changes of a layer, by the adapter, at their weights: computed in float32, then of the layer's type and
+    device.
 
     `weight` returns the layer's weight where that is not in memory now; only changes that depend on it (DoRA) ask. A
     packed weight is decoded here once: for those, and for its type.
     """
     base: Tensor = layer.weight  # type: ignore[assignment]
-    low = [(c, w) for c, w in changes if isinstance(c, LowRank) and c.magnitude is None]
-    others = [(c, w) for c, w in changes if not isinstance(c, LowRank) or c.magnitude is not None]
+    low = [(c, w) for c, w in changes.values() if is_low_rank(c)]
+    others = [(c, w) for c, w in changes.values() if not is_low_rank(c)]
+    ends = list(accumulate((c.rank for c, _ in low), initial=0))
+    named = [name for name, (c, _) in changes.items() if is_low_rank(c)]
+    ranks = {name: slice(*span) for name, span in zip(named, pairwise(ends), strict=True)}
     real = base if weight is None or not others else weight()
     rest = [c.dense(real, w) for c, w in others]
     down = up = dense = None
@@ -58,20 +66,27 @@ def stacked(
         up = torch.cat([c.up() * w for c, w in low], dim=1).t().contiguous().to(base)
     if rest:
         dense = torch.stack(rest).sum(0).to(base)
-    return Stack(down, up, dense)
+    return Stack(down, up, dense, ranks)
+
+
+def is_low_rank(change: Change) -> TypeGuard[LowRank]:
+    """Whether a change runs as two small factors."""
+    return isinstance(change, LowRank) and change.magnitude is None
 
 
 def attach(layer: nn.Module, stack: Stack) -> RemovableHandle:
     """Add a stack to what a layer computes from now on. The handle takes it away, with `detach`."""
-    for name, tensor in zip((DOWN, UP, DENSE), stack, strict=True):
+    for name, tensor in ((DOWN, stack.down), (UP, stack.up), (DENSE, stack.dense)):
         if tensor is not None:
             layer.register_buffer(name, tensor, persistent=False)
+    layer.__dict__[RANKS] = stack.ranks
     return layer.register_forward_hook(_add)
 
 
 def detach(layer: nn.Module, handle: RemovableHandle) -> None:
     """Leave a layer as it was before `attach`."""
     handle.remove()
+    layer.__dict__.pop(RANKS, None)
     for name in (DOWN, UP, DENSE):
         if name in layer._buffers:
             delattr(layer, name)
@@ -81,6 +96,8 @@ def _add(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
     """The layer's output with the adapters' part added; in place where no gradient is asked for."""
     x, buffers = args[0], layer._buffers
     down, up, dense = (buffers.get(name) for name in (DOWN, UP, DENSE))
+    if (alone := running_alone()) is not None and down is not None and up is not None:
+        down, up = _of(layer.__dict__[RANKS], alone, down, up)
     if isinstance(layer, nn.Linear) or x.ndim == 2:  # a 1x1 convolution may be given pixels as rows
         if down is not None and up is not None:
             rows = functional.linear(x, down.flatten(1)).reshape(-1, len(down))
@@ -92,6 +109,20 @@ def _add(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
         mixed = torch.matmul(up.t(), maps.flatten(2)).view(out.shape)
         out = out + mixed if torch.is_grad_enabled() else out.add_(mixed)
     return out if dense is None else out + convolve(x, dense, None)
+
+
+def _of(
+    ranks: Mapping[str, slice], alone: frozenset[str], down: Tensor, up: Tensor
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """The factors of some adapters; those of one, or of all, are not copied."""
+    rows = [ranks[name] for name in ranks if name in alone]
+    if len(rows) == len(ranks):
+        return down, up
+    if not rows:
+        return None, None
+    if len(rows) == 1:
+        return down[rows[0]], up[rows[0]]
+    return torch.cat([down[r] for r in rows]), torch.cat([up[r] for r in rows])
 
 
 def _plus_product(out: Tensor, rows: Tensor, up: Tensor) -> Tensor:

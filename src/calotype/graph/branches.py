@@ -20,19 +20,19 @@ class Tag:
 class Branch:
     """One prediction that guidance asks for: the set of inputs that it takes the negative of.
 
-    `tag` tells the predictor which variant to be (perturbed attention, a skipped layer); `adapters` names the
-    adapters that are active on this branch. Branches whose tags or adapters differ cannot share one batch.
+    `tag` tells the predictor which variant to be (perturbed attention, a skipped layer); `adapters` names those of
+    the loop's adapters that run on this branch, `()` none and None all that run anyway. Branches whose tags or adapters differ cannot share one batch.
     """
 
     name: str
     negated: frozenset[str] = frozenset()
     tag: Tag | None = None
-    adapters: tuple[str, ...] = ()
+    adapters: tuple[str, ...] | None = None
 
     @property
     def is_positive(self) -> bool:
         """Whether it is the positive branch, or what a variant of the predictor makes of the same inputs."""
-        return not self.negated and (self.name == "positive" or self.tag is not None or bool(self.adapters))
+        return not self.negated and (self.name == "positive" or self.tag is not None or self.adapters is not None)
 
 
 POSITIVE = Branch("positive")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -286,12 +286,13 @@ class _Loop:
         self.branches = {b.name: b for b in run.plan.branches if b.name in wanted}
         self.items = run.items_of(sorted(active.reads))
         self.parts = run.components(active.uses)
+        self._check_adapters()
         self.scheduler: Scheduler = self.parts[node.scheduler]
         self.levels: NoiseLevels = self._collated(node.sigmas, POSITIVE, node.reads[node.sigmas])
         self.after = [u for u in node.after_step if self._triggered(u, active)]
         self.steer = [u for u in node.steer if self._triggered(u, active)]
         self.once = [u for u in node.once.units if self._triggered(u, active)]
-        self._made_once: Calls = []
+        self._made_once: dict[tuple[str, ...] | None, Calls] = {}  # by the branch's adapters
         self._steered = steered_parameters(node.predict)
         self._arguments: dict[tuple[str, ...], dict[Unit[..., Any], dict[str, Any]]] = {}
         self._together: dict[tuple[str, ...], bool] = {}
@@ -362,6 +363,13 @@ class _Loop:
         reused = self._caching is not None and self._caching.reused
         return StepEvent(self.node.name, index, count, latents, denoised, preview, reused)
 
+    def _check_adapters(self) -> None:
+        """Raise `InputError` for a branch whose adapters cannot run alone."""
+        if any(branch.adapters is not None for branch in self.branches.values()):
+            from calotype.sampling.branch_adapters import check_adapters  # only policies that name adapters need it
+
+            check_adapters(self.node.name, self.branches.values(), self.parts.values())
+
     # -- predicting ------------------------------------------------------------------------------------------------
 
     def _guide(
@@ -411,17 +419,31 @@ class _Loop:
         for name in names:
             kinds.setdefault((self.branches[name].tag, self.branches[name].adapters), []).append(name)
         for alike in map(tuple, kinds.values()):
-            if len(alike) > 1 and self._batched(shown, alike):
-                found |= self._predict_batched(shown, step, alike)
-            else:
-                found |= {name: self._predict_one(shown, step, name) for name in alike}
+            with self._with_adapters(alike[0]):
+                if len(alike) > 1 and self._batched(shown, alike):
+                    found |= self._predict_batched(shown, step, alike)
+                else:
+                    found |= {name: self._predict_one(shown, step, name) for name in alike}
         return {name: found[name] for name in names}
+
+    def _seen(self, branch: Branch) -> Calls:
+        """The calls of units that run once, of a branch's adapters."""
+        return self._made_once.setdefault(branch.adapters, [])
+
+    def _with_adapters(self, name: str) -> AbstractContextManager[None]:
+        """What runs the adapters of a branch, where it names some, and no others."""
+        adapters = self.branches[name].adapters
+        if adapters is None:
+            return nullcontext()
+        from calotype.nn.active_adapters import running  # only policies that name adapters need it
+
+        return running(adapters)
 
     def _predict_one(self, shown: Any, step: Step, name: str) -> Any:
         branch = self.branches[name]
         if (name,) not in self._arguments:
             arguments = {u: self._unit_arguments(u, branch) for u in (*self.once, self.node.predict, *self.steer)}
-            self._arguments[(name,)] = self.node.once.filled(arguments, self._made_once)
+            self._arguments[(name,)] = self.node.once.filled(arguments, self._seen(branch))
         return self._predict_steered(shown, step, (name,), branch)
 
     def _predict_steered(self, shown: Any, step: Step, names: tuple[str, ...], branch: Branch) -> Any:
@@ -469,7 +491,7 @@ class _Loop:
         if any(values is None for values in joined.values()):
             return False
         arguments = {u: {**(values or {}), **u.parts(self.parts)} for u, values in joined.items()}
-        self._arguments[names] = self.node.once.filled(arguments, self._made_once)
+        self._arguments[names] = self.node.once.filled(arguments, self._seen(branches[0]))
         return True
 
     def _joined(self, inner: Unit[..., Any], branches: Sequence[Branch]) -> dict[str, Any] | None:

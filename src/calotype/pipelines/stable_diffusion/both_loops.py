@@ -37,10 +37,15 @@ def in_second_loop(pack: UnitPack) -> UnitPack:
             continue  # what it makes is the same at any size
         names |= {wire: f"hires_{wire}" for wire in node.writes}
         units.append(_on(node, names).named(f"hires_{node.name}"))
-    inner = {
-        kind: tuple(_on(one, names) for one in getattr(pack, kind)) for kind in ("steer", "after_step", "objectives")
-    }
-    return replace(pack, units=tuple(units), Inputs=None, **inner)
+    return replace(
+        pack,
+        units=tuple(units),
+        Inputs=None,
+        steer=tuple(_on(one, names) for one in pack.steer),
+        after_step=tuple(_on(one, names) for one in pack.after_step),
+        objectives=tuple(_on(one, names) for one in pack.objectives),
+        once=tuple(_on(one, names) for one in pack.once),
+    )
 
 
 def _on(one: Unit[..., Any], names: Mapping[str, str]) -> Unit[..., Any]:

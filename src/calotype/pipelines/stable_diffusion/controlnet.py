@@ -73,9 +73,9 @@ def control_weights(
     controlnet: Settings[ControlNetModel],
 ) -> Float[Tensor, " 1"]:
     """What the control's maps are multiplied by on a branch of guidance. One that guesses, or tells what is there but
-    not where, steers the branches that are for the prompt alone."""
+    not where, steers the positive ones alone."""
     alone = control_guess or controlnet.config.global_pool_conditions
-    return torch.tensor([0.0 if alone and branch.negated else control_scale])
+    return torch.tensor([0.0 if alone and not branch.is_positive else control_scale])
 
 
 @unit

@@ -80,9 +80,8 @@ def ip_states(
 
 @unit
 def ip_layers(ip_seen: tuple[Tensor, ...], ip_unseen: tuple[Tensor, ...], branch: Branch) -> tuple[Tensor, ...]:
-    """The picture's keys and values on the branches of guidance that are for the prompt, those of no picture on
-    others."""
-    return ip_unseen if branch.negated else ip_seen
+    """The picture's keys and values on the positive branches of guidance, those of no picture on others."""
+    return ip_seen if branch.is_positive else ip_unseen
 
 
 @unit
