@@ -24,7 +24,8 @@ from calotype.pipelines.autoencoder import Autoencoder, decoded, unscaled
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.stable_diffusion.image_prompt import CLIPImageProcessor
 from calotype.pipelines.stable_diffusion.pipeline import UNITS, Components, StableDiffusionInputs
-from calotype.pipelines.stable_diffusion.prompts import PromptSyntax, parse_prompt
+from calotype.pipelines.stable_diffusion.inputs import PromptSyntax
+from calotype.pipelines.stable_diffusion.prompts import parse_prompt
 from calotype.pipelines.stable_diffusion.text import CLIPTokenizer
 from calotype.sampling import Denoise
 

@@ -1,7 +1,7 @@
 """The levels of text-conditioned U-Nets, shared by the denoisers and by the networks that steer them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,8 +16,7 @@ WHOLE = slice(None)
 """All residual blocks of a level, and the change of size behind them."""
 
 
-@dataclass(frozen=True)
-class BlockSettings:
+class BlockSettings(NamedTuple):
     """What all levels of a network share. `norm_groups` and `eps` are of the residual blocks' normalisations."""
 
     time_channels: int
@@ -44,8 +43,7 @@ class BlockSettings:
         )
 
 
-@dataclass(frozen=True)
-class LevelAttention:
+class LevelAttention(NamedTuple):
     """The attention of one level: heads, the text's width, and the depth behind each of its residual blocks."""
 
     heads: int

@@ -1,12 +1,11 @@
 """A text as the network's layers see it, computed once for all steps of a call."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from calotype.nn.transformer import KeysAndValues
 
 
-@dataclass(frozen=True)
-class ProjectedText:
+class ProjectedText(NamedTuple):
     """The keys and values of a text in every layer that attends to it, in the order of the layers.
 
     `UNet2DConditionModel.project_text` makes one, and the network takes it in place of the hidden states: the text

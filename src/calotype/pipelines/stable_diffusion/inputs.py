@@ -1,14 +1,16 @@
 """What a user of Stable Diffusion may set, in groups that its pipelines are declared with."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from calotype.described import Field
 from calotype.graph.branches import NegativeOf
 from calotype.graph.hints import Each
 from calotype.graph.inputs import Inputs
 from calotype.pipelines.pictures import Picture
-from calotype.pipelines.stable_diffusion.prompts import PromptSyntax
 from calotype.pipelines.stable_diffusion.sizes import Side
+
+PromptSyntax = Literal["weighted", "plain"]
+"""How prompts are read: with weights in brackets, or as they stand."""
 
 
 class TextInputs(Inputs):

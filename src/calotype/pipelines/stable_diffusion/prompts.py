@@ -4,11 +4,10 @@ The syntax is that of AUTOMATIC1111's web interface, which many of the prompts t
 """
 
 import re
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from calotype.errors import InputError
-
-PromptSyntax = Literal["weighted", "plain"]
+from calotype.pipelines.stable_diffusion.inputs import PromptSyntax
 
 STEP = 1.1
 """What a pair of brackets without a number multiplies (round) or divides (square) a weight by."""

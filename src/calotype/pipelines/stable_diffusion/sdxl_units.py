@@ -16,7 +16,7 @@ from calotype.nn.perturbation import Perturbation
 from calotype.pipelines.latents import CleanLatents, Latents, Noise
 from calotype.pipelines.latents import latents as noised_latents
 from calotype.pipelines.pictures import Picture
-from calotype.pipelines.stable_diffusion.prompts import PromptSyntax
+from calotype.pipelines.stable_diffusion.inputs import PromptSyntax
 from calotype.pipelines.stable_diffusion.steering import UNetSteering, steered
 from calotype.pipelines.stable_diffusion.text import (
     CLIPTextModel,

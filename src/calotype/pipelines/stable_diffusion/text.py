@@ -9,7 +9,7 @@ from torch import Tensor
 from calotype.adapters.spans import SPANS
 from calotype.errors import InputError
 from calotype.graph.hints import Component
-from calotype.pipelines.stable_diffusion.prompts import PromptSyntax, parse_prompt
+from calotype.pipelines.stable_diffusion.inputs import PromptSyntax
 
 if TYPE_CHECKING:
     CLIPTokenizer: TypeAlias = Any
@@ -39,6 +39,8 @@ def tokenize(prompt: str, syntax: PromptSyntax, tokenizer: Any, text_encoder: An
     Nothing is cut off: a longer prompt makes more chunks. At least `count` are made, the last of them empty.
     """
     length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+    from calotype.pipelines.stable_diffusion.prompts import parse_prompt  # only who has a prompt needs it
+
     runs = parse_prompt(prompt, syntax)
     tokens = [(token, run.weight) for run in runs for token in _tokens(run.text, tokenizer)]
     room = length - 2

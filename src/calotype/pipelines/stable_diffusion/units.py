@@ -17,7 +17,7 @@ from calotype.nn.perturbation import Perturbation
 from calotype.pipelines.autoencoder import Autoencoder, Size, encoded, mask_of, scaled
 from calotype.pipelines.latents import CleanLatents, Latents, shrink_mask
 from calotype.pipelines.pictures import Picture, fitted, to_array
-from calotype.pipelines.stable_diffusion.prompts import PromptSyntax
+from calotype.pipelines.stable_diffusion.inputs import PromptSyntax
 from calotype.pipelines.stable_diffusion.steering import UNetSteering, steered
 from calotype.pipelines.stable_diffusion.text import (
     CLIPTextModel,

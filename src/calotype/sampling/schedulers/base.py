@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from calotype.errors import InputError
-from calotype.sampling.moves import Mix, Move, Prediction, Solver, SolverWithState, State
+from calotype.sampling.moves import Mix, Move, Solver, SolverWithState, State
 from calotype.sampling.noise import NoiseSource
 from calotype.sampling.step import Step
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from calotype.sampling.limit import Limit
     from calotype.sampling.parameterization import Parameterization
     from calotype.sampling.schedule import NoiseSchedule
+    from calotype.sampling.solver import Prediction
 
 
 class Plan(NamedTuple):
@@ -190,8 +191,10 @@ class Scheduler:
 
     def _prediction(
         self, x: Tensor, output: Tensor, levels: NoiseLevels, index: int, draw: NoiseSource | None
-    ) -> Prediction:
+    ) -> "Prediction":
         """What a solver with a state gets to see of this step."""
+        from calotype.sampling.solver import Prediction  # loaded by the solver
+
         plan, wide = levels.plans[index], _wide(x)
         output, _ = split_variance(output, x, levels.solver)
         return Prediction(
