@@ -1,10 +1,12 @@
 """offload: transformers of 1.7 and 6 GB streamed from their own files on a CPU: memory, time, and extra files."""
 
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.fresh import run_module
-from benchmarks.harness import Options, Row, at_most, count_row, exactly, interval, ratio_row, skipped
+from benchmarks.harness import Bar, Options, Row, at_most, count_row, exactly, interval, ratio_row, skipped
 from benchmarks.scratch import free_bytes, scratch_folder, warm
 
 WIDE: dict[str, Any] = {"attention_head_dim": 128, "num_attention_heads": 12, "joint_attention_dim": 1024}
@@ -51,40 +53,73 @@ def _rows(name: str, config: dict[str, Any], needed: int, options: Options) -> l
         return [skipped(title, f"the scratch folder has less than {needed / 1e9:.0f} GB free")]
     folder = transformer(config)
     warm(folder)
-    steps = options.pick(5, 3, 1)
-    found: dict[str, list[dict[str, Any]]] = {v: [] for v in ("ours", "resident", *PEERS)}
-    for number in range(options.rounds_of(full=7, quick=3)):
-        for variant in list(found)[:: -1 if number % 2 else 1]:
-            found[variant].append(run_module("benchmarks.probes.offload", variant, folder, steps, "warm"))
-    walls = {variant: [report["wall"] for report in reports] for variant, reports in found.items()}
-    peer = min(PEERS, key=lambda variant: sorted(walls[variant])[len(walls[variant]) // 2])
+    sides = ("ours", "resident", *PEERS)
+    found = _measured(folder, sides, "warm", options.pick(3, 2, 1), options.rounds_of(full=7, quick=3))
+    walls = _walls(found)
+    peer = _best(walls)
+    rows = [*_memory_rows(title, found, peer), *_warm_rows(title, walls, peer)]
+    if options.scale == "smoke":
+        return rows
+    cold = _measured(folder, ("ours", *PEERS), "cold", options.pick(3, 2, 1), options.rounds_of(full=5, quick=2))
+    walls = _walls(cold)
+    peer = _best(walls)
+    read = interval([report["read"] / report["over"] for report in cold["ours"]])
+    return [
+        *rows,
+        ratio_row(
+            f"{title}, cold file: wall over the best peer", {"ours": walls["ours"], "peer": walls[peer]},
+            at_most(0.88), sides="s", peer_name=peer,
+        ),
+        Row(
+            f"{title}, cold file: bytes that the disk reads a step over weights that do not fit", read, at_most(1.05),
+            ours=cold["ours"][0]["read"] / 1e9, peer=cold["ours"][0]["over"] / 1e9, sides="GB", peer_name="do not fit",
+        ),
+    ]  # fmt: skip
+
+
+def _measured(
+    folder: Path, variants: Sequence[str], cache: str, steps: int, rounds: int
+) -> dict[str, list[dict[str, Any]]]:
+    """The reports of every variant, one a round, in alternating order."""
+    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
+    for number in range(rounds):
+        for variant in variants[:: -1 if number % 2 else 1]:
+            found[variant].append(run_module("benchmarks.probes.offload", variant, folder, steps, cache))
+    return found
+
+
+def _walls(found: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
+    return {variant: [report["wall"] for report in reports] for variant, reports in found.items()}
+
+
+def _best(walls: Mapping[str, list[float]]) -> str:
+    return min(PEERS, key=lambda variant: statistics.median(walls[variant]))
+
+
+def _memory_rows(title: str, found: Mapping[str, list[dict[str, Any]]], peer: str) -> list[Row]:
     peak = interval([report["peak"] for report in found["ours"]])
-    extra = max(report["extra"] for report in found["ours"])
-    same = all(r["same"] and r["sum"] == found["resident"][0]["sum"] for r in found["ours"])
-    rows = [
+    wanted = found["resident"][0]["sum"]
+    unlike = sum(not report["same"] or report["sum"] != wanted for report in found["ours"])
+    return [
         Row(
             f"{title}: peak anonymous memory over its size", peak, at_most(0.15), ours=peak.median,
             peer=found[peer][0]["peak"], sides="of its size", peer_name=peer,
         ),
-        ratio_row(
-            f"{title}: wall over resident", {"ours": walls["ours"], "peer": walls["resident"]}, at_most(1.05),
-            sides="s", peer_name="resident",
+        count_row(
+            f"{title}: extra bytes on the disk", max(report["extra"] for report in found["ours"]), exactly(0),
+            peer=found[peer][0]["extra"],
         ),
-        ratio_row(
-            f"{title}: wall over the best peer", {"ours": walls["ours"], "peer": walls[peer]}, at_most(0.93), sides="s",
-            peer_name=peer,
-        ),
-        count_row(f"{title}: extra bytes on the disk", extra, exactly(0), peer=found[peer][0]["extra"]),
-        count_row(f"{title}: numbers unlike the resident ones", int(not same), exactly(0)),
+        count_row(f"{title}: runs whose numbers are unlike the resident ones", unlike, exactly(0)),
     ]  # fmt: skip
-    if options.scale == "smoke":
-        return rows
-    cold = {v: [] for v in ("ours", peer)}  # type: dict[str, list[float]]
-    for _ in range(options.rounds_of(full=5, quick=2)):
-        for variant in cold:
-            cold[variant].append(run_module("benchmarks.probes.offload", variant, folder, steps, "cold")["wall"])
-    both = {"ours": cold["ours"], "peer": cold[peer]}
+
+
+def _warm_rows(title: str, walls: Mapping[str, list[float]], peer: str) -> list[Row]:
+    def over(variant: str, other: str, bar: Bar | None, name: str) -> Row:
+        times = {"ours": walls[variant], "peer": walls[other]}
+        return ratio_row(f"{title}: {name}", times, bar, sides="s", peer_name=other)
+
     return [
-        *rows,
-        ratio_row(f"{title}, cold file: wall over the best peer", both, at_most(0.88), sides="s", peer_name=peer),
+        over("ours", "resident", at_most(1.05), "wall over resident"),
+        over("ours", peer, at_most(0.93), "wall over the best peer"),
+        *(over(each, "resident", None, f"wall of {each} over resident") for each in PEERS),
     ]

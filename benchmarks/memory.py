@@ -26,10 +26,19 @@ def resident_bytes() -> int:
 
 def bytes_read() -> int:
     """Bytes that this process has asked files for by `read`. A mapped file is not among them."""
+    return _counted("rchar")
+
+
+def bytes_from_disk() -> int:
+    """Bytes that a disk has read for this process, for a map too. What the page cache had is not among them."""
+    return _counted("read_bytes")
+
+
+def _counted(name: str) -> int:
     for line in Path("/proc/self/io").read_text().splitlines():
-        if line.startswith("rchar:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1])
-    raise OSError("/proc/self/io has no rchar")
+    raise OSError(f"/proc/self/io has no {name}")
 
 
 def settle() -> None:
