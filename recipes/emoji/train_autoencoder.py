@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
+from calotype.training.muon import MuonAdamW
 from recipes.emoji.captions import Composer
 from recipes.emoji.checkpoint import Clock, load_checkpoint, save_checkpoint
-from recipes.emoji.optimizer import Muon, update_average
+from recipes.emoji.optimizer import update_average
 from recipes.emoji.render import load_pictures
 from recipes.emoji.settings import Preset
 
@@ -84,7 +85,9 @@ def main(preset: Preset, device: str, minutes: float | None) -> None:
     average = copy.deepcopy(model).requires_grad_(False)
     kernels = [p for n, p in model.named_parameters() if p.ndim == 4 and "conv_in" not in n and "conv_out" not in n]
     others = [p for p in model.parameters() if all(p is not k for k in kernels)]
-    optimizers = [Muon(kernels, lr=0.02), torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0)]
+    optimizers = [
+        MuonAdamW(kernels, lr=0.02), torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0)
+    ]  # fmt: skip
     clock = Clock(STEPS, minutes or preset.autoencoder_minutes)
     path = preset.folder / "autoencoder-checkpoint.pt"
     load_checkpoint(path, {"model": model, "average": average}, optimizers, clock, device)

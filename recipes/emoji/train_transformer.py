@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.word_text_encoder import WordTextEncoder
+from calotype.training.muon import MuonAdamW
 from recipes.emoji.captions import CAPTION_WORDS
 from recipes.emoji.checkpoint import Clock, load_checkpoint, save_checkpoint
-from recipes.emoji.optimizer import Muon, update_average
+from recipes.emoji.optimizer import update_average
 from recipes.emoji.pool import MAX_LENGTH, Pools, tokenizer_of
 from recipes.emoji.render import load_pictures
 from recipes.emoji.settings import Preset
@@ -94,7 +95,7 @@ def optimizers_of(model: TextToVelocity) -> list[torch.optim.Optimizer]:
     matrices = [parameter for name, parameter in trained if is_matrix(name, parameter)]
     others = [parameter for name, parameter in trained if not is_matrix(name, parameter)]
     adam = torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.99), weight_decay=0.0, foreach=True)
-    return [Muon(matrices, lr=MUON_RATE, weight_decay=0.01), adam]
+    return [MuonAdamW(matrices, lr=MUON_RATE, weight_decay=0.01), adam]
 
 
 def rate_factor(clock: Clock) -> float:

@@ -24,12 +24,13 @@ from recipes.emoji.captions import (
 )
 from recipes.emoji.checkpoint import Clock, load_checkpoint, save_checkpoint
 from recipes.emoji.notice import NOTICE
-from recipes.emoji.optimizer import Muon, orthogonalize, update_average
+from recipes.emoji.optimizer import update_average
 from recipes.emoji.render import Concept, code_of, plain
 from recipes.emoji.settings import PRESETS, STYLES
 from recipes.emoji.train_transformer import concepts_in_pool, rate_factor, shuffled
 
 from calotype.models.word_text_encoder import WordTokenizer
+from calotype.training.muon import MuonAdamW, orthogonalize
 
 
 def disc(colour, side=16):
@@ -130,7 +131,7 @@ def trained(steps, model, average, optimizers, clock):
 def setup():
     torch.manual_seed(0)
     model = torch.nn.Linear(6, 3)
-    optimizers = [Muon([model.weight], lr=0.02, weight_decay=0.1), torch.optim.AdamW([model.bias], lr=0.01)]
+    optimizers = [MuonAdamW([model.weight], lr=0.02, weight_decay=0.1), torch.optim.AdamW([model.bias], lr=0.01)]
     return model, copy.deepcopy(model), optimizers, Clock(100, 10.0)
 
 

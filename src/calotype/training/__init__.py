@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from calotype.training.data import Buckets, PictureFolder
     from calotype.training.distillation import DirectDistillation, TrajectoryImitation
     from calotype.training.objective import Batch, Denoising, Objective
-    from calotype.training.optimizer import SGD, AdamW, Rate
+    from calotype.training.optimizer import SGD, AdamW, Muon, Rate
     from calotype.training.pictures import PICTURES
     from calotype.training.preference import Preference
     from calotype.training.prior import prior_rows
@@ -35,6 +35,7 @@ _WHERE = {
     "LowRankChange": "targets",
     "MinSNR": "weighting",
     "Mode": "times",
+    "Muon": "optimizer",
     "Objective": "objective",
     "PICTURES": "pictures",
     "PictureFolder": "data",
@@ -76,6 +77,7 @@ __all__ = [
     "LowRankChange",
     "MinSNR",
     "Mode",
+    "Muon",
     "Objective",
     "PictureFolder",
     "Preference",

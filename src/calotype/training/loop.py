@@ -83,7 +83,7 @@ class Loop:
         self.order = Order(rows, settings.batch, settings.seed)
         self.done = 0
         self.average = Average(trained.parameters, settings.average) if settings.average else None
-        optimizer = settings.optimizer.make(trained.parameters.values())
+        optimizer = settings.optimizer.make(trained.parameters)
         self.plain = module
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
 
@@ -95,7 +95,7 @@ class Loop:
         """
         rate = self.settings.optimizer.rate * self.settings.rate.factor(self.done, self.settings.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)
         loss = sum(self._backward(micro) for micro in range(self.settings.accumulate))
         gradient = float(self.accelerator.clip_grad_norm_(self._parameters(), self.settings.clip or math.inf))
         if not math.isfinite(loss) or (not math.isfinite(gradient) and self.settings.precision != "fp16"):

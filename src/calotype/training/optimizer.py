@@ -1,7 +1,7 @@
 """Optimizers and learning rates, as values."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from calotype.errors import ConfigError
+from calotype.training.trained import matching
 from calotype.training.values import Value
 
 
@@ -26,16 +27,16 @@ class AdamW(Value):
     weight_decay: float = Field(default=0.01, ge=0.0)
     eight_bit: bool = False
 
-    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def make(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer of these parameters. Raises `ConfigError` where a package is missing."""
         fields = {"lr": self.rate, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
         if not self.eight_bit:
-            return torch.optim.AdamW(list(parameters), **fields)  # type: ignore[arg-type]
+            return torch.optim.AdamW(list(parameters.values()), **fields)  # type: ignore[arg-type]
         try:
             from bitsandbytes.optim import AdamW8bit
         except ImportError:
             raise ConfigError("eight_bit=True needs the package bitsandbytes: pip install bitsandbytes") from None
-        made: torch.optim.Optimizer = AdamW8bit(list(parameters), **fields)
+        made: torch.optim.Optimizer = AdamW8bit(list(parameters.values()), **fields)
         return made
 
 
@@ -47,24 +48,62 @@ class SGD(Value):
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
     weight_decay: float = Field(default=0.0, ge=0.0)
 
-    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def make(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer of these parameters."""
-        return torch.optim.SGD(list(parameters), lr=self.rate, momentum=self.momentum, weight_decay=self.weight_decay)
+        fields = {"lr": self.rate, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        return torch.optim.SGD(list(parameters.values()), **fields)  # type: ignore[arg-type]
 
 
-Optimizer = Annotated[AdamW | SGD, Field(discriminator="kind")]
+class Muon(Value):
+    """Orthogonalized momentum for matrices, AdamW for the rest: for whole networks that learn from nothing.
+
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
+
+    Attributes:
+        rate: of the matrices; a warm-up and a curve are for both alike.
+        matrices: the regular expression that is found in the names of the parameters that Muon moves, if these have two
+            dimensions. By default those of numbered blocks.
+        momentum, weight_decay: of the matrices.
+        other_rate, betas: of the rest.
+    """
+
+    kind: Literal["muon"] = "muon"
+    rate: float = Field(default=0.02, gt=0.0)
+    matrices: str = r"(^|\.)\w*(blocks|layers)\.\d"
+    momentum: float = Field(default=0.95, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    other_rate: float = Field(default=1.2e-3, gt=0.0)
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def make(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer of these parameters. Raises `ConfigError` where no name matches `matrices`."""
+        from calotype.training.muon import MuonAdamW
+
+        names = set(matching("the trained parameters", self.matrices, list(parameters)))
+        chosen = {name for name in names if parameters[name].ndim == 2}
+        if not chosen:
+            raise ConfigError(f"optimizer.matrices: of what {self.matrices!r} matches, nothing has two dimensions")
+        return MuonAdamW(
+            [parameters[name] for name in parameters if name in chosen],
+            [parameters[name] for name in parameters if name not in chosen],
+            lr=self.rate, momentum=self.momentum, weight_decay=self.weight_decay, share=self.other_rate / self.rate,
+            betas=self.betas,
+        )  # fmt: skip
+
+
+Optimizer = Annotated[AdamW | SGD | Muon, Field(discriminator="kind")]
 
 
 class Rate(Value):
     """How the learning rate goes: up over `warmup` steps, then along a curve down to `end` of it.
 
     Attributes:
-        curve: after the warm-up.
+        curve: after the warm-up; `"hold"` stays, and goes down in a line over the last half of the steps.
         warmup: how many steps.
         end: the share of the rate that is left at the last step.
     """
 
-    curve: Literal["constant", "linear", "cosine"] = "constant"
+    curve: Literal["constant", "linear", "cosine", "hold"] = "constant"
     warmup: int = Field(default=0, ge=0)
     end: float = Field(default=0.0, ge=0.0, le=1.0)
 
@@ -74,6 +113,8 @@ class Rate(Value):
             return (step + 1) / (self.warmup + 1)
         if self.curve == "constant":
             return 1.0
+        if self.curve == "hold":
+            return self.end + (1.0 - self.end) * min(1.0, 2.0 * (1.0 - step / steps))
         done = (step - self.warmup) / max(1, steps - self.warmup)
         left = 1.0 - done if self.curve == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
         return self.end + (1.0 - self.end) * left
