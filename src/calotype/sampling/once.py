@@ -50,6 +50,10 @@ class Once:
         """The parameters of a unit that come from outside of the loop and are not made here."""
         return {n: h for n, h in outer_parameters(inner).items() if inner.wire(n) not in self.makes}
 
+    def without(self, wire: str) -> tuple[Unit[..., Any], ...]:
+        """The units that do not read a wire, such as that of noise levels, which training has none of."""
+        return tuple(u for u in self.units if wire not in u.reads)
+
     def filled(self, arguments: Arguments, seen: Calls) -> Arguments:
         """The arguments of the other units, with what these make of theirs.
 

@@ -14,11 +14,12 @@ from calotype.graph.unit import Unit
 from calotype.sampling.collate import is_row, leaves_of, map_leaves
 from calotype.sampling.denoise import Denoise
 from calotype.sampling.levels import Level
-from calotype.sampling.parameters import is_steering, is_tag, outer_parameters, steered_parameters
+from calotype.sampling.parameters import is_steering, is_tag, steered_parameters
 from calotype.sampling.schedulers.base import Scheduler
 from calotype.sampling.steering import summed
 from calotype.sampling.step import MixedLevels, MixedStep, Step
 from calotype.training.times import LevelTable
+from calotype.training.wires import inner_units
 
 logger = logging.getLogger(__name__)
 
@@ -88,16 +89,23 @@ class Predictor:
         return map_leaves(lambda *parts: torch.cat(parts), outputs[0], *outputs[1:])
 
     def _predict(self, shown: Any, step: Step, conditions: Mapping[str, Any]) -> Any:
-        predict = self.loop.predict
-        made = [self._called(inner, shown, step, conditions, {}) for inner in self.loop.steer]
-        return self._called(predict, shown, step, conditions, summed(steered_parameters(predict), made))
+        predict, once = self.loop.predict, self.loop.once
+        given = {u: self._outside(u, conditions) for u in inner_units(self.loop)}
+        known = once.filled({u: values for u, values in given.items() if values is not None}, [])
+        made = [self._called(u, shown, step, known[u], {}) for u in self.loop.steer if u in known]
+        return self._called(predict, shown, step, known[predict], summed(steered_parameters(predict), made))
 
-    def _called(
-        self, inner: Unit[..., Any], shown: Any, step: Step, conditions: Mapping[str, Any], more: Mapping[str, Any]
-    ) -> Any:
-        values: dict[str, Any] = {name: conditions[inner.wire(name)] for name in outer_parameters(inner)}
+    def _outside(self, inner: Unit[..., Any], conditions: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a unit is given from outside of the loop; None where it is skipped."""
+        values = {name: conditions[inner.wire(name)] for name in self.loop.once.outer(inner)}
         if inner is not self.loop.predict and any(values[n] is None for n in inner.needs.values() if n in values):
             return None
+        return {**values, **inner.parts(self.components)}
+
+    def _called(
+        self, inner: Unit[..., Any], shown: Any, step: Step, known: Mapping[str, Any], more: Mapping[str, Any]
+    ) -> Any:
+        values = dict(known)
         for name, hint in inner.parameters.items():
             if bare(hint) is Step:
                 values[name] = step
@@ -105,7 +113,7 @@ class Predictor:
                 raise InputError(f"{inner.name} reads the guidance branch, which training has none of")
             elif is_tag(bare(hint)) or (is_steering(bare(hint)) and name not in more):
                 values[name] = None
-        made = inner.fn(latents=shown, **values, **more, **inner.parts(self.components))
+        made = inner.fn(latents=shown, **values, **more)
         (result,) = inner.results(made).values()
         return result
 

@@ -19,10 +19,10 @@ from calotype.graph.node import Node
 from calotype.graph.plan import Plan, PlannedNode
 from calotype.graph.run import Run
 from calotype.graph.split import divided
+from calotype.graph.unit import Unit
 from calotype.pipelines.latents import CleanLatents
 from calotype.pipelines.pictures import is_picture
 from calotype.sampling.denoise import Denoise
-from calotype.sampling.parameters import outer_parameters
 
 if TYPE_CHECKING:
     from calotype.graph.graph import Graph
@@ -81,7 +81,7 @@ def trained_wires(
     cached, live = divided(_needed(graph, (wire, *conditions)), trained)
     made_once = {w for n in cached for w in n.writes}
     read = {wire, *conditions, *(w for n in live for w in n.reads)}
-    uses = {name for n in live for name in n.uses} | {n for u in (node.predict, *node.steer) for n in u.uses}
+    uses = {name for n in live for name in n.uses} | {n for u in inner_units(node) for n in u.uses}
     return TrainedWires(
         node, wire, conditions, tuple(live), tuple(cached),
         stored=tuple(w for w in dict.fromkeys(w for n in cached for w in n.writes) if w in made_once & read),
@@ -111,17 +111,22 @@ def _clean(graph: "Graph") -> str:
     return first[0]
 
 
+def inner_units(loop: Denoise) -> tuple[Unit[..., Any], ...]:
+    """The units of a loop that training runs: the predictor, what steers it, and what is made once for them."""
+    return (*loop.once.without(loop.sigmas), loop.predict, *loop.steer)
+
+
 def _conditions(loop: Denoise) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for inner in (loop.predict, *loop.steer):
-        for parameter, hint in outer_parameters(inner).items():
+    for inner in inner_units(loop):
+        for parameter, hint in loop.once.outer(inner).items():
             found.setdefault(inner.wire(parameter), hint)
     return found
 
 
 def _refuse_useless(graph: "Graph", loop: Denoise, conditions: Iterable[str], trained: Iterable[str]) -> None:
     """Raise `ComponentError` for a component whose gradient would be nothing."""
-    useful = {n for u in (loop.predict, *loop.steer) for n in u.uses.keys() - u.idle}
+    useful = {n for u in inner_units(loop) for n in u.uses.keys() - u.idle}
     useful |= {n for node in _needed(graph, conditions) for n in node.uses.keys() - node.idle}
     for name in trained:
         if name not in graph.components:

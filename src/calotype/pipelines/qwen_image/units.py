@@ -199,8 +199,13 @@ def ready(
 def times(sigmas: NoiseLevels, *, transformer: QwenImageTransformer2DModel) -> Times:
     """What each step's time does to every block: its weights, a third of the network, are read once for all steps."""
     levels = torch.tensor([level.sigma for level in sigmas.here], device=transformer.device)
-    whole = torch.zeros(1, dtype=torch.long, device=transformer.device)
-    return Times(transformer.modulate_ahead(levels, whole if transformer.config.use_additional_t_cond else None))
+    return Times(transformer.modulate_ahead(levels, _drawn_whole(transformer)))
+
+
+def _drawn_whole(transformer: QwenImageTransformer2DModel) -> Tensor | None:
+    """What a network for layers is told beside the time; None for others."""
+    told = transformer.config.use_additional_t_cond
+    return torch.zeros(1, dtype=torch.long, device=transformer.device) if told else None
 
 
 @unit
@@ -208,7 +213,7 @@ def velocity(
     latents: Latents,
     step: Step,
     ready: Prepared,
-    times: Times,
+    times: Times | None,
     attention_kernel: AttentionBackend,
     residuals: Residuals | None,
     perturbation: Perturbation | None,
@@ -216,12 +221,19 @@ def velocity(
     *,
     transformer: QwenImageTransformer2DModel,
 ) -> Latents:
-    """The flow's velocity, noise minus data, at the step's sigma: [b, c, h, w]."""
+    """The flow's velocity, noise minus data, at the step's sigma: [b, c, h, w].
+
+    Where there are no levels to go through, as in training, the time is that of the step.
+    """
     side = transformer.config.patch_size
     drawn = patched(latents.to(transformer.dtype), side)
+    if times is None:
+        time = transformer.modulate(step.each_sigma, _drawn_whole(transformer), batch=len(latents))
+    else:
+        time = times[step.index]
     predicted = transformer.predict(
         drawn.tokens,
-        times[step.index],
+        time,
         ready,
         residuals=() if residuals is None else residuals.residuals,
         perturbation=perturbation,
