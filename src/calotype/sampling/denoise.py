@@ -163,7 +163,7 @@ class Denoise(Node):
             self.predict, name=self.name, latents=self.latents, sigmas=self.sigmas, scheduler=self.scheduler,
             guidance=self.guidance, after_step=(*self.after_step, *after_step), steer=(*self.steer, *steer),
             objectives=(*self.objectives, *objectives), noise_source=self.noise_source,
-            around=(*self.around, *around), once=(*self.once.units, *once), cache=self.cache,
+            around=(*self.around, *around), once=(*once, *self.once.units), cache=self.cache,
             batch_branches=self.batch_branches, optional=self.may_skip,
         )  # fmt: skip
 
