@@ -24,7 +24,9 @@ def pipelines(make: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _with(node: Denoise, batch: bool | None) -> Denoise:
-    return Denoise(node.predict, guidance=node.guidance, after_step=node.after_step, batch_branches=batch)
+    return Denoise(
+        node.predict, guidance=node.guidance, after_step=node.after_step, batch_branches=batch, cache=node.cache
+    )
 
 
 def run(options: Options) -> list[Row]:
