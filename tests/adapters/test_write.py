@@ -1,6 +1,8 @@
 """What is written in one spelling is read as the same changes, and loads where the spelling is from."""
 
+import copy
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -117,3 +119,20 @@ def test_columns_and_components_without_a_name(tmp_path):
     assert_equal(placed(read_adapter(path), {"unet": network}), {"unet": {"0": change}})
     with pytest.raises(WeightsError, match=r"kohya's names have no place for 'vae'; write format='diffusers'"):
         save_changes(tmp_path / "b", {"vae": {"0": change}}, {}, "kohya")
+
+
+def test_names_that_others_end_with_are_told_apart_by_peft(tmp_path):
+    """PEFT takes `proj` for the end of `block.proj` too."""
+    peft = pytest.importorskip("peft", minversion="0.17")
+
+    network = nn.Sequential(OrderedDict(proj=nn.Linear(4, 4), block=nn.Sequential(OrderedDict(proj=nn.Linear(4, 4)))))
+    change = lambda rank, seed: LowRank({"down": random(rank, 4, seed=seed), "up": random(4, rank, seed=seed + 1)}, 3.0)  # noqa: E731
+    for number, layers in enumerate(({"proj": change(2, 1), "block.proj": change(3, 3)}, {"proj": change(2, 5)})):
+        save_changes(tmp_path / str(number), {"unet": layers}, {"unet": network}, "peft")
+        theirs = peft.PeftModel.from_pretrained(copy.deepcopy(network), tmp_path / str(number))
+        x, ours = random(2, 4, seed=9), copy.deepcopy(network)
+        for name, one in layers.items():
+            ours.get_submodule(name).weight.data += 3.0 * one.product()
+        torch.testing.assert_close(theirs(x), ours(x), rtol=1e-4, atol=1e-4)
+        read = read_adapter(tmp_path / str(number) / "adapter_model.safetensors")
+        assert {change.scale for change in read.changes.values()} == {3.0} and len(read.changes) == len(layers)

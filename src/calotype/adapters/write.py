@@ -1,5 +1,6 @@
 """Writing an adapter in another spelling: the same factors, under the names that PEFT, diffusers or kohya look for."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def save_changes(path: Path, changes: Placed, networks: Mapping[str, nn.Module],
     file.parent.mkdir(parents=True, exist_ok=True)
     write_safetensors(file, {key: tensor.detach().contiguous() for key, tensor in tensors.items()})
     if form == "peft":
-        write_json(file.parent / PEFT_CONFIG, _peft_config(next(iter(changes.values()))))
+        component, layers = next(iter(changes.items()))
+        write_json(file.parent / PEFT_CONFIG, _peft_config(layers, networks[component]))
     return file
 
 
@@ -111,7 +113,13 @@ def _peft(changes: Placed, networks: Mapping[str, nn.Module]) -> dict[str, Tenso
     return found
 
 
-def _peft_config(layers: Mapping[str, Change]) -> dict[str, Any]:
+def _peft_config(layers: Mapping[str, Change], network: nn.Module) -> dict[str, Any]:
+    """What PEFT reads beside the weights. It takes a name for the end of other names too, so one that is has to be
+    said whole."""
+    parts = (name.split(".") for name, _ in network.named_modules())
+    ends = {".".join(part[at:]) for part in parts for at in range(1, len(part))}
+    said = {name: f"^{re.escape(name)}" if name in ends else name for name in layers}
+    targets = "|".join(map(re.escape, sorted(layers))) if ends.intersection(layers) else sorted(layers)
     ranks = {name: change.rank for name, change in layers.items()}
     alphas = {name: change.scale * change.rank for name, change in layers.items()}
     rank, alpha = max(ranks.values()), max(alphas.values())
@@ -119,9 +127,9 @@ def _peft_config(layers: Mapping[str, Change]) -> dict[str, Any]:
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
-        "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
-        "target_modules": sorted(layers),
+        "rank_pattern": {said[name]: value for name, value in ranks.items() if value != rank},
+        "alpha_pattern": {said[name]: value for name, value in alphas.items() if value != alpha},
+        "target_modules": targets,
         "use_dora": any(change.magnitude is not None for change in layers.values()),
         "bias": "none",
         "inference_mode": True,
