@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         StableDiffusionInpaintPipeline,
     )
     from calotype.pipelines.stable_diffusion.image_prompt import ip_adapter
-    from calotype.pipelines.stable_diffusion.in_second_loop import in_second_loop
     from calotype.pipelines.stable_diffusion.pipeline import StableDiffusionPipeline
     from calotype.pipelines.stable_diffusion.pix2pix import StableDiffusionInstructPix2PixPipeline
     from calotype.pipelines.stable_diffusion.sdxl import (
@@ -54,7 +53,6 @@ _WHERE = {
     "distilled_guidance": "distilled",
     "high_resolution": "second_loop",
     "in_second_loop": "both_loops",
-    "in_second_loop": "in_second_loop",
     "ip_adapter": "image_prompt",
     "t2i_adapter": "adapter",
 }
@@ -79,7 +77,6 @@ __all__ = [
     "control",
     "distilled_guidance",
     "high_resolution",
-    "in_second_loop",
     "in_second_loop",
     "ip_adapter",
     "t2i_adapter",
