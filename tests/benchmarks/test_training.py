@@ -1,0 +1,58 @@
+"""The rows of the benchmark of training, from reports that are made up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.harness import Options, Row
+from PIL import Image
+
+from benchmarks import bench_training
+
+
+@pytest.fixture
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
+    """Rows where a cached step takes 1 s and 2 GB, an online one 2 s and 4 GB, a peer's 4 s and 5 GB, and filling 3 s
+    (two workers 5 s) and a second a row (half of it)."""
+
+    def report(module: str, variant: str, folder: Path, data: Path, steps: int) -> dict[str, Any]:
+        assert module == "benchmarks.probes.training"
+        count = len((data / "metadata.jsonl").read_text().splitlines())
+        if variant.startswith("fill"):
+            return {"wall": 3.0 + count if variant == "fill_1" else 5.0 + count / 2}
+        wall, peak = {"cached": (1.0, 2.0), "online": (2.0, 4.0), "peer": (4.0, 5.0)}[variant]
+        return {"wall": wall, "peak": peak, "losses": [0.5] * steps if variant != "peer" else [0.6] * steps}
+
+    monkeypatch.setenv("CALOTYPE_BENCH_SCRATCH", str(tmp_path))
+    monkeypatch.setattr(bench_training, "run_module", report)
+    monkeypatch.setattr(bench_training, "sd_repository", lambda sizes: tmp_path)
+    rows = bench_training.run(Options("smoke"))
+    return {row.name.rpartition(": ")[2]: row for row in rows}
+
+
+def test_ratios_are_of_what_they_say(found: dict[str, Row]) -> None:
+    medians = {name: row.value.median for name, row in found.items() if row.value is not None}
+    assert medians == {
+        "wall, cached over online": 0.5,
+        "lists of losses of cached and online runs": 1,
+        "wall, cached over the peer": 0.25,
+        "wall, online over the peer": 0.5,
+        "most resident memory, cached over the peer": 0.4,
+        "most resident memory, cached over online": 0.5,
+        "rows a second, two workers over one": 2.0,
+        "seconds until two workers run": 5.0,
+    }
+    assert {row.verdict for row in found.values()} == {"met", "reported"}
+
+
+def test_pictures_are_the_same_in_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for run in ("a", "b"):
+        monkeypatch.setenv("CALOTYPE_BENCH_SCRATCH", str(tmp_path / run))
+        made.append(bench_training.pictures(2, 16))
+    rows = [json.loads(line) for line in (made[0] / "metadata.jsonl").read_text().splitlines()]
+    assert [row["file_name"] for row in rows] == ["0.png", "1.png"]
+    for row in rows:
+        first, second = (Image.open(folder / row["file_name"]) for folder in made)
+        assert first.size == (16, 16) and first.tobytes() == second.tobytes()
