@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from calotype.pipelines.packs import UnitPack
     from calotype.pipelines.pictures import Picture
     from calotype.pipelines.qwen_image import (
+        QwenImageControlNetInpaintPipeline,
+        QwenImageControlNetPipeline,
         QwenImageEditPipeline,
         QwenImageEditPlusPipeline,
         QwenImageImg2ImgPipeline,
@@ -177,7 +179,9 @@ __all__ = [
     "PerturbedAttention",
     "Picture",
     "QwenImageBlockwiseControlNetModel",
+    "QwenImageControlNetInpaintPipeline",
     "QwenImageControlNetModel",
+    "QwenImageControlNetPipeline",
     "QwenImageEditPipeline",
     "QwenImageEditPlusPipeline",
     "QwenImageImg2ImgPipeline",

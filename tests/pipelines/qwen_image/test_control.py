@@ -8,7 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from calotype import QwenImageBlockwiseControlNetModel, QwenImageControlNetModel, QwenImagePipeline
+from calotype import (
+    QwenImageBlockwiseControlNetModel,
+    QwenImageControlNetInpaintPipeline,
+    QwenImageControlNetModel,
+    QwenImageControlNetPipeline,
+    QwenImagePipeline,
+)
 from calotype.errors import ComponentError, InputError, MissingInput, UnusedInput
 from calotype.nn.patches import patched
 from calotype.pipelines.qwen_image import blockwise_control, context_control, control, regions
@@ -80,6 +86,14 @@ def test_controlnet(
         given={"noise": torch.randn(NOISE, generator=generator)},
     ).latents  # fmt: skip
     assert torch.allclose(patched(found).tokens, wanted, atol=TOLERANCE)
+    kind = QwenImageControlNetInpaintPipeline if fills else QwenImageControlNetPipeline
+    named = kind(**ours.components, device="cpu")
+    del call["control_scale"]
+    same = named(
+        **call, controlnet_conditioning_scale=0.7, control_guidance_start=window[0], seed=1, outputs=["latents"]
+    )
+    again = ours(**call, control_scale=0.7, control_start=window[0], seed=1, outputs=["latents"])
+    assert torch.equal(same.latents, again.latents)
     assert not torch.allclose(found, pipe(**WORDS, seed=SEED, outputs=["latents"]).latents, atol=0.01)
 
 

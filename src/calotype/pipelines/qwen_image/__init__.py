@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 from calotype._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from calotype.pipelines.qwen_image.controlled import (
+        QwenImageControlNetInpaintPipeline,
+        QwenImageControlNetPipeline,
+    )
     from calotype.pipelines.qwen_image.controls import blockwise_control, context_control, control
     from calotype.pipelines.qwen_image.edit import QwenImageEditPipeline, QwenImageEditPlusPipeline
     from calotype.pipelines.qwen_image.layered import QwenImageLayeredPipeline
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from calotype.pipelines.qwen_image.regional import regions
 
 _WHERE = {
+    "QwenImageControlNetInpaintPipeline": "controlled",
+    "QwenImageControlNetPipeline": "controlled",
     "QwenImageEditPipeline": "edit",
     "QwenImageEditPlusPipeline": "edit",
     "QwenImageImg2ImgPipeline": "pipeline",
@@ -30,6 +36,8 @@ _WHERE = {
 }
 
 __all__ = [
+    "QwenImageControlNetInpaintPipeline",
+    "QwenImageControlNetPipeline",
     "QwenImageEditPipeline",
     "QwenImageEditPlusPipeline",
     "QwenImageImg2ImgPipeline",
