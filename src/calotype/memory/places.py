@@ -1,9 +1,21 @@
 """Components that are moved as a whole, and what `Residency` asks of whatever moves them."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
+
+if TYPE_CHECKING:
+    import weakref
+
+    from calotype.memory.residency import Residency
+
+
+class Share(NamedTuple):
+    """What a node has of a component on the device: the bytes that stay, and those that are streamed in every pass."""
+
+    stays: int
+    streamed: int
 
 
 class Transfer(Protocol):
@@ -95,3 +107,16 @@ class Whole:
 
     def leave(self, component: Any) -> None:
         self._transfer.move(component, self._host)
+
+
+class Owner:
+    """Whose memory looks after a network, and what it knows of it. A copy of the network belongs to nobody."""
+
+    def __init__(self, memory: "weakref.ref[Residency] | None" = None, places: Places | None = None) -> None:
+        self.memory, self.places = memory, places
+
+    def __deepcopy__(self, memo: Any) -> "Owner":
+        return Owner()
+
+    def __reduce__(self) -> Any:
+        return Owner, ()

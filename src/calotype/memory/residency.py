@@ -10,14 +10,14 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from calotype.errors import ComponentError
 from calotype.graph.plan import in_bytes
 from calotype.memory.amounts import parse_bytes, parse_device
-from calotype.memory.places import ModuleTransfer, Places, Transfer, Whole
+from calotype.memory.places import ModuleTransfer, Owner, Places, Share, Transfer, Whole
 
 if TYPE_CHECKING:
     from calotype.memory.lanes import Lane
@@ -26,13 +26,6 @@ __all__ = ["Residency", "Share", "parse_bytes", "parse_device"]
 
 OWNER = "_memory"
 """The attribute of a network that says whose memory looks after it."""
-
-
-class Share(NamedTuple):
-    """What a node has of a component on the device: the bytes that stay, and those that are streamed in every pass."""
-
-    stays: int
-    streamed: int
 
 
 class Residency:
@@ -330,19 +323,6 @@ class Residency:
         if isinstance(component, torch.nn.Module) and _owner(component) is self:
             self._places.hand_over(component)  # type: ignore[attr-defined]
             component.__dict__.pop(OWNER, None)
-
-
-class Owner:
-    """Whose memory looks after a network, and what it knows of it. A copy of the network belongs to nobody."""
-
-    def __init__(self, memory: "weakref.ref[Residency] | None" = None, places: Places | None = None) -> None:
-        self.memory, self.places = memory, places
-
-    def __deepcopy__(self, memo: Any) -> "Owner":
-        return Owner()
-
-    def __reduce__(self) -> Any:
-        return Owner, ()
 
 
 def _owner(component: Any) -> Residency | None:

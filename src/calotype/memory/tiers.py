@@ -5,65 +5,22 @@ tensor of no file stays on the host.
 """
 
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import nn
 
-from calotype.errors import InputError, did_you_mean
-from calotype.memory.groups import Group, Slot, cut, slots_of, tensors_of
-from calotype.memory.imagined import is_imagining
+from calotype.memory.groups import Group, Slot, tensors_of
+from calotype.memory.hooks import hooked, unhook
+from calotype.memory.kept import Asked, Kept, signature
 from calotype.memory.lanes import Lane
 from calotype.memory.layout import lay_out, least
 from calotype.memory.window import Window
-from calotype.weights.sources import guard, is_resting, sources_of
+from calotype.weights.guarded import guard
+from calotype.weights.sources import is_resting, sources_of
 
 _FINEST = 2**16
 _PARTS = 64
-
-
-class Kept:
-    """One network: its groups, and the buffers of those that are on the device.
-
-    Attributes:
-        rest: what is between the groups; on the device whenever any is.
-        groups: those that may be streamed.
-        fixed: the bytes that cannot leave: on a CPU, those of tensors that are in no file.
-        here: the buffer of each group that stays on the device now.
-        split: whether the others take turns in the window.
-    """
-
-    def __init__(
-        self, network: nn.Module, known: Mapping[int, Slot], leaves: Callable[[Slot], bool], target: int
-    ) -> None:
-        slots = slots_of(network, known)
-        self.slots = {id(slot.tensor): slot for slot in slots.values()}
-        movable = {name: slot for name, slot in slots.items() if leaves(slot)}
-        self.fixed = sum(slot.nbytes for slot in slots.values()) - sum(slot.nbytes for slot in movable.values())
-        self.rest, self.groups = cut(network, movable, target)
-        self.here: dict[Group, Tensor] = {}
-        self.split = False
-        self.handles: list[RemovableHandle] = []
-        self.is_taken = False
-        self.asked: dict[Group, str | None] = {}
-        self.signature = _signature(network)
-
-    @property
-    def all(self) -> list[Group]:
-        """Every group, the rest first."""
-        return [self.rest, *self.groups]
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of all tensors."""
-        return self.fixed + sum(group.nbytes for group in self.all)
-
-    @property
-    def nbytes_here(self) -> int:
-        """The bytes that are on the device, without the window's."""
-        return self.fixed + sum(group.nbytes for group in self.here)
 
 
 class Tiers:
@@ -80,9 +37,8 @@ class Tiers:
     def __init__(self, lane: Lane, budget: int, stays: Mapping[str, str]) -> None:
         self.lane, self.budget = lane, budget
         self.window = Window(lane)
-        self._stays = dict(stays)
+        self._asked = Asked(stays)
         self._kept: weakref.WeakKeyDictionary[nn.Module, Kept] = weakref.WeakKeyDictionary()
-        self._names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -90,7 +46,7 @@ class Tiers:
         """Know networks by these names, as patterns mean them."""
         for name, component in components.items():
             if isinstance(component, nn.Module):
-                self._names.setdefault(component, name)
+                self._asked.name(component, name)
 
     def moves(self, component: Any) -> bool:
         """Whether a component has a place at all."""
@@ -126,7 +82,7 @@ class Tiers:
     def least(self, components: Iterable[Any]) -> int:
         """The fewest bytes that these components can run with together."""
         kept = [self.kept(c) for c in _distinct(components) if self.moves(c)]
-        must, free, turns = self._sorted(kept)
+        must, free, turns = self._asked.sorted(kept)
         fixed = sum(k.fixed for k in kept) + sum(group.nbytes for group in must)
         return fixed + least([group.nbytes for group in free], [group.nbytes for group in turns])
 
@@ -151,18 +107,18 @@ class Tiers:
         found = self._kept.get(component) if isinstance(component, nn.Module) else None
         if found is None or self.window.is_busy:
             return
-        if found.signature != _signature(component) or any(slot.changed for slot in found.slots.values()):
+        if found.signature != signature(component) or any(slot.changed for slot in found.slots.values()):
             self._found_anew(component, found)
 
     def _found_anew(self, network: nn.Module, found: Kept | None) -> Kept:
-        self._refuse_unknown(network)
+        self._asked.refuse_unknown(network)
         known: dict[int, Slot] = {}
         if found is not None:
             for slot in found.slots.values():
                 if slot.changed:
                     slot.keep()
             self._drop(found)
-            _unhook(found)
+            unhook(found.handles)
             known = found.slots
         total = sum(t.numel() * t.element_size() for t in tensors_of(network).values())
         over = total - self.budget
@@ -179,7 +135,7 @@ class Tiers:
             network = kept.rest.module()
             if network is not None and not all(group.is_legible for group in kept.all):
                 guard(network)
-            kept.handles = [handle for group in kept.groups for handle in self._hooked(group)]
+            kept.handles = [handle for group in kept.groups for handle in hooked(group, self.window)]
 
     def _leaves(self, slot: Slot) -> bool:
         return slot.source is not None or self.lane.device.type != "cpu"
@@ -209,7 +165,7 @@ class Tiers:
 
     def _staying(self, kept: Sequence[Kept], room: int) -> tuple[set[Group], int]:
         """The groups that stay on the device within so many bytes, and the bytes of the window for the others."""
-        must, free, turns = self._sorted(kept)
+        must, free, turns = self._asked.sorted(kept)
         left = room - sum(k.fixed for k in kept) - sum(group.nbytes for group in must)
         layout = lay_out([g.nbytes for g in free], left, [g.nbytes for g in turns])
         assert layout is not None, "the least that they need was found to fit"
@@ -266,7 +222,7 @@ class Tiers:
         kept = self._kept.pop(network, None)
         if kept is not None:
             self._drop(kept)
-            _unhook(kept)
+            unhook(kept.handles)
             noted, slots = sources_of(network), kept.slots
             for name, tensor in tensors_of(network).items():
                 if id(tensor) in slots and slots[id(tensor)].source is not None:
@@ -292,92 +248,6 @@ class Tiers:
     def rest(self) -> None:
         """The end of what a thread did with the components that it held."""
         self.window.rest()
-
-    # -- who may not leave, and who must -------------------------------------------------------------------------------
-
-    def _sorted(self, kept: Sequence[Kept]) -> tuple[list[Group], list[Group], list[Group]]:
-        """The groups that must stay, those that may, and those that must be streamed."""
-        must = [k.rest for k in kept]
-        free: list[Group] = []
-        turns: list[Group] = []
-        for one in kept:
-            for group in one.groups:
-                {"keep": must, "stream": turns}.get(self._asked(one, group) or "", free).append(group)
-        return must, free, turns
-
-    def _asked(self, kept: Kept, group: Group) -> str | None:
-        """What the caller said of a group, or of a layer in it, by the longest pattern that fits it."""
-        if group not in kept.asked:
-            network, module = kept.rest.module(), group.module()
-            name = self._names.get(network, "") if network is not None else ""
-            layers = (
-                [] if module is None else [f"{name}.{group.name}.{n}".rstrip(".") for n, _ in module.named_modules()]
-            )
-            fitting = [p for p in self._stays if p == name or any(_means(p, layer) for layer in layers)]
-            kept.asked[group] = self._stays[max(fitting, key=len)] if fitting else None
-        return kept.asked[group]
-
-    def _refuse_unknown(self, network: nn.Module) -> None:
-        """Raise `InputError` for a pattern that means no layer of a network."""
-        name = self._names.get(network, "")
-        layers = [f"{name}.{layer}" for layer, _ in network.named_modules() if layer]
-        for pattern in self._stays:
-            if name and pattern.startswith(f"{name}.") and not any(_means(pattern, layer) for layer in layers):
-                raise InputError(f"memory: {pattern!r} means no layer of {name}{did_you_mean(pattern, layers)}")
-
-    # -- hooks ---------------------------------------------------------------------------------------------------------
-
-    def _hooked(self, group: Group) -> list[RemovableHandle]:
-        """Hooks that have a group come when its module, or a layer in it, is called, and leave after its module."""
-        module = group.module()
-        assert module is not None
-        own = {id(slot.tensor) for slot in group.slots}
-        layers = [
-            m for m in module.modules() if not own.isdisjoint(map(id, (*m._parameters.values(), *m._buffers.values())))
-        ]
-        called = list(dict.fromkeys((module, *layers)))
-        handles = [m.register_forward_pre_hook(_entering(self.window, group, m), prepend=True) for m in called]
-        handles.append(module.register_forward_hook(_leaving(self.window, group, module), always_call=True))
-        return handles
-
-
-def _entering(window: Window, group: Group, module: nn.Module) -> Callable[[nn.Module, Any], None]:
-    """What has a group come. It is a function that knows its module: a copy of a network has it too, and there it does
-    nothing."""
-    there = weakref.ref(module)
-
-    def enter(called: nn.Module, args: Any) -> None:
-        if called is not there() or is_imagining.get():
-            return
-        if window.is_streamed(group):
-            window.ensure(group)
-
-    return enter
-
-
-def _leaving(window: Window, group: Group, module: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
-    there = weakref.ref(module)
-
-    def leave(called: nn.Module, args: Any, out: Any) -> None:
-        if called is there() and not is_imagining.get():
-            window.leave(group)
-
-    return leave
-
-
-def _signature(network: nn.Module) -> tuple[int, ...]:
-    """What tells whether a network has other tensors than before."""
-    modules = network.modules()
-    return tuple(id(t) for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None)
-
-
-def _means(pattern: str, layer: str) -> bool:
-    return fnmatchcase(layer, pattern) or fnmatchcase(layer, f"{pattern}.*")
-
-
-def _unhook(kept: Kept) -> None:
-    for handle in kept.handles:
-        handle.remove()
 
 
 def _distinct(components: Iterable[Any]) -> list[Any]:

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from calotype.errors import RepositoryError, WeightsError
 from calotype.weights.component import listed, parse_dtype, prefix_hint, refuse_infinite
 from calotype.weights.needed import has_weights, stems
 from calotype.weights.shards import WeightFile, find_weights, open_weights
-from calotype.weights.sources import adopt
+from calotype.weights.sources import remember
 from calotype.weights.strict_json import LFS_POINTER
 
 _SMALL = 1024
@@ -82,3 +83,28 @@ def refuse_pointers(folder: Path) -> None:
             raise RepositoryError(
                 f"{path} is a Git LFS pointer; run `git lfs pull` in its repository, or download the file"
             )
+
+
+@torch.no_grad()
+def adopt(network: nn.Module, file: "WeightFile") -> None:
+    """Give back the memory of a network that another library has read: each tensor that is bit for bit what the file
+    has, converted where its type is another, is that of the file from now on."""
+    found = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        key = _key_of(name, file.entries)
+        source = None if key is None else file.source(key)
+        if source is None or tensor.device.type != "cpu" or not tensor.is_contiguous():
+            continue
+        if source.mapped.shape == tensor.shape and torch.equal(source.mapped.to(tensor.dtype), tensor):
+            tensor.data = source.resting(tensor.dtype)
+            found[name] = source
+    remember(network, found)
+
+
+def _key_of(name: str, keys: Mapping[str, Any]) -> str | None:
+    """The key of a tensor in a file, whose keys may have a prefix more or less than the network's names."""
+    if name in keys:
+        return name
+    shorter = [name[at + 1 :] for at, letter in enumerate(name) if letter == "."]
+    found = next((key for key in shorter if key in keys), None)
+    return found if found is not None else next((key for key in keys if key.endswith(f".{name}")), None)

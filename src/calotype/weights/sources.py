@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from calotype.errors import ComponentError, WeightsError
-from calotype.memory.imagined import is_imagining
+from calotype.errors import WeightsError
 
 if TYPE_CHECKING:
     from calotype.weights.shards import WeightFile
@@ -232,63 +231,9 @@ def remember(network: nn.Module, found: Mapping[str, Source | None]) -> None:
     """Note where the tensors of a network, by name, come from; those that are not as the file has them are left out."""
     network.__dict__[PLACE] = Sources(network, found)
     if any(is_resting(tensor) for tensor in network.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)):
+        from calotype.weights.guarded import guard  # only what a budget brings needs it
+
         guard(network)
-
-
-def guard(network: nn.Module) -> None:
-    """Have nobody take what stands for weights for them: a layer whose weights are not in memory refuses to compute,
-    and the state of the network is read from its files."""
-    noted = sources_of(network)
-    if noted.is_guarded:
-        return
-    noted.is_guarded = True
-    network.register_state_dict_post_hook(_with_numbers)  # type: ignore[no-untyped-call]
-    for module in network.modules():
-        if module._parameters or module._buffers:
-            module.register_forward_pre_hook(_refuse_resting)
-
-
-def _with_numbers(network: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """A hook of `state_dict`. Who asks for the parameters themselves gets them as they are."""
-    if not any(isinstance(value, nn.Parameter) for value in state.values()):
-        for key, value in state.items():
-            if isinstance(value, Tensor) and key.startswith(prefix):
-                state[key] = real_tensor(network, key.removeprefix(prefix), value)
-
-
-def _refuse_resting(layer: nn.Module, args: Any) -> None:
-    """A hook before a layer computes."""
-    own = (*layer._parameters.values(), *layer._buffers.values())
-    if any(is_resting(tensor) for tensor in own if tensor is not None) and not is_imagining.get():
-        raise ComponentError(
-            f"the weights of this {type(layer).__name__} are not in memory, because its pipeline has a budget: call "
-            "the pipeline, or give it a larger memory="
-        )
-
-
-@torch.no_grad()
-def adopt(network: nn.Module, file: "WeightFile") -> None:
-    """Give back the memory of a network that another library has read: each tensor that is bit for bit what the file
-    has, converted where its type is another, is that of the file from now on."""
-    found = {}
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        key = _key_of(name, file.entries)
-        source = None if key is None else file.source(key)
-        if source is None or tensor.device.type != "cpu" or not tensor.is_contiguous():
-            continue
-        if source.mapped.shape == tensor.shape and torch.equal(source.mapped.to(tensor.dtype), tensor):
-            tensor.data = source.resting(tensor.dtype)
-            found[name] = source
-    remember(network, found)
-
-
-def _key_of(name: str, keys: Mapping[str, Any]) -> str | None:
-    """The key of a tensor in a file, whose keys may have a prefix more or less than the network's names."""
-    if name in keys:
-        return name
-    shorter = [name[at + 1 :] for at, letter in enumerate(name) if letter == "."]
-    found = next((key for key in shorter if key in keys), None)
-    return found if found is not None else next((key for key in keys if key.endswith(f".{name}")), None)
 
 
 def sources_of(network: nn.Module) -> Sources:

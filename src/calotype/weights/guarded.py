@@ -1,0 +1,40 @@
+"""Networks whose weights are not in memory: nobody takes what stands for weights in a file for them."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from calotype.errors import ComponentError
+from calotype.memory.imagined import is_imagining
+from calotype.weights.sources import is_resting, real_tensor, sources_of
+
+
+def guard(network: nn.Module) -> None:
+    """Have nobody take what stands for weights for them: a layer whose weights are not in memory refuses to compute,
+    and the state of the network is read from its files."""
+    noted = sources_of(network)
+    if noted.is_guarded:
+        return
+    noted.is_guarded = True
+    network.register_state_dict_post_hook(_with_numbers)  # type: ignore[no-untyped-call]
+    for module in network.modules():
+        if module._parameters or module._buffers:
+            module.register_forward_pre_hook(_refuse_resting)
+
+
+def _with_numbers(network: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """A hook of `state_dict`. Who asks for the parameters themselves gets them as they are."""
+    if not any(isinstance(value, nn.Parameter) for value in state.values()):
+        for key, value in state.items():
+            if isinstance(value, Tensor) and key.startswith(prefix):
+                state[key] = real_tensor(network, key.removeprefix(prefix), value)
+
+
+def _refuse_resting(layer: nn.Module, args: Any) -> None:
+    """A hook before a layer computes."""
+    own = (*layer._parameters.values(), *layer._buffers.values())
+    if any(is_resting(tensor) for tensor in own if tensor is not None) and not is_imagining.get():
+        raise ComponentError(
+            f"the weights of this {type(layer).__name__} are not in memory, because its pipeline has a budget: call "
+            "the pipeline, or give it a larger memory="
+        )
