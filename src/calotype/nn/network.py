@@ -25,7 +25,7 @@ class Network(Configured, nn.Module):
     A subclass says where its published files differ from the default:
     `weights_name` is the file that it is saved to, and `renames` are `(pattern, replacement)` pairs of regular
     expressions that turn the keys of older files into today's. `ignores` are patterns of keys that its files may have
-    and it does not take.
+    and it does not take. `repeated_blocks` are the classes of the blocks that it has many of: those worth compiling.
 
     Raises:
         ConfigError: a field is unknown, missing or has a value that it does not take.
@@ -35,6 +35,7 @@ class Network(Configured, nn.Module):
     weights_name: ClassVar[str] = "diffusion_pytorch_model.safetensors"
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()
     ignores: ClassVar[tuple[str, ...]] = ()
+    repeated_blocks: ClassVar[tuple[type[nn.Module], ...]] = ()
 
     def __init__(self, **fields: Any) -> None:
         super().__init__()

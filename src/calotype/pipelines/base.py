@@ -274,6 +274,45 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
             self._residency.relocate(target)
         return self
 
+    def compile(
+        self,
+        *components: str,
+        mode: str | None = None,
+        dynamic: bool | None = None,
+        backend: str | None = None,
+    ) -> Self:
+        """Run the repeated blocks of networks compiled by `torch.compile`, from now on. Returns the pipeline.
+
+        Blocks that are alike are compiled once. Weights, their names and what is saved stay as they are; pipelines that
+        share the networks run them compiled too. A block that an adapter has a part in runs as it is written, until the
+        adapter is fused. `uncompile()` undoes it.
+
+        Args:
+            components: which networks; by default all that have repeated blocks.
+            mode, dynamic, backend: as of `torch.compile`.
+
+        Raises:
+            UnknownInput: there is no component of that name.
+            ComponentError: it has no repeated blocks, or `memory` brings its weights while it runs.
+        """
+        from calotype.pipelines.compiled import chosen, compile_blocks  # only who compiles needs it
+
+        if self._residency.budget is not None:
+            raise ComponentError(
+                f"compile: this {type(self).__name__} has a memory budget, which brings weights while networks run; "
+                "load it without memory="
+            )
+        networks = chosen(type(self).__name__, self.components, components or None)
+        compile_blocks(networks, mode=mode, dynamic=dynamic, backend=backend)
+        return self
+
+    def uncompile(self) -> Self:
+        """Run all networks as they are written. Returns the pipeline."""
+        from calotype.pipelines.compiled import undo
+
+        undo(self.components)
+        return self
+
     def changed(self, component: str) -> None:
         """Say that a component's weights were changed in a way that cannot be noticed (through `.data`)."""
         if component not in self._names:

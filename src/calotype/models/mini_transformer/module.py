@@ -99,6 +99,7 @@ class MiniTransformer2DModel(Network):
 
     Config = MiniTransformer2DConfig
     config: MiniTransformer2DConfig
+    repeated_blocks = (TransformerBlock,)
 
     def __init__(self, **fields: object) -> None:
         super().__init__(**fields)

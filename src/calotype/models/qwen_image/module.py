@@ -56,6 +56,7 @@ class QwenImageTransformer2DModel(Network):
 
     Config = QwenImageTransformer2DConfig
     config: QwenImageTransformer2DConfig
+    repeated_blocks = (DoubleStreamBlock,)
 
     def __init__(self, **fields: object) -> None:
         super().__init__(**fields)

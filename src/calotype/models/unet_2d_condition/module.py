@@ -17,6 +17,7 @@ from calotype.nn.attention_control import AttentionControl
 from calotype.nn.conditions import added_vector, times
 from calotype.nn.network import Network
 from calotype.nn.perturbation import Perturbation
+from calotype.nn.resnet import ResnetBlock2D
 from calotype.nn.reuse import BlockCache, BlockPass
 from calotype.nn.time import SinusoidalTime, TimestepEmbedding
 from calotype.nn.transformer import Attention, PicturePrompt, Text, TransformerBlock
@@ -47,6 +48,7 @@ class UNet2DConditionModel(Network):
     Config = UNet2DConditionConfig
     config: UNet2DConditionConfig
     renames = RENAMES
+    repeated_blocks = (TransformerBlock, ResnetBlock2D)
 
     def __init__(self, **fields: object) -> None:
         super().__init__(**fields)
