@@ -200,18 +200,6 @@ def test_adapters_are_fused_into_weights_that_are_away(adapters: dict[str, Path]
     assert torch.equal(latents(pipe), latents(plain))
 
 
-def test_what_did_not_fit_fused_fits_again_beside_the_weights(adapters: dict[str, Path]) -> None:
-    pipe = load("9.5MiB")
-    before = latents(pipe)
-    pipe.load_adapter(adapters["lora"], "it")
-    pipe.fuse_adapters()
-    with pytest.raises(ComponentError, match=r"but the budget is 9\.5 MiB"):
-        latents(pipe)
-    pipe.unfuse_adapters()
-    pipe.unload_adapter("it")
-    assert torch.equal(latents(pipe), before)
-
-
 @pytest.mark.parametrize("memory", BUDGETS)
 def test_the_predicted_peak_is_the_measured_one(memory: Any) -> None:
     """All that is there within a fresh call: buffers, mapped weights that take turns, and what is computed."""

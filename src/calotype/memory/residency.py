@@ -109,9 +109,6 @@ class Residency:
             return
         with self._changed:
             parts = self._parts(components)
-            if self._places.least(parts.values()) <= self.budget:
-                return
-            self._refresh(parts.values())  # what was too large may have been made smaller since
             wanted = self._places.least(parts.values())
             if wanted <= self.budget:
                 return
