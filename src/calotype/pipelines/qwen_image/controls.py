@@ -28,7 +28,7 @@ from calotype.pipelines.autoencoder import encoded, scaled
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask
-from calotype.pipelines.qwen_image.units import Grids
+from calotype.pipelines.qwen_image.units import Grids, padding
 from calotype.pipelines.stable_diffusion.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.pipelines.streams import Conditions, Residuals
 from calotype.sampling import Step
@@ -136,7 +136,9 @@ def control_words(
     controlnet: QwenImageControlNetModel,
 ) -> Prepared:
     """What stays the same in the network from step to step: the projected prompt, positions, who sees whom."""
-    return controlnet.prepare(control_embeds.to(controlnet.dtype), grids, control_mask_embeds.to(control_embeds.device))
+    return controlnet.prepare(
+        control_embeds.to(controlnet.dtype), grids, padding(control_mask_embeds, control_embeds.device)
+    )
 
 
 @unit

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 from calotype.errors import InputError
 from calotype.graph.hints import Pad, Settings
 from calotype.graph.unit import unit
+from calotype.memory.imagined import has_data
 from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
 from calotype.models.qwen_image import Modulation, Prepared, QwenImageTransformer2DModel
 from calotype.nn.attention_backends import AttentionBackend
@@ -189,10 +190,15 @@ def ready(
     return transformer.prepare(
         prompt_embeds.to(transformer.dtype),
         grids,
-        prompt_mask.to(prompt_embeds.device),
+        padding(prompt_mask, prompt_embeds.device),
         conditions=() if conditions is None else conditions.conditions,
         interpolate_rope=conditions is not None and conditions.interpolated,
     )
+
+
+def padding(mask: Bool[Tensor, "b l"], device: torch.device) -> Bool[Tensor, "b l"] | None:
+    """The mask for a network; None where every token counts. It lies on the CPU, where looking costs nothing."""
+    return None if not has_data(mask) or bool(mask.all()) else mask.to(device)
 
 
 @unit
