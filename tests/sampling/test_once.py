@@ -96,5 +96,5 @@ def test_what_changes_in_the_loop_cannot_be_made_once() -> None:
 
 
 def test_what_steers_needs_a_taker() -> None:
-    with pytest.raises(GraphError, match="hint makes .*Hints, which no unit in `once` takes"):
+    with pytest.raises(GraphError, match=r"hint makes .*Hints, which no unit in `once` takes"):
         Denoise(plain, once=[hint])

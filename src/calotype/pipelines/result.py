@@ -66,17 +66,12 @@ class Result:
 
     @property
     def images(self) -> "list[Image.Image]":
-        """Every picture among the outputs, prompt-major."""
-        return [picture for picture, _ in self._pictures()]
-
-    def _pictures(self) -> "Iterator[tuple[Image.Image, int]]":
-        """Every picture, also of items that have several, with the number of its item."""
+        """Every picture among the outputs, prompt-major; of an item that has several, one after the other."""
         from PIL import Image
 
-        for values in self._outputs.values():
-            for item, value in enumerate(values):
-                several = value if isinstance(value, tuple) else (value,)
-                yield from ((one, item) for one in several if isinstance(one, Image.Image))
+        values = [value for values in self._outputs.values() for value in values]
+        each = [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
+        return [one for one in each if isinstance(one, Image.Image)]
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the pictures as PNG files that carry their recipe; several get `-0`, `-1`, ... before the suffix.
@@ -89,14 +84,14 @@ class Result:
         """
         from calotype.pipelines.recipe import save_png  # only who saves needs it
 
-        pictures = list(self._pictures())
+        pictures = self.images
         if not pictures:
             raise InputError(f"nothing to save: the outputs {', '.join(self)} hold no picture")
         paths = picture_paths(path, len(pictures))
         if not paths[0].parent.is_dir():
             raise InputError(f"{path}: the folder {paths[0].parent} does not exist; make it first")
-        for (picture, item), where in zip(pictures, paths, strict=True):
-            save_png(picture, where, self.recipe.of_item(item))
+        for number, (picture, where) in enumerate(zip(pictures, paths, strict=True)):
+            save_png(picture, where, self.recipe.of_item(number))
         return paths
 
     def _repr_png_(self) -> bytes | None:

@@ -124,7 +124,8 @@ def test_layers(edit_parts: dict[str, Any], tmp_path: Path, small_areas: None) -
     result = pipe(seed=SEED, outputs=["layer_pixels", "pictures"], **inputs)
     assert torch.allclose(result.layer_pixels, made * 2 - 1, atol=TOLERANCE)
     assert [one.mode for one in result.images] == ["RGBA"] * 2 and len(result.pictures) == 2
-    assert len(result.save(tmp_path / "layer.png")) == 2
+    paths = result.save(tmp_path / "layer.png")
+    assert len(paths) == 2 and all(replay(path, pipe=pipe).identical for path in paths)
 
 
 class Counted(TorchDispatchMode):
