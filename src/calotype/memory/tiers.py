@@ -235,6 +235,7 @@ class Tiers:
         for name, tensor in tensors_of(network).items():
             if is_resting(tensor) and (source := noted.noted(name)) is not None:
                 tensor.data = source.read(tensor.dtype)
+                noted.note(name, tensor)
 
     def adopt(self, network: nn.Module) -> None:
         """Take the numbers that a network has while it is away for its own, whatever its files have."""
