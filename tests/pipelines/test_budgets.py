@@ -77,7 +77,7 @@ def test_what_cannot_fit_is_refused_by_the_plan_with_what_can() -> None:
 def test_a_part_that_is_kept_is_not_streamed() -> None:
     pipe = load({"cpu": "11MiB", "transformer.blocks.2": "keep", "text_encoder": "keep"})
     assert torch.equal(latents(pipe), latents(load()))
-    with pytest.raises(ComponentError, match="transformer.*give memory="):
+    with pytest.raises(ComponentError, match=r"transformer.*give memory="):
         load({"cpu": "10MiB", "transformer": "keep"}).plan(**CALL)
 
 

@@ -21,7 +21,8 @@ class Branch:
     """One prediction that guidance asks for: the set of inputs that it takes the negative of.
 
     `tag` tells the predictor which variant to be (perturbed attention, a skipped layer); `adapters` names those of
-    the loop's adapters that run on this branch, `()` none and None all that run anyway. Branches whose tags or adapters differ cannot share one batch.
+    the loop's adapters that run on this branch, `()` none and None all that run anyway. Branches whose tags or adapters
+    differ cannot share one batch.
     """
 
     name: str

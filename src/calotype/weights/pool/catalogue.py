@@ -223,9 +223,7 @@ CATALOGUE = (
     .with_model(
         "qwen_image_transformer",
         QwenImageTransformer2DModel,
-        layouts=[
-            spelled(qwen_image.TELLING, told=original_qwen_image.told, lacks=["controlnet_x_embedder.weight"])
-        ],
+        layouts=[spelled(qwen_image.TELLING, told=original_qwen_image.told, lacks=["controlnet_x_embedder.weight"])],
         config=qwen_image.config_from_shapes,
         asks=qwen_image.ASKS,
         ignores=[original_qwen_image.ZERO_TIME],
