@@ -63,8 +63,9 @@ def code_lines(text: str) -> int:
     statement and each header of a block begins a line, and goes on over as many as it needs."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
     written = ast.unparse(ast.fix_missing_locations(tree)).splitlines()
     return sum(math.ceil(len(line) / WIDTH) for line in written if line.strip())

@@ -75,7 +75,7 @@ def write(network: Any, folder: Path) -> int:
     shards = list(_shards(tensors))
     block = (torch.randn(_BLOCK // 2, generator=torch.Generator().manual_seed(0)) * 0.02).to(torch.bfloat16)
     raw = block.view(torch.uint8).numpy().data
-    places = {}
+    places: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"{_NAME}-{number:05d}-of-{len(shards):05d}.safetensors"
         places |= dict.fromkeys(shard, name)

@@ -110,9 +110,9 @@ def _sides(
     predict = ours.predict
     if compiled:
         predict = torch.compile(predict)
-        ours.compile()  # type: ignore[no-untyped-call]
+        ours.compile()
         peer.compile()
-    sides = {
+    sides: dict[str, Callable[[], Any]] = {
         "ours": lambda: ours(x, text, None, time, shapes, return_dict=False)[0],
         "kept": lambda: predict(x, ahead, ready),
         "peer": lambda: peer(x, text, None, time, shapes, return_dict=False)[0],

@@ -30,13 +30,13 @@ def pixels(picture: Image.Image) -> np.ndarray:
 
 
 def outlines(picture: Image.Image) -> np.ndarray:
-    return np.hypot(*np.gradient(pixels(picture).mean(axis=2)))
+    return np.asarray(np.hypot(*np.gradient(pixels(picture).mean(axis=2))))
 
 
 def colour(picture: Image.Image) -> np.ndarray:
     """The mean colour of what is not white."""
     found = pixels(picture)
-    return found[found.min(axis=2) < 200].mean(axis=0)
+    return np.asarray(found[found.min(axis=2) < 200].mean(axis=0))
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> float:
@@ -45,23 +45,25 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 
 def edits(plain: Any) -> Rows:
     """Sources, the other prompts with the same seeds, and the same with the sources' attention."""
-    pipe, rows = plain.with_units("prompt_to_prompt"), {"source": [], "other prompt": [], "prompt-to-prompt": []}
+    pipe = plain.with_units("prompt_to_prompt")
+    rows: Rows = {"source": [], "other prompt": [], "prompt-to-prompt": []}
     for source, prompt in EDITS:
         for seed in SEEDS:
             call = {"prompt": [source, prompt], "seed": seed}
             before, after = plain(**call).images, pipe(**call, source=source).images
             for row, picture in zip(rows.values(), (*before, after[1]), strict=True):
                 row.append(picture)
-    source, *others = ([outlines(p) for p in row] for row in rows.values())
+    first, *others = ([outlines(p) for p in row] for row in rows.values())
     for name, found in zip(("other prompt", "prompt-to-prompt"), others, strict=True):
-        apart = np.mean([distance(a, b) for a, b in zip(found, source, strict=True)])
+        apart = np.mean([distance(a, b) for a, b in zip(found, first, strict=True)])
         sys.stdout.write(f"{name:18} outlines apart from the source's {apart:5.2f}\n")
     return rows
 
 
 def styles(plain: Any) -> Rows:
     """Pictures of prompts, and the same that look at the first of each four, more and more."""
-    pipe, rows = plain.with_units("style_aligned"), {}
+    pipe = plain.with_units("style_aligned")
+    rows: Rows = {}
     for scale in (0.0, 0.1, 0.3, 1.0):
         name = f"style, scale {scale:g}" if scale else "no style"
         given = [{"style": group[0], "style_scale": scale} if scale else {} for group in STYLES]
@@ -74,7 +76,8 @@ def styles(plain: Any) -> Rows:
 
 def halves(plain: Any) -> Rows:
     """Pictures of prompts, and the same with a red and a blue half."""
-    pipe, rows = plain.with_units("regional_prompts"), {"prompt": [], "red and blue half": []}
+    pipe = plain.with_units("regional_prompts")
+    rows: Rows = {"prompt": [], "red and blue half": []}
     for thing, first, second in HALVES:
         for seed in SEEDS:
             call = {"prompt": f"a {thing}", "seed": seed}

@@ -33,7 +33,8 @@ def pipeline(pack: str | None = None) -> Any:
 
 def draw(pack: str | None, **call: Any) -> Image.Image:
     """One picture."""
-    return pipeline(pack)(**call).image
+    picture: Image.Image = pipeline(pack)(**call).image
+    return picture
 
 
 def framed(grey: Image.Image) -> Image.Image:
