@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import calotype.sampling.denoise as denoise
+import calotype.sampling.loop as loop
 from calotype.errors import GraphError, InputError
 from calotype.graph.branches import POSITIVE, Branch, Tag
 from calotype.graph.hints import Each, Pad
@@ -75,7 +75,7 @@ def test_branches_in_one_batch_or_in_turn(rescale, scheduler):
 
 def test_the_choice_depends_on_the_size_alone(monkeypatch):
     pipe = pipeline(*START, Denoise(velocity))
-    monkeypatch.setattr(denoise, "BATCHED_ELEMENTS", 3 * 8 * 8)
+    monkeypatch.setattr(loop, "BATCHED_ELEMENTS", 3 * 8 * 8)
     pipe(prompt="a", seed=1, steps=1, outputs=("latents",))
     pipe(prompt=["a", "b"], seed=1, steps=1, outputs=("latents",))
     assert pipe.net.batches == [2, 2, 2]  # one batch of two; then two in turn, of two each
