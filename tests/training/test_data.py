@@ -76,6 +76,38 @@ def test_wrong_tables_are_refused_with_the_line(folder: Path) -> None:
         found(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "metadata.jsonl",
+            b'{"file_name": "a.png", "text": "x"}\n{"file_name": "b.jpg"}',
+            r"row 2 \(b.jpg\) has no 'text'",
+        ),
+        ("metadata.csv", b"file_name,text\na.png\n", r"row 1 \(a.png\) has no 'text'"),
+        ("metadata.csv", b"file_name,text\na.png,one, or so\n", "row 1 has more values than there are columns"),
+        ("metadata.csv", b"file_name,text\na.png,caf\xe9\n", "metadata.csv is not UTF-8 text"),
+        ("a.txt", b"caf\xe9", "a.txt is not UTF-8 text"),
+    ],
+)
+def test_wrong_captions_are_refused_by_name(folder: Path, name: str, content: bytes, message: str) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        found(folder)
+
+
+def test_lines_end_where_json_lines_do_and_a_byte_order_mark_is_no_text(folder: Path) -> None:
+    text = '\ufeff{"file_name": "a.png", "text": "one\u2028two"}\r\n'
+    (folder / "metadata.jsonl").write_bytes(text.encode())
+    assert found(folder)[0][1]["prompt"] == "one\u2028two"
+
+
+def test_pictures_may_lie_elsewhere(folder: Path) -> None:
+    table = folder / "more" / "metadata.jsonl"
+    table.write_text(json.dumps({"file_name": str(folder / "a.png"), "text": "x"}))
+    assert found(folder / "more") == [(str(folder / "a.png"), {"prompt": "x", "image": folder / "a.png"})]
+
+
 def test_broken_pictures_are_named_and_left_out_up_to_a_limit(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = (folder / "b.jpg").read_bytes()
     (folder / "b.jpg").write_bytes(content[: len(content) // 2])

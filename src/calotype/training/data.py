@@ -1,6 +1,7 @@
 """Rows from folders of pictures, with captions beside them or in a table."""
 
 import csv
+import io
 import json
 import logging
 import math
@@ -117,14 +118,16 @@ class PictureFolder(Value):
             return
         for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
             beside = path.with_suffix(".txt")
-            yield path, {"prompt": beside.read_text(encoding="utf-8").strip()} if beside.is_file() else {}
+            yield path, {"prompt": _text(beside).strip()} if beside.is_file() else {}
 
     def _from_table(self, folder: Path, table: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         columns: Mapping[str, str] | None = None
         for number, line in enumerate(_read_table(table), 1):
             if FILE not in line:
                 raise InputError(f"{table}: row {number} has no {FILE!r}; it has {', '.join(map(str, line))}")
-            columns = columns or self._columns(table, line)
+            columns = self._columns(table, line) if columns is None else columns
+            if lacking := [column for column in columns.values() if line.get(column) is None]:
+                raise InputError(f"{table}: row {number} ({line[FILE]}) has no {', '.join(map(repr, lacking))}")
             yield folder / str(line[FILE]), {name: line[column] for name, column in columns.items()}
 
     def _columns(self, table: Path, line: Mapping[str, Any]) -> dict[str, str]:
@@ -166,7 +169,7 @@ class PictureFolder(Value):
             )
 
     def _row(self, folder: Path, path: Path, inputs: Mapping[str, Any], size: tuple[int, int]) -> Row:
-        name = str(path.relative_to(folder))
+        name = str(path.relative_to(folder) if path.is_relative_to(folder) else path)
         if self.buckets is None:
             return Row(name, {**inputs, self.picture: path})
         bucket = self.buckets.of(*size)
@@ -185,12 +188,24 @@ def _read_table(path: Path) -> Iterator[Mapping[str, Any]]:
             raise ConfigError(f"{path} needs the package pyarrow: pip install pyarrow") from None
         yield from parquet.read_table(path).to_pylist()
     elif path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from csv.DictReader(file)
+        for number, line in enumerate(csv.DictReader(io.StringIO(_text(path), newline="")), 1):
+            if None in line:
+                raise InputError(
+                    f"{path}: row {number} has more values than there are columns; quote texts with commas"
+                )
+            yield line
     else:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(_text(path).split("\n"), 1):
             if line.strip():
                 yield _parsed(path, number, line)
+
+
+def _text(path: Path) -> str:
+    """What a text file says, its line ends as they are. Raises `InputError` where it is not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from None
 
 
 def _parsed(path: Path, number: int, line: str) -> Mapping[str, Any]:
