@@ -166,6 +166,19 @@ def test_within_a_limit_models_wait_in_their_files(fields):
         BasePipeline(device="cpu").download_and_load_models([ModelConfig(path=str(EMOJI / "transformer"), **DISK)])
 
 
+def test_models_that_wait_in_their_files_are_read_to_be_converted():
+    class One(BasePipeline):
+        def __init__(self):
+            super().__init__(device="cpu", torch_dtype=torch.bfloat16)
+            self.dit = None
+
+    pipe = One()
+    pool = pipe.download_and_load_models([ModelConfig(path=str(EMOJI / "transformer"))], vram_limit=0.005)
+    pipe.dit = pool.fetch_model("mini_transformer")
+    pipe.to(torch.float32)
+    assert not any(p.isnan().any() for p in pipe.dit.parameters())
+
+
 def test_files_become_models_of_the_pipelines_type():
     pipe = BasePipeline(device="cpu", torch_dtype=torch.bfloat16)
     assert not pipe.check_vram_management_state()

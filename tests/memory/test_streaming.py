@@ -349,6 +349,49 @@ def test_a_network_that_is_restored_is_its_own(tmp_path: Path) -> None:
     assert not network.blocks[0]._forward_pre_hooks and "_memory" not in network.__dict__
 
 
+@pytest.mark.parametrize("ran", ["never", "here", "in another's memory"])
+def test_a_network_is_restored_whoever_looks_after_it(tmp_path: Path, ran: str) -> None:
+    path = stored(tmp_path / "half.safetensors", torch.float16, width=64)
+    network, expected = loaded(path, width=64), dict(real_tensors(loaded(path, width=64)))
+    held, _ = memory(network, 10**6)
+    other = Residency(lambda: {"net": network}, CPU)
+    if ran != "never":
+        with held.hold({"net": network}):
+            network(X)
+        held._places.leave(network)
+    (other if ran == "in another's memory" else held).restore(network)
+    assert not any(is_resting(tensor) for tensor in network.parameters())
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in network.named_parameters())
+
+
+def test_a_change_is_seen_while_another_network_computes(tmp_path: Path) -> None:
+    paths = [stored(tmp_path / f"{name}.safetensors") for name in "ab"]
+    nets = dict(zip("ab", map(loaded, paths), strict=True))
+    expected = loaded(paths[0])
+    expected.blocks[2].inner.weight.mul_(2)
+    held = Residency(lambda: nets, CPU, 3 * smallest(expected), lane=FakeLane(), stays=dict.fromkeys("ab", "stream"))
+    with held.hold({"a": nets["a"]}):
+        nets["a"](X)
+    inside, go = threading.Event(), threading.Event()
+    nets["b"].blocks[3].norm.register_forward_pre_hook(lambda module, args: inside.set() or (go.wait(5) and None))
+
+    def compute() -> torch.Tensor:
+        with torch.no_grad(), held.hold({"b": nets["b"]}):
+            made: torch.Tensor = nets["b"](X)
+            return made
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(compute)
+        try:
+            assert inside.wait(5)
+            nets["a"].blocks[2].inner.weight.mul_(2)
+            with held.hold({"a": nets["a"]}):
+                assert torch.equal(nets["a"](X), expected(X))
+        finally:
+            go.set()
+        assert torch.equal(other.result(5), wanted(paths[1]))
+
+
 # -- the file ----------------------------------------------------------------------------------------------------------
 
 

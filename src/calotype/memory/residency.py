@@ -220,10 +220,16 @@ class Residency:
 
     def restore(self, component: Any) -> None:
         """Have a component's numbers in its own tensors, whatever it takes, for somebody who changes them."""
+        if not isinstance(component, torch.nn.Module):
+            return
+        if (owner := _owner(component) or self) is not self:
+            owner.restore(component)
+            return
+        from calotype.weights.sources import read_resting  # only who changes weights needs it
+
         with self._changed:
-            if self.is_tiered and isinstance(component, torch.nn.Module) and _owner(component) is self:
-                self._places.forget(component)  # type: ignore[attr-defined]
-                component.__dict__.pop(OWNER, None)
+            self._let_go_of(component)
+            read_resting(component)
 
     def changed(self, component: Any) -> None:
         """Take a component's numbers as they are now for its own: they were changed in a way that cannot be noticed."""
@@ -312,14 +318,15 @@ class Residency:
     def _own(self, component: Any) -> None:
         if not self.is_tiered or not isinstance(component, torch.nn.Module) or _owner(component) is self:
             return
-        if isinstance(last := component.__dict__.get(OWNER), Owner) and last.places is not None:
-            last.places.hand_over(component)  # type: ignore[attr-defined]
+        self._let_go_of(component)
         component.__dict__[OWNER] = Owner(weakref.ref(self), self._places)
 
     def _let_go_of(self, component: Any) -> None:
-        if isinstance(component, torch.nn.Module) and _owner(component) is self:
-            self._places.hand_over(component)  # type: ignore[attr-defined]
-            component.__dict__.pop(OWNER, None)
+        """Look after a component no longer, nor have a memory that is gone do so."""
+        if isinstance(component, torch.nn.Module) and _owner(component) in (None, self):
+            last = component.__dict__.pop(OWNER, None)
+            if isinstance(last, Owner) and last.places is not None:
+                last.places.hand_over(component)  # type: ignore[attr-defined]
 
 
 def _owner(component: Any) -> Residency | None:

@@ -105,7 +105,7 @@ class Tiers:
     def refresh(self, component: Any) -> None:
         """Look again at a network that no call uses, whose tensors may be others than before."""
         found = self._kept.get(component) if isinstance(component, nn.Module) else None
-        if found is None or self.window.is_busy:
+        if found is None or self.window.is_within(found.groups):
             return
         if found.signature != signature(component) or any(slot.changed for slot in found.slots.values()):
             self._found_anew(component, found)
@@ -227,15 +227,6 @@ class Tiers:
             for name, tensor in tensors_of(network).items():
                 if id(tensor) in slots and slots[id(tensor)].source is not None:
                     noted.note(name, tensor)
-
-    def forget(self, network: nn.Module) -> None:
-        """Give a network back to itself: all of it has its numbers, and nothing looks after it."""
-        self.hand_over(network)
-        noted = sources_of(network)
-        for name, tensor in tensors_of(network).items():
-            if is_resting(tensor) and (source := noted.noted(name)) is not None:
-                tensor.data = source.read(tensor.dtype)
-                noted.note(name, tensor)
 
     def adopt(self, network: nn.Module) -> None:
         """Take the numbers that a network has while it is away for its own, whatever its files have."""

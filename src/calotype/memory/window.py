@@ -1,6 +1,7 @@
 """Streaming: groups that do not stay on the device take turns in a few buffers, each copied ahead of its use."""
 
 import threading
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -64,6 +65,11 @@ class Window:
         """Whether a thread is in a group."""
         with self._changed:
             return any(seat.users for seat in self._seats)
+
+    def is_within(self, groups: Collection[Group]) -> bool:
+        """Whether a thread is in one of these groups."""
+        with self._changed:
+            return any(seat.users and seat.group in groups for seat in self._seats)
 
     def stream(self, groups: list[Group]) -> None:
         """Have these groups take turns, in this order until they are seen in another. Nobody may be in a group."""

@@ -256,6 +256,15 @@ def real_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, real_tensor(network, name, tensor.detach())
 
 
+def read_resting(network: nn.Module) -> None:
+    """Read into memory what only stands for the numbers of a file, for somebody who changes them."""
+    noted = sources_of(network)
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor) and is_resting(tensor) and (source := noted.noted(name)) is not None:
+            tensor.data = source.read(tensor.dtype)
+            noted.note(name, tensor)
+
+
 class RestingFile:
     """A weight file whose tensors of another floating-point type than the wanted one only stand for the weights, which
     are read and converted when memory brings them.

@@ -165,6 +165,8 @@ class HoldsModels:
         target = None if device is None else parse_device(device)
         for model in self.models.values():
             if isinstance(model, torch.nn.Module):
+                if kind is not None:
+                    self._residency.restore(model)
                 model.to(device=None if self._residency.budget else target, dtype=kind)
         if kind is not None:
             self.torch_dtype = kind
