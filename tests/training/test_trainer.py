@@ -3,6 +3,7 @@
 import csv
 import errno
 import importlib.util
+import json
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from calotype.errors import ComponentError, ConfigError, InputError, TrainingErr
 from calotype.training import FullWeights, LowRankChange, Trainer
 from calotype.training.checkpoint import checkpoints, last_checkpoint, load_checkpoint
 from calotype.training.log import read_table
+from calotype.training.rows import Row
 from training.small import SETTINGS, OneByOne, color, files, processes, rows, small, train_for_long
 
 FULL = {"target": FullWeights(component="net", result="component"), "optimizer": {"kind": "adamw", "rate": 1e-2}}
@@ -376,3 +378,24 @@ def test_a_lora_of_the_embedded_model_runs_in_it(tmp_path: Path) -> None:
     pipe.unload_adapter()
     pipe.load_adapter(result.files[1])  # kohya's spelling of the same
     assert pipe(**call).image.tobytes() == after
+
+
+def test_held_out_rows_of_several_sizes_are_batched_apart(tmp_path: Path) -> None:
+    data = [Row(str(n), {**row, "size": 8 * (1 + n % 2)}, bucket=n % 2) for n, row in enumerate(rows(8))]
+    Trainer(small(), data, tmp_path, steps=1, batch=4, validation={"held_out": 0.5}, **LORA).train(progress=False)
+    assert float(read_table(tmp_path)[-1]["held_out"]) > 0.0
+
+
+def test_calls_and_common_inputs_may_have_pictures(tmp_path: Path) -> None:
+    prompts = [{"prompt": row["prompt"]} for row in rows()]
+    for green in (10, 20):
+        common = {
+            "inputs": {"image": color(0, green, 0)},
+            "validation": {"calls": [{"prompt": "a", "image": color(9, 9, 9)}]},
+        }
+        trainer = Trainer(small(), prompts, tmp_path, steps=2, **common, **LORA)
+        if green == 10:
+            trainer.train(progress=False)
+            assert json.loads((tmp_path / "settings.json").read_text())["steps"] == 2
+    with pytest.raises(TrainingError, match="of another run: inputs was"):
+        trainer.train(resume=True, progress=False)

@@ -1,7 +1,7 @@
 """One step after the other: losses, gradients, the optimizer, averages. What a step does follows from its number."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -132,10 +132,13 @@ class Loop:
     @torch.no_grad()
     def loss_of(self, rows: Sequence[Row], seed: int) -> float:
         """The mean loss of rows, at noise that is the same every time."""
-        total = 0.0
-        for at in range(0, len(rows), self.settings.batch):
-            part = rows[at : at + self.settings.batch]
-            draw = torch.Generator().manual_seed(mixed(seed, "held out", at))
+        total, size = 0.0, self.settings.batch
+        buckets: dict[Hashable, list[Row]] = {}
+        for row in rows:
+            buckets.setdefault(row.bucket, []).append(row)
+        parts = [members[at : at + size] for members in buckets.values() for at in range(0, len(members), size)]
+        for number, part in enumerate(parts):
+            draw = torch.Generator().manual_seed(mixed(seed, "held out", number * size))
             losses = self.plain(part, [{**self.settings.inputs, **row.inputs} for row in part], draw)
             total += losses.sum().item()
         return total / len(rows)

@@ -1,12 +1,15 @@
 """How a run trains, as a value: one model of settings for Python, the command line and files."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from calotype.configured import explained
 from calotype.errors import ConfigError
+from calotype.graph.memo import fingerprint
 from calotype.training.objective import Denoising
 from calotype.training.objectives import AnyObjective
 from calotype.training.optimizer import AdamW, Optimizer, Rate
@@ -79,9 +82,20 @@ class TrainingSettings(Value):
     log: tuple[Literal["csv", "tensorboard"], ...] = ("csv",)
     seed: int = Field(default=0, ge=0)
 
+    def described(self, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+        """The fields as JSON has them. A picture, which JSON has no form for, is there as what it is known by."""
+        fields = self.model_dump(exclude=set(leave_out))
+        found: dict[str, Any] = json.loads(json.dumps(fields, default=_known_by))
+        return found
+
+
+def _known_by(value: Any) -> str:
+    return str(value) if isinstance(value, Path) else repr(fingerprint(value))
+
 
 LATER = frozenset({"steps", "checkpoint_every", "keep", "validation", "log", "cache", "workers"})
-"""Settings that may change when a run goes on: none of them changes what a step does."""
+"""Settings that may change when a run goes on: none of them changes what a step does, but
+that of a rate that goes down the length of the curve is `steps`."""
 
 
 def parse_settings(fields: Mapping[str, Any]) -> TrainingSettings:

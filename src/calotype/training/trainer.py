@@ -234,7 +234,7 @@ class Trainer:
     @property
     def facts(self) -> dict[str, Any]:
         """What the run is of: with other facts, its checkpoints are of no use."""
-        settings = self.settings.model_dump(mode="json", exclude=set(LATER))
+        settings = self.settings.described(leave_out=LATER)
         return {**settings, "pipeline": type(self.pipe).__name__, "data": digest(self.rows)}
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ class Trainer:
         values = loop.average.values if loop.average else {n: p.detach() for n, p in loop.trained.parameters.items()}
         with loop.trained.swapped(values):
             files = loop.trained.save(folder)
-        settings = json.dumps(self.settings.model_dump(mode="json"), indent=2)
+        settings = json.dumps(self.settings.described(), indent=2)
         (self.output / "settings.json").write_text(settings + "\n", encoding="utf-8")
         return files
 
