@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -182,6 +183,16 @@ def test_the_state_and_a_copy_of_a_network_that_is_away_have_its_numbers(tmp_pat
         with held.hold({"net": network}):
             within = network(X)
     assert torch.equal(copy.deepcopy(network)(X), within)
+
+
+def test_a_network_that_is_away_is_not_pickled_without_its_numbers(tmp_path: Path) -> None:
+    path = stored(tmp_path / "half.safetensors", torch.float16, width=64)
+    network = loaded(path, width=64)
+    with pytest.raises(ComponentError, match=r"is not in memory, because its pipeline has a budget, so that it cannot"):
+        pickle.dumps(network)
+    memory(network, 1)[0].restore(network)
+    again = pickle.loads(pickle.dumps(network))
+    assert torch.equal(again(X), network(X))
 
 
 def test_what_is_away_takes_no_memory_and_is_still_there_to_read(path: Path) -> None:

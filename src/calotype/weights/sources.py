@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from calotype.errors import WeightsError
+from calotype.errors import ComponentError, WeightsError
 
 if TYPE_CHECKING:
     from calotype.weights.shards import WeightFile
@@ -215,6 +215,16 @@ class Sources:
         return copied
 
     def __reduce__(self) -> Any:
+        """A network that is written elsewhere remembers no files.
+
+        Raises:
+            ComponentError: its numbers are in them, and would not be written.
+        """
+        if any((tensor := seen.tensor()) is not None and is_resting(tensor) for seen in self._seen.values()):
+            raise ComponentError(
+                "this network is not in memory, because its pipeline has a budget, so that it cannot be pickled; write "
+                "its state_dict(), which is read from its files, or save_pretrained() the pipeline"
+            )
         return Sources, (nn.Module(), {})
 
 
