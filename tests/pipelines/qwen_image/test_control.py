@@ -9,11 +9,13 @@ import torch
 from PIL import Image
 
 from calotype import (
+    PerturbedAttention,
     QwenImageBlockwiseControlNetModel,
     QwenImageControlNetInpaintPipeline,
     QwenImageControlNetModel,
     QwenImageControlNetPipeline,
     QwenImagePipeline,
+    SkipLayers,
 )
 from calotype.errors import ComponentError, InputError, MissingInput, UnusedInput
 from calotype.nn.patches import patched
@@ -166,3 +168,20 @@ def test_regions_need_a_mask_each(pipe: Any) -> None:
     ours = pipe.with_units(regions())
     with pytest.raises(InputError, match="must be as many, at least one each, got 2 and 1"):
         ours(**WORDS, region_prompts=["a cat", "a dog"], region_masks=[half()])
+    with pytest.raises(InputError, match="must be as many, at least one each, got 0 and 1"):
+        ours(**WORDS, region_masks=[half()])
+    with pytest.raises(InputError, match=r"mask 2 of region_masks is black.*its prompt would have no effect"):
+        ours(**WORDS, region_prompts=["a cat", "a dog"], region_masks=[half(), Image.new("L", (64, 48))])
+
+
+@pytest.mark.parametrize("policy", [PerturbedAttention, SkipLayers])
+def test_a_perturbed_branch_has_the_regions_too(policy: Any, pipe: Any) -> None:
+    call = {"prompt": "two animals", **SIZE, "region_prompts": ["a cat"], "region_masks": [half()]}
+    ours = pipe.with_units(regions())
+    found = ours(**call, guidance=policy(2.0, layers=(0,)), seed=1, outputs=["region_embeds", "latents"]).region_embeds
+    perturbed = next(name for name in found if name != "positive")
+    assert torch.equal(found[perturbed][0], found.positive[0])
+    guided = ours(
+        **call, negative_prompt="blue", guidance_scale=3.0, seed=1, outputs=["region_embeds", "latents"]
+    ).region_embeds
+    assert guided["negative"] is None

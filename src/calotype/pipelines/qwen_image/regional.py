@@ -12,10 +12,11 @@ from torch.nn.functional import interpolate
 
 from calotype.described import Field, model_validator
 from calotype.errors import InputError
-from calotype.graph.branches import Branches
+from calotype.graph.branches import Branch
 from calotype.graph.hints import Pad, Settings
 from calotype.graph.inputs import Inputs
 from calotype.graph.unit import unit
+from calotype.memory.imagined import has_data
 from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
 from calotype.nn.streams import Region, Words
 from calotype.nn.streams import regions as regions_condition
@@ -47,42 +48,59 @@ class RegionInputs(Inputs):
 
 
 @unit
-def region_embeds(
-    region_prompts: tuple[str, ...],
+def region_words(
+    region_prompts: tuple[str, ...] | None,
     region_masks: tuple[Picture, ...],
-    region_negative: bool,
-    prompt_embeds: Branches[Annotated[Float[Tensor, "b l c"], Pad(1)]],
     *,
     tokenizer: Qwen2Tokenizer,
     text_encoder: Qwen2_5_VL,
-) -> Branches[tuple[Tensor, ...] | None]:
-    """The hidden states [1, l, c] of each region's prompt. On other branches of guidance the regions have that branch's
-    prompt, each by itself, with `region_negative`, or else there are none.
+) -> tuple[Tensor, ...]:
+    """The hidden states [1, l, c] of each region's prompt.
 
     Raises:
         InputError: there are not as many masks as prompts, or there is none.
     """
-    if len(region_prompts) != len(region_masks) or not region_prompts:
+    prompts = region_prompts or ()
+    if len(prompts) != len(region_masks) or not prompts:
         raise InputError(
-            f"region_prompts and region_masks must be as many, at least one each, got {len(region_prompts)} and "
+            f"region_prompts and region_masks must be as many, at least one each, got {len(prompts)} and "
             f"{len(region_masks)}"
         )
-    own = tuple(encoded_text(prompt, tokenizer, text_encoder) for prompt in region_prompts)
-    return Branches(
-        **{
-            name: own if name == "positive" else (embeds,) * len(own) if region_negative else None
-            for name, embeds in prompt_embeds.items()
-        }
-    )
+    return tuple(encoded_text(prompt, tokenizer, text_encoder) for prompt in prompts)
+
+
+@unit
+def region_embeds(
+    region_words: tuple[Tensor, ...],
+    region_negative: bool,
+    prompt_embeds: Annotated[Float[Tensor, "b l c"], Pad(1)],
+    branch: Branch,
+) -> tuple[Tensor, ...] | None:
+    """What is in each region on one branch of guidance: its prompt, where the branch has the prompt. On others it is
+    that branch's prompt, by itself in each region, with `region_negative`, or else nothing."""
+    if branch.is_positive:
+        return region_words
+    return (prompt_embeds,) * len(region_words) if region_negative else None
 
 
 @unit
 def region_areas(
     region_masks: tuple[Picture, ...], height: int, width: int, *, vae: Settings[AutoencoderKLQwenImage]
 ) -> tuple[Tensor, ...]:
-    """Where each region is: 1 within it and 0 outside, [1, h / 8, w / 8]."""
+    """Where each region is: 1 within it and 0 outside, [1, h / 8, w / 8].
+
+    Raises:
+        InputError: a mask is black, so that its prompt would have no effect.
+    """
     size = (height // vae.config.downscale, width // vae.config.downscale)
-    return tuple((interpolate(to_mask(mask), size)[0] > 0.5).float().to(vae.device) for mask in region_masks)
+    areas = tuple((interpolate(to_mask(mask), size)[0] > 0.5).float() for mask in region_masks)
+    for number, area in enumerate(areas, start=1):
+        if has_data(area) and not area.any():
+            raise InputError(
+                f"mask {number} of region_masks is black at the size of the latents, so its prompt would have no "
+                "effect; paint the region white, or leave both out"
+            )
+    return tuple(area.to(vae.device) for area in areas)
 
 
 @unit
@@ -100,4 +118,4 @@ def in_regions(region_embeds: tuple[Tensor, ...] | None, region_areas: tuple[Ten
 def regions() -> UnitPack:
     """The pack for regions with prompts of their own, for `with_units`: it adds the inputs `region_prompts`,
     `region_masks` and `region_negative`."""
-    return UnitPack((region_embeds, region_areas), RegionInputs, once=(in_regions,))
+    return UnitPack((region_words, region_embeds, region_areas), RegionInputs, once=(in_regions,))
