@@ -1,5 +1,6 @@
 """ControlNets, in-context control and regions: beside the reference's, and by what they must and must not change."""
 
+import copy
 from typing import Any
 
 import diffusers
@@ -18,6 +19,7 @@ from calotype import (
     SkipLayers,
 )
 from calotype.errors import ComponentError, InputError, MissingInput, UnusedInput
+from calotype.nn import attention_backends
 from calotype.nn.patches import patched
 from calotype.pipelines.qwen_image import blockwise_control, context_control, control, regions
 from tiny_qwen import SEED, TOLERANCE, parts, picture, quiet, same_network, tiny_vae, with_weights_of
@@ -141,6 +143,39 @@ def test_masks_are_for_networks_that_fill(pipe: Any) -> None:
         edges(**call, control_mask=half())
     with pytest.raises(ComponentError, match="blockwise"):
         pipe.with_units(blockwise_control())(**call)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+def test_a_control_may_have_another_type_than_the_transformer(kind: torch.dtype, pipe: Any, tmp_path: Any) -> None:
+    other = torch.bfloat16 if kind is torch.float32 else torch.float32
+    parts_of = {n: c.to(kind) if n == "transformer" else c for n, c in copy.deepcopy(pipe.components).items()}
+    ours = QwenImagePipeline(**parts_of, device="cpu")
+    net = same_network(QwenImageControlNetModel, tiny_controlnet(), tmp_path)
+    call = {**WORDS, "control_image": picture(), "seed": 1, "outputs": ["latents"]}
+    for pack, name, own in (
+        (control(), "controlnet", net),
+        (blockwise_control(), "blockwise", tiny_blockwise()),
+    ):
+        alike = ours.with_units(pack, **{name: copy.deepcopy(own).to(kind)})(**call).latents
+        mixed = ours.with_units(pack, **{name: own.to(other)})(**call).latents
+        assert torch.allclose(mixed, alike, atol=0.1) and not torch.equal(mixed, alike)
+
+
+def test_the_attention_kernel_is_the_controlnet_s_too(
+    pipe: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[torch.Size] = []
+
+    def counted(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        calls.append(query.shape)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+    monkeypatch.setitem(attention_backends._BACKENDS, "flex", lambda: counted)
+    net = same_network(QwenImageControlNetModel, tiny_controlnet(), tmp_path)
+    call = {"prompt": "a red cat", "guidance_scale": 1.0, **SIZE, "num_inference_steps": 1}
+    ours = pipe.with_units(control(), controlnet=net)
+    ours(**call, control_image=picture(), attention_kernel="flex", outputs=["latents"])
+    assert len(calls) == pipe.transformer.config.num_layers + net.config.num_layers
 
 
 def test_in_context_control_is_a_picture_beside_the_drawn_one(pipe: Any) -> None:

@@ -268,12 +268,13 @@ class QwenImageTransformer2DModel(Network):
 
 
 def _with_residuals(image: Tensor, residuals: Sequence[Residual], block: int, batch: int, drawn: int) -> Tensor:
-    """The image with everything that is added to it, of which each is told the image that left the block."""
+    """The image with everything that is added to it, of which each is told the image that left the block. What another
+    network adds, which may have another type, takes the image's."""
     whole = image.view(batch, -1, image.shape[-1])
     made = [add(block, whole[:, :drawn]) for add in residuals]
-    for more in made:
-        if more is not None and more.shape[1] == whole.shape[1]:
+    for more in (one.to(whole.dtype) for one in made if one is not None):
+        if more.shape[1] == whole.shape[1]:
             whole = whole + more
-        elif more is not None:
+        else:
             whole = torch.cat((whole[:, : more.shape[1]] + more, whole[:, more.shape[1] :]), dim=1)
     return whole.view(image.shape)

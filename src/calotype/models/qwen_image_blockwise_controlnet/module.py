@@ -61,7 +61,7 @@ class QwenImageBlockwiseControlNetModel(Network):
         """What a transformer's `predict` takes (`calotype.nn.streams`): the effect of a prepared control, scaled."""
 
         def add(block: int, drawn: Tensor) -> Tensor:
-            more: Tensor = self(drawn, ready, block)
+            more: Tensor = self(drawn.to(ready.dtype), ready, block)
             return more * scale
 
         return add

@@ -22,6 +22,7 @@ from calotype.graph.unit import unit
 from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
 from calotype.models.qwen_image import Prepared, QwenImageControlNetModel, QwenImageTransformer2DModel
 from calotype.models.qwen_image_blockwise_controlnet import QwenImageBlockwiseControlNetModel
+from calotype.nn.attention_backends import AttentionBackend
 from calotype.nn.patches import patched
 from calotype.nn.streams import block_samples, references
 from calotype.pipelines.autoencoder import encoded, scaled
@@ -150,6 +151,7 @@ def controlled(
     control_scale: float,
     control_start: float,
     control_end: float,
+    attention_kernel: AttentionBackend,
     *,
     controlnet: QwenImageControlNetModel,
     transformer: Settings[QwenImageTransformer2DModel],
@@ -162,7 +164,7 @@ def controlled(
         return None
     tokens = patched(latents.to(controlnet.dtype), controlnet.config.patch_size).tokens
     time = controlnet.modulate(step.sigma, batch=len(latents))
-    samples = controlnet.predict(tokens, control_tokens, time, control_words)
+    samples = controlnet.predict(tokens, control_tokens, time, control_words, attention=attention_kernel)
     scaled_samples = [sample * control_scale for sample in samples]
     return Residuals((block_samples(scaled_samples, transformer.config.num_layers),))
 
