@@ -8,7 +8,6 @@ import torch
 from pydantic import ValidationError
 
 from calotype import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEuler
-from calotype.errors import InputError
 from calotype.sampling import EDMEulerScheduler
 from calotype.training.times import LARGEST, LevelTable, LogitNormal, Mode, Shifted, TimeSampler, Uniform
 
@@ -55,8 +54,10 @@ def test_wrong_fields_are_refused(fields: dict[str, Any]) -> None:
 
 
 def test_bounds_in_the_wrong_order_are_refused() -> None:
-    with pytest.raises(InputError, match=r"low must be below high, got 0\.8 and 0\.2"):
-        Uniform(low=0.8, high=0.2)(EVEN)
+    with pytest.raises(ValidationError, match=r"low must be below high, got 0\.8 and 0\.2"):
+        Uniform(low=0.8, high=0.2)
+    with pytest.raises(ValidationError, match="give them beside `shift`"):
+        Shifted(of=LogitNormal(low=0.5))
 
 
 def test_every_training_timestep_of_diffusion_is_met_alike() -> None:

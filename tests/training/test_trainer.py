@@ -19,7 +19,7 @@ from calotype import TextToImagePipeline
 from calotype.errors import ComponentError, ConfigError, InputError, TrainingError
 from calotype.training import FullWeights, LowRankChange, Trainer
 from calotype.training.checkpoint import checkpoints, last_checkpoint, load_checkpoint
-from calotype.training.log import read_table
+from calotype.training.log import Table, read_table
 from calotype.training.rows import Row
 from training.small import SETTINGS, OneByOne, color, files, processes, rows, small, train_for_long
 
@@ -399,3 +399,39 @@ def test_calls_and_common_inputs_may_have_pictures(tmp_path: Path) -> None:
             assert json.loads((tmp_path / "settings.json").read_text())["steps"] == 2
     with pytest.raises(TrainingError, match="of another run: inputs was"):
         trainer.train(resume=True, progress=False)
+
+
+def test_only_texts_can_be_left_out(tmp_path: Path) -> None:
+    for name in ("image", "size"):
+        with pytest.raises(ConfigError, match=f"dropout: '{name}' is no text"):
+            Trainer(small(), rows(), tmp_path, steps=1, dropout={name: 0.5}, cache="cache", **LORA).prepare()
+
+
+def test_a_target_that_does_not_fit_leaves_the_pipeline_as_it_was(tmp_path: Path) -> None:
+    pipe = small()
+    with pytest.raises(ConfigError, match="no layer of 'net' matches"):
+        Trainer(pipe, rows(), tmp_path, steps=1, target=LowRankChange(component="net", layers="nope")).train()
+    assert all(p.requires_grad for p in (*pipe.net.parameters(), *pipe.words.parameters()))
+
+
+def test_a_disk_that_is_full_for_the_log_names_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(self: Table, values: Any) -> None:
+        if values["step"] == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Table, "write", write)
+    with pytest.raises(TrainingError, match=r"step 3: .*No space left.*the last good checkpoint is .*00000002"):
+        Trainer(small(), rows(), tmp_path, steps=4, checkpoint_every=1, **LORA).train(progress=False)
+
+
+def test_a_second_precision_in_a_process_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    Trainer(small(), rows(), tmp_path / "a", steps=1, **LORA).train(progress=False)
+    with pytest.raises(ConfigError, match=r"precision: 'bf16' .* start another"):
+        Trainer(small(), rows(), tmp_path / "b", steps=1, precision="bf16", **LORA).train(progress=False)
+
+
+def test_optimizers_refuse_impossible_numbers_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="betas"):
+        Trainer(small(), rows(), tmp_path, steps=1, optimizer={"kind": "adamw", "betas": (0.9, 1.5)}, **LORA)

@@ -21,8 +21,8 @@ def pipes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 
 def learn(pipe: Any, folder: Path, **fields: Any) -> Any:
-    data = [{"prompt": "a <blob>", "image": tiny_sd.picture(seed=n)} for n in range(3)]
     target = LearnedWord(**{"token": "<blob>", **fields})
+    data = [{"prompt": f"a {target.token}", "image": tiny_sd.picture(seed=n)} for n in range(3)]
     inputs = {"height": 16, "width": 16}
     run = Trainer(
         pipe, data, folder, target=target, inputs=inputs, steps=4, batch=2, optimizer={"kind": "sgd", "rate": 1}
@@ -82,3 +82,23 @@ def test_wrong_words_are_refused(pipes: tuple[Any, Any], tmp_path: Path) -> None
     embedded = TextToImagePipeline.from_pretrained("calotype/emoji-64", device="cpu")
     with pytest.raises(ConfigError, match="init: 'qwxz' is no word that the tokenizer knows"):
         LearnedWord(token="blurple", init="qwxz").put(embedded, seed=0)
+
+
+def test_a_word_that_no_caption_has_is_refused(pipes: tuple[Any, Any], tmp_path: Path) -> None:
+    data = [{"prompt": "a cat", "image": tiny_sd.picture(seed=1)}]
+    run = Trainer(
+        pipes[1], data, tmp_path, target=LearnedWord(token="<x>"), inputs={"height": 16, "width": 16}, steps=1
+    )
+    with pytest.raises(InputError, match="no text of the data has '<x>', so nothing would be learned"):
+        run.train(progress=False)
+
+
+def test_beside_words_that_are_loaded_nothing_is_taught(pipes: tuple[Any, Any], tmp_path: Path) -> None:
+    _, pipe = pipes
+    (file,) = learn(pipe, tmp_path / "one").files
+    pipe.load_textual_inversion(file)
+    tokenizer = pipe.tokenizer
+    with pytest.raises(ComponentError, match="there are learned words already"):
+        learn(pipe, tmp_path / "two", token="<x>")
+    assert pipe.tokenizer is tokenizer
+    pipe.unload_textual_inversion()

@@ -14,7 +14,7 @@ from calotype.errors import ConfigError, TrainingError
 from calotype.training.data import AnyData
 from calotype.training.settings import TrainingSettings
 from calotype.training.targets import FullWeights
-from calotype.training.trainer import Trainer, TrainingResult
+from calotype.training.trainer import Trainer, TrainingResult, refuse_started
 from calotype.training.wires import trained_wires
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read_config(path: Path) -> TrainingConfig:
     if not isinstance(fields, Mapping):
         raise ConfigError(f"{path} must hold a table of fields, got a {type(fields).__name__}")
     try:
-        return TrainingConfig(**fields)
+        return TrainingConfig.model_validate(dict(fields))
     except ValidationError as error:
         raise ConfigError(explained(str(path), TrainingConfig, error)) from None
 
@@ -78,6 +78,7 @@ def run_training(config: TrainingConfig, *, resume: bool = False, progress: bool
     Raises:
         ConfigError, InputError, TrainingError, RepositoryError, ComponentError: as `Trainer` and `from_pretrained` do.
     """
+    refuse_started(Path(config.output).expanduser(), resume)
     rows = config.data.rows()
     if config.cache is None:
         return Trainer(_loaded(config), rows, config.output, settings=config.settings).train(

@@ -12,6 +12,8 @@ from calotype.errors import ConfigError
 from calotype.training.trained import matching
 from calotype.training.values import Value
 
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+
 
 class AdamW(Value):
     """Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
@@ -22,7 +24,7 @@ class AdamW(Value):
 
     kind: Literal["adamw"] = "adamw"
     rate: float = Field(default=1e-4, gt=0.0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0.0)
     weight_decay: float = Field(default=0.01, ge=0.0)
     eight_bit: bool = False
@@ -73,7 +75,7 @@ class Muon(Value):
     momentum: float = Field(default=0.95, ge=0.0, lt=1.0)
     weight_decay: float = Field(default=0.01, ge=0.0)
     other_rate: float = Field(default=1.2e-3, gt=0.0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
 
     def make(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer of these parameters. Raises `ConfigError` where no name matches `matrices`."""

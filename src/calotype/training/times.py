@@ -7,13 +7,12 @@ takes `u` itself for sigma.
 from abc import abstractmethod
 from bisect import bisect_left
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from calotype.errors import InputError
 from calotype.sampling.levels import Level
 from calotype.sampling.schedule import FlowMatching, NoiseSchedule, VariancePreserving
 from calotype.sampling.step import Step
@@ -29,10 +28,14 @@ class TimeSampler(Value):
     low: float = Field(default=0.0, ge=0.0, lt=1.0, description="No time is below this one.")
     high: float = Field(default=1.0, gt=0.0, le=1.0, description="No time is above this one.")
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        return self
+
     def __call__(self, uniform: Tensor) -> Tensor:
         """Times, float32 [b], from numbers that are even in [0, 1), float32 [b]."""
-        if self.low >= self.high:
-            raise InputError(f"low must be below high, got {self.low} and {self.high}")
         times = self.transform(uniform.double())
         return (self.low + (self.high - self.low) * times).clamp(self.low, LARGEST).float()
 
@@ -81,6 +84,12 @@ class Shifted(TimeSampler):
     kind: Literal["shifted"] = "shifted"
     shift: float = Field(default=3.0, gt=0.0)
     of: Annotated[Uniform | LogitNormal | Mode, Field(discriminator="kind")] = Uniform()
+
+    @model_validator(mode="after")
+    def _one_part(self) -> Self:
+        if (self.of.low, self.of.high) != (0.0, 1.0):
+            raise ValueError("low and high are of the shifted times: give them beside `shift`, not within `of`")
+        return self
 
     def transform(self, uniform: Tensor) -> Tensor:
         times = self.of.transform(uniform)

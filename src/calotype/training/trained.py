@@ -2,10 +2,10 @@
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -92,6 +92,9 @@ class Target(Value):
     @abstractmethod
     def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
         """Put it into a pipeline. Raises `ComponentError` where it does not fit."""
+
+    def check(self, inputs: Iterable[Mapping[str, Any]]) -> None:
+        """Raise `InputError` for rows with these inputs, of which it cannot learn."""
 
     def network(self, pipe: "DiffusionPipeline") -> nn.Module:
         """The network that is trained, or changed. Raises `ComponentError` where there is none."""

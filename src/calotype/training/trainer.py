@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from calotype.errors import ConfigError, InputError, TrainingError, did_you_mean
+from calotype.graph.hints import bare, members
 from calotype.training.cache import Cached, CacheReport, prepare_cache
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from calotype.training.facts import digest, parted, refuse_another_run
@@ -97,6 +98,7 @@ class Trainer:
             InputError: a row cannot be read, or lacks an input.
             TrainingError: a worker failed.
         """
+        self._check()
         settings = self.settings
         rows = [{**settings.inputs, **row.inputs} for row in (*self.rows, *self.held_out)]
         rows += [{**settings.inputs, **row.worse} for row in (*self.rows, *self.held_out) if row.rejected is not None]
@@ -124,11 +126,12 @@ class Trainer:
         """
         with ExitStack() as stack:
             self._check()
+            refuse_started(self.output, resume)
             accelerator = _accelerator(self.pipe, self.settings)
             source = self._source(accelerator, progress)
             trained = stack.enter_context(self._put())
             loop = self._loop(trained, accelerator, source)
-            self._restore(loop, resume)
+            self._restore(loop)
             if self.settings.recompute:
                 stack.enter_context(recomputed(self.settings.target.network(self.pipe)))
             last = self._run(loop, progress)
@@ -144,6 +147,8 @@ class Trainer:
         for name, share in self.settings.dropout.items():
             if name not in known:
                 raise ConfigError(f"dropout: there is no input {name!r}{did_you_mean(name, known)}")
+            if not _is_text(known[name].hint):
+                raise ConfigError(f"dropout: {name!r} is no text; only texts can be left out")
             if not 0.0 <= share <= 1.0:
                 raise ConfigError(f"dropout: the share of {name!r} must be between 0 and 1, got {share!r}")
         met = set()
@@ -155,6 +160,7 @@ class Trainer:
                     check_item(self.pipe, self.wires, row.name, inputs)
                     met.add(kind)
         self._check_pairs()
+        self.settings.target.check([{**self.settings.inputs, **row.inputs} for row in self.rows])
         for call in self.settings.validation.calls:
             self.pipe._planned(self.pipe._read(call))
 
@@ -191,14 +197,16 @@ class Trainer:
         networks = [c for c in self.pipe.components.values() if isinstance(c, nn.Module)]
         flags = {p: p.requires_grad for network in networks for p in network.parameters()}
         modes = {network: network.training for network in networks}
-        for network in networks:
-            network.requires_grad_(False)
-        trained = self.settings.target.put(self.pipe, mixed(self.settings.seed, "target"))
-        trained.train(True)
+        trained: Trained | None = None
         try:
+            for network in networks:
+                network.requires_grad_(False)
+            trained = self.settings.target.put(self.pipe, mixed(self.settings.seed, "target"))
+            trained.train(True)
             yield trained
         finally:
-            trained.remove()
+            if trained is not None:
+                trained.remove()
             for parameter, flag in flags.items():
                 parameter.requires_grad_(flag)
                 parameter.grad = None
@@ -217,15 +225,10 @@ class Trainer:
         module = LossModule(trained, items, predictor, self.settings.objective)
         return Loop(trained, module, self.rows, self.settings, accelerator)
 
-    def _restore(self, loop: Loop, resume: bool) -> None:
+    def _restore(self, loop: Loop) -> None:
         last = last_checkpoint(self.output)
         if last is None:
             return
-        if not resume:
-            raise TrainingError(
-                f"{self.output} has checkpoints, the last is {last.name}; go on from it with resume=True (calotype "
-                "train --resume), or give another folder"
-            )
         checkpoint = load_checkpoint(last)
         refuse_another_run(last, checkpoint.facts, self.facts)
         loop.restore(checkpoint)
@@ -259,6 +262,8 @@ class Trainer:
                     save_checkpoint(self.output, loop.state(facts), self.settings.keep)
                 bar.set_postfix(loss=f"{report.loss:.4f}")
                 bar.update()
+        except OSError as error:
+            raise TrainingError(f"step {loop.done}: {error}; {self._kept()}") from error
         finally:
             bar.close()
             for log in logs:
@@ -269,11 +274,14 @@ class Trainer:
         try:
             return loop.step()
         except TrainingError as error:
-            last = last_checkpoint(self.output)
-            kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
             raise TrainingError(
-                f"{error}; {kept}. A lower rate, clip=1.0 or precision='no' may help; resume=True goes on from there"
+                f"{error}; {self._kept()}. A lower rate, clip=1.0 or precision='no' may help; resume=True goes on from "
+                "there"
             ) from None
+
+    def _kept(self) -> str:
+        last = last_checkpoint(self.output)
+        return f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
 
     def _looked_at(self, loop: Loop) -> dict[str, float]:
         if not self._is_due(loop.done, self.settings.validation.every):
@@ -294,9 +302,29 @@ class Trainer:
         return files
 
 
+def _is_text(hint: Any) -> bool:
+    return str in members(bare(hint))
+
+
+def refuse_started(output: Path, resume: bool) -> None:
+    """Raise `TrainingError` where a run's folder has checkpoints, and it is not to go on from them."""
+    last = last_checkpoint(output)
+    if last is not None and not resume:
+        raise TrainingError(
+            f"{output} has checkpoints, the last is {last.name}; go on from it with resume=True (calotype train "
+            "--resume), or give another folder"
+        )
+
+
 def _accelerator(pipe: "DiffusionPipeline", settings: TrainingSettings) -> "Accelerator":
     try:
         from accelerate import Accelerator
     except ImportError:
         raise ConfigError("training needs the package accelerate: pip install 'calotype[train]'") from None
-    return Accelerator(cpu=pipe.device.type == "cpu", mixed_precision=settings.precision)
+    try:
+        return Accelerator(cpu=pipe.device.type == "cpu", mixed_precision=settings.precision)
+    except ValueError as error:  # it keeps both for as long as the process lives
+        raise ConfigError(
+            f"precision: {settings.precision!r} on {pipe.device.type!r} cannot be set up: {error}; a process trains in "
+            "one precision, on one kind of device: start another"
+        ) from None

@@ -3,6 +3,7 @@
 Source: Gal et al., "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion", 2022.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from calotype.adapters.inversion import VECTORS, Word, table_of
-from calotype.errors import ComponentError, ConfigError
+from calotype.errors import ComponentError, ConfigError, InputError
 from calotype.models.word_text_encoder.tokenizer import WordTokenizer
 from calotype.pipelines.words import forget, teach
 from calotype.training.trained import Target, Trained
@@ -37,11 +38,21 @@ class LearnedWord(Target):
     init: str | None = None
     vectors: int = Field(default=1, ge=1)
 
+    def check(self, inputs: Iterable[Mapping[str, Any]]) -> None:
+        values = [value for row in inputs for value in row.values()]
+        texts = [one for value in values for one in (value if isinstance(value, list) else [value])]
+        if not any(isinstance(text, str) and self.token in text for text in texts):
+            raise InputError(
+                f"token: no text of the data has {self.token!r}, so nothing would be learned; write it there"
+            )
+
     def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
         encoder = self.network(pipe)
         table = table_of(encoder, self.component)
         if table.weight.dtype != torch.float32:
             raise ComponentError(f"{self.component!r} is {table.weight.dtype}; load the pipeline with dtype='float32'")
+        if len(getattr(table, VECTORS, ())):
+            raise ComponentError("there are learned words already; unload_textual_inversion() first")
         vectors = self._start(pipe, table.weight, seed)
         teach(pipe, {self.component: Word(self.token, vectors, "in training")}, Path(self.token))
         learned = nn.Module()
@@ -68,8 +79,6 @@ class _TrainedWord(Trained):
     ) -> None:
         super().__init__(pipe, component, module)
         self.token = token
-        if len(getattr(table, VECTORS)) != len(module.vectors):  # type: ignore[arg-type]
-            raise ComponentError("there are learned words already; unload_textual_inversion() first")
         table._buffers[VECTORS] = module.vectors  # type: ignore[assignment]
 
     def remove(self) -> None:
