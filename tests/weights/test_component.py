@@ -70,6 +70,13 @@ def rewrite(folder: Path, change) -> None:
     save_file(change(state), folder / FILE)
 
 
+def test_what_is_loaded_in_inference_mode_is_as_out_of_it(toy):
+    network, folder = toy
+    with torch.inference_mode():
+        loaded = Toy.from_pretrained(folder)
+    assert not any(t.is_inference() for t in loaded.state_dict().values()) and equal(loaded, network)
+
+
 def test_what_is_saved_is_loaded(toy):
     network, folder = toy
     loaded = Toy.from_pretrained(folder)

@@ -53,6 +53,7 @@ _FILLS = frozenset({init.kaiming_uniform_, init.uniform_, init.normal_})
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
+@torch.inference_mode(False)  # tensors made in it keep no count of what is written to them
 def load_network(
     cls: type[N],
     folder: Path,

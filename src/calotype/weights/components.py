@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import torch
+
 from calotype.atomic import atomic_folder
 from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, did_you_mean
 from calotype.graph.hints import ComponentRef as ComponentHint
@@ -23,8 +25,6 @@ from calotype.weights.repository import Folder, Repository
 from calotype.weights.shards import check_variant
 
 if TYPE_CHECKING:
-    import torch
-
     from calotype.weights.code.source import Code
 
     Dtype = torch.dtype | str
@@ -36,6 +36,7 @@ Expected: TypeAlias = "type[Any] | str | tuple[type[Any] | str, ...] | None"
 imported, one of several such, or `None` for any."""
 
 
+@torch.inference_mode(False)  # tensors made in it keep no count of what is written to them
 def load_components(
     source: Path | Repository,
     wanted: Mapping[str, Expected] | None = None,

@@ -1,5 +1,6 @@
 """safetensors files: a header that is checked before anything is read, tensors that are the mapped file, a writer."""
 
+import copy
 import json
 import math
 import mmap
@@ -93,14 +94,24 @@ class SafetensorsFile:
         if not entry.nbytes:
             return torch.empty(entry.shape, dtype=entry.dtype)
         if self._map is None:
+            self._reader.check(name)
             with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._reader.check(name)  # else the header may be of another file than the map
+            self._map = mapped
         if entry.start % entry.dtype.itemsize:
             raw = torch.frombuffer(self._map, dtype=torch.uint8, count=entry.nbytes, offset=entry.start)
             return raw.clone().view(entry.dtype).reshape(entry.shape)
         count = entry.nbytes // entry.dtype.itemsize
         flat = torch.frombuffer(self._map, dtype=entry.dtype, count=count, offset=entry.start)
         return flat.reshape(entry.shape)
+
+    def mapped_apart(self) -> "SafetensorsFile":
+        """The same file, of which nothing is read again, in a map of its own: what is written to tensors of the one is
+        not seen in those of the other."""
+        other = copy.copy(self)
+        other._map = None
+        return other
 
     def source(self, name: str, part: torch.Tensor | None = None) -> Source | None:
         """Where the named tensor, or the `part` of it that was cut from what `tensor` gave, can be read again; None for

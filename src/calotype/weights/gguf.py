@@ -4,6 +4,7 @@ The header is read by the `gguf` package (`pip install 'calotype[gguf]'`); the b
 `calotype.memory.storage.ggml` when a layer computes.
 """
 
+import copy
 import mmap
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -66,10 +67,20 @@ class GGUFFile:
         entry = self.entries[name]
         shape = (entry.shape[0], -1) if name in self._blocks else entry.shape
         if self._map is None:
+            self._file.check(name)
             with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._file.check(name)  # else the header may be of another file than the map
+            self._map = mapped
         raw = torch.frombuffer(self._map, dtype=torch.uint8, count=entry.nbytes, offset=entry.start)
         return raw.view(entry.dtype).reshape(shape)
+
+    def mapped_apart(self) -> "GGUFFile":
+        """The same file, of which nothing is read again, in a map of its own: what is written to tensors of the one is
+        not seen in those of the other."""
+        other = copy.copy(self)
+        other._map = None
+        return other
 
     def source(self, name: str, part: Tensor | None = None) -> Source | None:
         """Where the named tensor, or the `part` of it that was cut from what `tensor` gave, can be read again."""

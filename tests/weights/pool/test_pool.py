@@ -12,6 +12,7 @@ from calotype.errors import ComponentError, ConfigError, InputError, WeightsErro
 from calotype.memory.storage import precision_of, store
 from calotype.weights.files import SafetensorsFile
 from calotype.weights.pool import pool as pools
+from calotype.weights.sources import sources_of
 from pool_files import Dit, Vae, same, save, state
 
 
@@ -122,11 +123,34 @@ def test_a_header_is_read_once_and_nothing_is_mapped_before_a_fetch(two, own, mo
     assert headers == [two[0]]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_is_written_to_one_network_is_not_seen_in_another_of_its_file(two, dit, own, first) -> None:
+    places = ({}, {"computation_dtype": "float64"})
+    pool = ModelPool([ModelConfig(path=two[0], **place) for place in places], catalogue=own)
+    pool.fetch_model("xxx_dit", index=first).embed.weight.mul_(2)
+    other = pool.fetch_model("xxx_dit", index=1 - first)
+    assert torch.equal(other.embed.weight, dit.embed.weight.to(other.embed.weight.dtype))
+
+
+def test_a_file_that_is_replaced_before_the_fetch_is_refused(two, own) -> None:
+    pool = ModelPool([ModelConfig(path=two[0])], catalogue=own)
+    two[1].replace(two[0])
+    with pytest.raises(WeightsError, match=r"low.safetensors was written to or replaced after it was opened, so that"):
+        pool.fetch_model("xxx_dit")
+
+
+def test_a_network_may_be_fetched_in_inference_mode(two, dit, own) -> None:
+    with torch.inference_mode():
+        network = ModelPool([ModelConfig(path=two[0])], catalogue=own).fetch_model("xxx_dit")
+    assert not any(p.is_inference() for p in network.parameters()) and same(network, dit)
+
+
 def test_a_tensor_of_the_wanted_type_is_the_mapped_file(two, dit, own) -> None:
     pool = ModelPool([ModelConfig(path=two[0])], catalogue=own)
     network = pool.fetch_model("xxx_dit")
-    (file,) = pool._files.values()
-    assert network.embed.weight.data_ptr() == file.tensor("embed.weight").data_ptr()
+    source = sources_of(network).of("embed.weight", network.embed.weight)
+    assert source is not None and network.embed.weight.data_ptr() == source.mapped.data_ptr()
     assert not network.training
     x = torch.randn(2, 3)
     assert torch.equal(network(x), dit(x))

@@ -258,10 +258,13 @@ class ModelPool:
     def _has_role(self, name: str) -> bool:
         return any(slot.role == name for slot in self._slots.values())
 
+    @torch.inference_mode(False)  # tensors made in it keep no count of what is written to them
     def _make(self, slot: _Slot) -> nn.Module:
         with self._lock:
             if slot.identity not in self._made:
-                tensors = self._tensors(slot.source)
+                found = self._tensors(slot.source)
+                own = {file: file.mapped_apart() for file in found.values()}
+                tensors = {key: own[file] for key, file in found.items()}
                 how = slot.usage
                 kept = None if how.storage is None else {"*": str(how.storage).removeprefix("torch.")}
                 network = build(
