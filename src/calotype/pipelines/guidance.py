@@ -78,7 +78,7 @@ class GuidanceInputs(Inputs):
             return self
         for name in ("guidance_scale", "guidance_rescale", "guidance_interval"):
             if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"has values of its own, so {name} has no effect; leave {name} out")
+                raise ValueError(f"guidance has values of its own, so {name} has no effect; leave {name} out")
         return self
 
 

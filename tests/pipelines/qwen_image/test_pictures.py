@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from calotype import FlowMatchEuler, QwenImagePipeline
+from calotype import APG, FlowMatchEuler, QwenImagePipeline
 from calotype.errors import InputError
 from calotype.nn.patches import patched
 from tiny_qwen import SCHEDULER, SEED, TOLERANCE, parts, picture, quiet, tiny_vae, with_weights_of
@@ -88,9 +88,10 @@ def test_a_masks_edge_is_blended(pipe: Any) -> None:
         ({"height": 50}, "height.*50.*nearest.*48"),
         ({"image": picture(60, 48), "height": None, "width": None}, "60 pixels in width.*give width=64"),
         ({"guidance_scale": 3.0}, "say the same thing"),
+        ({"true_cfg_scale": 4.0, "guidance": APG(3.0), "guidance_norm": False}, "guidance_norm has no effect"),
         ({"attention_kernel": "spda"}, "sdpa"),
     ],
-    ids=["asked for", "of a picture", "scale twice", "kernel"],
+    ids=["asked for", "of a picture", "scale twice", "norm of a policy", "kernel"],
 )
 def test_what_cannot_be_drawn_is_refused(given: dict[str, Any], says: str, pipe: Any) -> None:
     with pytest.raises(InputError, match=f"(?s){says}"):

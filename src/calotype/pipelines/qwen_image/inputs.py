@@ -1,6 +1,6 @@
 """What a user of Qwen-Image may set, in groups that its pipelines are declared with."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from calotype.described import AliasChoices, Field, model_validator
 from calotype.graph.branches import NegativeOf
@@ -39,6 +39,12 @@ class NormedGuidanceInputs(GuidanceInputs):
     @classmethod
     def _one_scale(cls, values: Any) -> Any:
         return refuse_both(values, ("guidance_scale", "true_cfg_scale"))
+
+    @model_validator(mode="after")
+    def _norm_of_the_policy(self) -> Self:
+        if self.guidance is not None and self.guidance_norm != type(self).model_fields["guidance_norm"].default:
+            raise ValueError("guidance is taken as it is, so guidance_norm has no effect; leave guidance_norm out")
+        return self
 
 
 class TileInputs(Inputs):
