@@ -4,7 +4,9 @@ import copy
 import gc
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +313,36 @@ def test_a_second_pipeline_of_the_same_network_shares_its_memory(path: Path) -> 
     with third.hold({"net": network}):
         assert torch.equal(network(X), expected)
     assert other.live > 8 * 1152
+
+
+def test_pipelines_that_share_networks_both_ways_do_not_wait_for_each_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nets, least, once = {name: loaded(path) for name in "abcd"}, smallest(loaded(path)), Residency._hold
+    pipes = [Residency(lambda: nets, CPU, least, lane=FakeLane()) for _ in range(2)]
+    for pipe, names in zip(pipes, ("ab", "cd"), strict=True):
+        for name in names:
+            with pipe.hold({name: nets[name]}):
+                pass
+
+    @contextmanager
+    def slowly(self: Residency, *args: Any) -> Any:
+        with once(self, *args):
+            time.sleep(0.1)  # the other has begun
+            yield
+
+    monkeypatch.setattr(Residency, "_hold", slowly)
+
+    def hold(pipe: Residency, names: str) -> None:
+        with pipe.hold({name: nets[name] for name in names}):
+            pass
+
+    threads = [threading.Thread(target=hold, args=args, daemon=True) for args in zip(pipes, ("ac", "bd"), strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(2)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_trained_weights_are_in_no_file_and_are_not_lost(path: Path) -> None:

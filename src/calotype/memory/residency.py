@@ -172,11 +172,14 @@ class Residency:
             ComponentError: together they are larger than the budget, even streamed.
             WeightsError: the file of one is not what it was.
         """
-        with ExitStack() as others:
-            for owner, theirs in self._elsewhere(components).items():
-                others.enter_context(owner.hold(theirs, upcoming))
-            mine = {n: c for n, c in components.items() if _owner(c) in (None, self)}
-            others.enter_context(self._hold(mine, upcoming))
+        elsewhere = self._elsewhere(components)
+        with ExitStack() as held:
+            for owner in sorted((self, *elsewhere), key=id):  # in one order, so that calls cannot wait for each other
+                if owner is self:
+                    mine = {n: c for n, c in components.items() if _owner(c) in (None, self)}
+                    held.enter_context(self._hold(mine, upcoming))
+                else:
+                    held.enter_context(owner.hold(elsewhere[owner], upcoming))
             yield
 
     @contextmanager
