@@ -124,6 +124,21 @@ def test_layers_that_are_called_without_their_block_have_it_come(tmp_path: Path)
     assert not held._places.window.is_busy and lane.peak <= smallest(loaded(path, width=64))
 
 
+def test_layers_of_several_groups_may_share_a_weight(tmp_path: Path) -> None:
+    path = stored(tmp_path / "half.safetensors", torch.float16, width=64)
+
+    def tied() -> Stack:
+        network = loaded(path, width=64)
+        network.blocks[3].inner.weight = network.blocks[0].inner.weight
+        return network
+
+    expected, network = tied(), tied()
+    memory(expected, 1)[0].restore(expected)
+    held, _ = memory(network, smallest(tied()))
+    with held.hold({"net": network}):
+        assert all(torch.equal(network(X), expected(X)) for _ in range(2))
+
+
 def test_the_order_of_use_is_learnt_where_it_is_not_that_of_definition(path: Path) -> None:
     network = loaded(path)
     network.forward = lambda x: backwards(network, x)  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ stays.
 """
 
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -155,14 +156,20 @@ def slots_of(network: nn.Module, known: Mapping[int, Slot]) -> dict[str, Slot]:
 
 def cut(network: nn.Module, slots: Mapping[str, Slot], target: int) -> tuple[Group, list[Group]]:
     """A network in the group of what stays and groups of about `target` bytes at most, in the order of definition."""
-    left = dict(slots)
+    left, shared = dict(slots), _shared(network)
     groups = []
     for name, module in _modules(network, slots, target):
-        own = [name_ for name_ in left if name_.startswith(f"{name}.")]
+        own = [name_ for name_, slot in left.items() if name_.startswith(f"{name}.") and id(slot.tensor) not in shared]
         taken = [left.pop(name_) for name_ in own]
         if taken:
             groups.append(Group(name, module, taken))
     return Group("", network, list(left.values())), groups
+
+
+def _shared(network: nn.Module) -> set[int]:
+    """The identities of tensors that several layers have, which stay: those layers may be in different groups."""
+    every = (id(t) for m in network.modules() for t in (*m._parameters.values(), *m._buffers.values()))
+    return {key for key, count in Counter(every).items() if count > 1 and key != id(None)}
 
 
 def _modules(network: nn.Module, slots: Mapping[str, Slot], target: int) -> Iterator[tuple[str, nn.Module]]:
