@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from calotype import FlowMatchEuler, ModelConfig, QwenImageEditPlusPipeline, QwenImagePipeline
+from calotype.errors import InputError
 from calotype.pipelines import DiffusionPipeline
 from tiny_qwen import SCHEDULER, SEED, parts, picture, quiet, tiny_processor
 
@@ -64,6 +65,10 @@ def test_an_edit_pipeline_takes_what_makes_pixels_by_itself(published: Path, tmp
     assert type(pipe) is QwenImageEditPlusPipeline
     small = pipe(**CALL, image=[picture(64, 48)], image_resize=False, outputs=["latents"]).latents
     assert bool(small.isfinite().all())
+    with pytest.raises(
+        InputError, match=r"width of picture 1 .*16, got 60; make it 64, or leave out image_resize=False"
+    ):
+        pipe(**CALL, image=[picture(60, 48)], image_resize=False)
 
 
 def test_lightning_schedules_are_configurations(published: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from calotype import APG, FlowMatchEuler, QwenImagePipeline
 from calotype.errors import InputError
 from calotype.nn.patches import patched
+from calotype.pipelines.qwen_image.layered import layer_size
 from tiny_qwen import SCHEDULER, SEED, TOLERANCE, parts, picture, quiet, tiny_vae, with_weights_of
 
 SIZE = {"height": 48, "width": 64}
@@ -96,6 +97,11 @@ def test_a_masks_edge_is_blended(pipe: Any) -> None:
 def test_what_cannot_be_drawn_is_refused(given: dict[str, Any], says: str, pipe: Any) -> None:
     with pytest.raises(InputError, match=f"(?s){says}"):
         pipe(**{**WORDS, **given}, num_inference_steps=1)
+
+
+def test_no_layers_of_a_picture_without_pixels() -> None:
+    with pytest.raises(InputError, match="must have pixels, got 0x4"):
+        layer_size(Image.new("RGB", (0, 4)), 640)
 
 
 def test_one_step_is_finite_and_whole(pipe: Any) -> None:

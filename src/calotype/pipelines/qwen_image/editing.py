@@ -74,9 +74,10 @@ def edited_size(
     """The size of the picture to make: as asked for, else of the last picture as the transformer is shown it.
 
     Raises:
-        InputError: a side that tokens cannot fill, with the nearest that they can.
+        InputError: a side that tokens cannot fill, asked for or of a picture, with the nearest that they can.
     """
     step = vae.config.downscale * transformer.config.patch_size
+    _check_sides(copied, step)
     return checked_size(height, width, Size(copied[-1].height, copied[-1].width), step)
 
 
@@ -119,8 +120,8 @@ def copied_latents(
     Raises:
         InputError: a picture that is not resized has a side that tokens cannot fill.
     """
-    step = vae.config.downscale * transformer.config.patch_size
-    return latents_of(copied, vae_tile, vae, step)
+    _check_sides(copied, vae.config.downscale * transformer.config.patch_size)
+    return tuple(scaled(encoded(to_array(one), vae, vae_tile), vae) for one in copied)
 
 
 @unit
@@ -138,10 +139,8 @@ def finished(pixels: Pixels) -> Picture:
     return to_picture(pixels)
 
 
-def latents_of(
-    pictures: Sequence[Image.Image], tile: int | None, vae: AutoencoderKLQwenImage, step: int
-) -> tuple[Tensor, ...]:
-    """The latents of pictures of several sizes, whose sides must be multiples of `step`."""
+def _check_sides(pictures: Sequence[Image.Image], step: int) -> None:
+    """Raise `InputError` for a picture with a side that is no multiple of `step`."""
     for number, one in enumerate(pictures, 1):
         for name, side in (("height", one.height), ("width", one.width)):
             if side % step:
@@ -150,17 +149,21 @@ def latents_of(
                     f"{name} of picture {number} must be a multiple of {step}, got {side}; make it {near}, or leave "
                     "out image_resize=False"
                 )
-    return tuple(scaled(encoded(to_array(one), vae, tile), vae) for one in pictures)
 
 
 def _of_area(picture: Image.Image, pixels: int | None) -> Image.Image:
     """A picture of the same proportions and about so many pixels, its sides multiples of 32; None leaves it."""
-    if 0 in picture.size:
-        raise InputError(f"a picture must have pixels, got {picture.width}x{picture.height}")
+    check_pixels(picture)
     if pixels is None:
         return picture
     width, height = area_sides(picture.width / picture.height, pixels)
     return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def check_pixels(picture: Image.Image) -> None:
+    """Raise `InputError` for a picture without pixels."""
+    if 0 in picture.size:
+        raise InputError(f"a picture must have pixels, got {picture.width}x{picture.height}")
 
 
 def area_sides(ratio: float, pixels: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from calotype.pipelines.autoencoder import Size, decoded, encoded, scaled, unsca
 from calotype.pipelines.base import takes
 from calotype.pipelines.latents import CleanLatents, Latents, Noise, noise_source, pure_noise
 from calotype.pipelines.pictures import Picture, to_picture
-from calotype.pipelines.qwen_image.editing import area_sides
+from calotype.pipelines.qwen_image.editing import area_sides, check_pixels
 from calotype.pipelines.qwen_image.inputs import LayeredInputs
 from calotype.pipelines.qwen_image.pipeline import Components
 from calotype.pipelines.qwen_image.units import (
@@ -53,7 +53,12 @@ class LayeredPictureInputs(LayeredInputs):
 
 @unit
 def layer_size(image: Picture, resolution: int) -> Size:
-    """The size of every layer: the picture's proportions, and sides that are multiples of 32."""
+    """The size of every layer: the picture's proportions, and sides that are multiples of 32.
+
+    Raises:
+        InputError: a picture without pixels.
+    """
+    check_pixels(image)
     width, height = area_sides(image.width / image.height, resolution**2)
     return Size(height, width)
 
