@@ -16,6 +16,11 @@ from torch import Tensor
 import tiny_sd
 from calotype import StableDiffusionPipeline, TextToImagePipeline
 from calotype.errors import ConfigError, InputError, TrainingError, WeightsError
+from calotype.graph.unit import unit
+from calotype.pipelines.base import DiffusionPipeline, takes
+from calotype.pipelines.latents import CleanLatents
+from calotype.pipelines.pictures import Picture, to_array
+from calotype.sampling import FlowMatchEuler, Scheduler
 from calotype.training.cache import Cached, CacheReport, _work, prepare_cache
 from calotype.training.cache_keys import node_code
 from calotype.training.cache_store import Store, read_manifest, write_shard
@@ -152,6 +157,77 @@ def test_a_changed_unit_computes_what_it_makes(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(module.fitted, "__module__", "training.small", raising=False)
     assert node_code(module.image_latents) != before
     assert prepare(pipe, data, tmp_path / "cache") == CacheReport(computed=4, found=4)
+
+
+def scaled(by: int) -> Any:
+    """A unit that knows a number from where it was defined."""
+
+    @unit
+    def image_latents(image: Picture, size: int) -> CleanLatents:
+        return CleanLatents(to_array(image) * by * SCALE)
+
+    return image_latents
+
+
+SCALE = 2
+
+
+class Helper:
+    """What a unit may call."""
+
+    def value(self) -> int:
+        return 1
+
+
+@unit
+def helped() -> int:
+    """Calls a method."""
+    return Helper().value()
+
+
+def test_numbers_and_methods_that_a_unit_refers_to_are_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert node_code(scaled(1)) == node_code(scaled(1)) != node_code(scaled(2))
+    before = node_code(scaled(1)), node_code(helped)
+    monkeypatch.setitem(globals(), "SCALE", 3)
+    monkeypatch.setattr(Helper, "value", lambda self: 2)
+    assert node_code(scaled(1)) != before[0]
+    assert node_code(helped) != before[1]
+
+
+class Anything:
+    """An input that nothing is known of."""
+
+
+class AnyInputs(module.SmallInputs):
+    """With one."""
+
+    anything: Any = None
+
+
+@unit
+def odd_embeds(prompt: str, anything: Any, *, words: module.Words, more: module.Words | None) -> Tensor:
+    """Encode one prompt."""
+    return words(prompt)
+
+
+class OddPipeline(DiffusionPipeline):
+    """Uses an input of any kind, and a component that may be missing."""
+
+    words: module.Words
+    more: module.Words | None
+    net: module.Small
+    scheduler: Scheduler
+
+    units = (odd_embeds.renamed(odd_embeds="embeds"), *module.SmallPipeline.units[1:])
+    __call__ = takes(AnyInputs)
+
+
+def test_a_component_that_may_be_missing_is_no_hindrance_and_an_unknown_input_is_refused(tmp_path: Path) -> None:
+    pipe = small(OddPipeline, more=None, scheduler=FlowMatchEuler())
+    data = rows()
+    assert prepare(pipe, data, tmp_path / "cache").computed == 8
+    with pytest.raises(InputError, match="embeds reads anything, which cannot be told from other values"):
+        prepare(pipe, [{**row, "anything": Anything()} for row in data], tmp_path / "cache")
 
 
 def test_what_no_row_needs_any_more_is_removed(tmp_path: Path) -> None:

@@ -8,13 +8,17 @@ import ast
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from calotype import __version__
 from calotype.errors import ConfigError, InputError
+from calotype.graph.hints import accepts_none
 from calotype.graph.memo import fingerprint, knowable
 from calotype.graph.node import Node
 from calotype.graph.unit import Unit
@@ -22,6 +26,13 @@ from calotype.training.wires import TrainedWires, plan_item, read_unopened
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
+
+
+CONSTANTS = (str, int, float, bytes, tuple, Tensor)
+"""Types of values that a module's functions refer to and that do not change while it runs."""
+
+UNKNOWN = "unknown"
+"""In place of the key of a value that cannot be told from another."""
 
 
 def digest(*parts: object) -> str:
@@ -75,7 +86,7 @@ class Keys:
     def of(self, inputs: Mapping[str, Any]) -> dict[str, str | None]:
         """The key of each stored wire of a row; None where the wire is None for this row."""
         plain = all(isinstance(v, str | int | float | Path | None) for v in inputs.values())
-        row = tuple(sorted((name, str(v)) for name, v in inputs.items())) if plain else None
+        row = tuple(sorted((name, repr(v)) for name, v in inputs.items())) if plain else None
         if row is None:
             return self._find(inputs)
         if row not in self._known:
@@ -88,7 +99,7 @@ class Keys:
         plan = plan_item(graph, call, self._wires.stored, {})
         keys: dict[str, str] = {}
         for name, value in call.values.items():
-            keys[name] = self._files.of(files[name]) if name in files else _key_of(name, value)
+            keys[name] = self._files.of(files[name]) if name in files else _key_of(value)
         found: dict[str, str | None] = dict.fromkeys(self._wires.stored)
         for planned in plan.nodes:
             node = planned.node
@@ -103,10 +114,17 @@ class Keys:
 
     def _node_key(self, node: Node, keys: Mapping[str, str]) -> str:
         reads = [(name, keys.get(wire, "None")) for name, wire in _parameters(node)]
+        if unknown := [name for name, key in reads if key == UNKNOWN]:
+            raise InputError(
+                f"{node.name} reads {', '.join(unknown)}, which cannot be told from other values, so what is "
+                "made of it cannot be cached; mark the unit @unit(random=True), so that it runs in every step"
+            )
         used = [(name, self._fingerprint(node, name)) for name in sorted(node.uses)]
         return digest(self._codes[node.name], reads, used)
 
     def _fingerprint(self, node: Node, name: str) -> str:
+        if name not in self._components and accepts_none(node.uses[name]):
+            return "None"
         if name not in self._components:
             raise ConfigError(
                 f"{node.name} uses {name!r}, whose fingerprint is not known; load it, or prepare the cache"
@@ -114,11 +132,9 @@ class Keys:
         return self._components[name]
 
 
-def _key_of(name: str, value: Any) -> str:
+def _key_of(value: Any) -> str:
     found = fingerprint(value)
-    if not knowable(found) and name != "seed":
-        return digest(name, "unknown", type(value).__name__)
-    return digest(repr(found))
+    return digest(repr(found)) if knowable(found) else UNKNOWN
 
 
 def _parameters(node: Node) -> list[tuple[str, str]]:
@@ -135,23 +151,47 @@ def _result_name(node: Node, wire: str) -> str:
 
 
 def node_code(node: Node) -> str:
-    """A digest of a node's code: of its function and of the functions of its own package that it refers to."""
+    """A digest of a node's code: of its function, and of what that refers to: functions and classes of its own package
+    and constants, also those that it was defined among."""
     fn = getattr(node, "fn", None)
     return digest(*sorted(_codes(fn, {}).values())) if isinstance(fn, FunctionType) else digest(type(node).__qualname__)
 
 
 def _codes(fn: FunctionType, met: dict[int, str]) -> dict[int, str]:
-    """The code of a function, and of those that it names, by identity."""
+    """The code of a function with its constants, and of the functions that it names, by identity."""
     fn = inspect.unwrap(fn)
-    met[id(fn)] = _code(fn)
+    named = _named(fn)
+    constants = {
+        n: repr(fingerprint(v)) for n, v in named.items() if isinstance(v, CONSTANTS) and knowable(fingerprint(v))
+    }
+    met[id(fn)] = digest(_code(fn), sorted(constants.items()))
     package = fn.__module__.partition(".")[0]
-    for name in _names(fn.__code__):
-        other = fn.__globals__.get(name)
-        other = getattr(other, "fn", other)  # a unit
-        other = inspect.unwrap(other) if isinstance(other, FunctionType) else other
-        if isinstance(other, FunctionType) and other.__module__.partition(".")[0] == package and id(other) not in met:
-            _codes(other, met)
+    for value in named.values():
+        for other in _functions(value):
+            if (other.__module__ or "").partition(".")[0] == package and id(other) not in met:
+                _codes(other, met)
     return met
+
+
+def _named(fn: FunctionType) -> dict[str, Any]:
+    """What a function refers to by name: in its module, in modules that it names, and where it was defined."""
+    names = _names(fn.__code__)
+    found = {name: fn.__globals__[name] for name in names if name in fn.__globals__}
+    for module in [value for value in found.values() if isinstance(value, ModuleType)]:
+        found |= {f"{module.__name__}.{name}": vars(module)[name] for name in names if name in vars(module)}
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        with suppress(ValueError):  # not filled yet
+            found[name] = cell.cell_contents
+    return found
+
+
+def _functions(value: Any) -> Iterator[FunctionType]:
+    """The functions that a value is, or has: of a unit its own, of a class its methods."""
+    value = getattr(value, "fn", value)
+    for one in vars(value).values() if isinstance(value, type) else (value,):
+        one = inspect.unwrap(one) if isinstance(one, FunctionType) else one
+        if isinstance(one, FunctionType):
+            yield one
 
 
 def _names(code: CodeType) -> set[str]:
@@ -166,12 +206,18 @@ def _code(fn: Callable[..., Any]) -> str:
         tree = ast.parse(textwrap.dedent(inspect.getsource(fn)))
     except (OSError, TypeError, SyntaxError):
         code: Any = getattr(fn, "__code__", None)
-        return repr((code.co_code, code.co_consts, code.co_names)) if code else repr(fn)
+        return repr(_compiled(code)) if code else repr(fn)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and body and _is_text(body[0]):
             node.body = body[1:] or [ast.Pass()]
     return ast.dump(tree)
+
+
+def _compiled(code: CodeType) -> tuple[Any, ...]:
+    """What is known of code without its source; code within it would be shown with its address."""
+    constants = [_compiled(one) if isinstance(one, CodeType) else one for one in code.co_consts]
+    return code.co_code, constants, code.co_names
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -195,9 +195,9 @@ def _read_table(path: Path) -> Iterator[Mapping[str, Any]]:
                 )
             yield line
     else:
-        for number, line in enumerate(_text(path).split("\n"), 1):
-            if line.strip():
-                yield _parsed(path, number, line)
+        for number, text in enumerate(_text(path).split("\n"), 1):
+            if text.strip():
+                yield _parsed(path, number, text)
 
 
 def _text(path: Path) -> str:
