@@ -280,7 +280,7 @@ def test_amounts(text, amount):
     assert parse_bytes(text) == amount
 
 
-@pytest.mark.parametrize("wrong", [0, -1, True, "", "8", "GiB", "8 TiB", "-1GiB", "1.2.3GiB", "0MB", 1.5, None])
+@pytest.mark.parametrize("wrong", [0, -1, True, "", "8", "GiB", "8 TiB", "²GiB", "-1GiB", "1.2.3GiB", "0MB", 1.5, None])
 def test_wrong_amounts(wrong):
     with pytest.raises(InputError, match="memory must be a number of bytes or a text such as '8GiB'"):
         parse_bytes(wrong)

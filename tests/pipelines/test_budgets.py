@@ -143,6 +143,8 @@ def test_a_file_that_changes_between_calls(tmp_path: Path, plain: Any) -> None:
 def test_what_memory_may_say() -> None:
     with pytest.raises(UnknownInput, match="memory: 'transfomer' is neither a device nor of a component; did you mean"):
         load({"transfomer": "stream"})
+    with pytest.raises(InputError, match=r"'stream', which takes a budget of cpu; add one: memory=\{'cpu': '8GiB'"):
+        load({"transformer": "stream"})
     with pytest.raises(
         InputError, match=r"memory\['transformer'\] must be one of keep, stream, .*; did you mean 'strea"
     ):

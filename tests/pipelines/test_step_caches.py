@@ -257,7 +257,9 @@ def test_a_plan_and_its_peak_take_a_cache(pipe: Any) -> None:
 
 def test_streamed_weights_come_for_the_blocks_that_run(pipe: Any) -> None:
     wanted, steps = made(pipe, cache=FirstBlockCache(0.3))
-    small = TextToImagePipeline.from_pretrained(MODEL, device="cpu", memory={"transformer": "stream"}, memo=0)
+    small = TextToImagePipeline.from_pretrained(
+        MODEL, device="cpu", memory={"cpu": "40MiB", "transformer": "stream"}, memo=0
+    )
     found, same = made(small, cache=FirstBlockCache(0.3))
     assert same == steps
     assert torch.equal(found, wanted)

@@ -33,6 +33,6 @@ def parse_bytes(amount: int | str, name: str = "memory") -> int:
         text = amount.strip().upper()
         for unit in sorted(units, key=len, reverse=True):
             number = text.removesuffix(unit).strip()
-            if text.endswith(unit) and number.replace(".", "", 1).isdigit() and float(number) > 0:
+            if text.endswith(unit) and number.replace(".", "", 1).isdecimal() and float(number) > 0:
                 return int(float(number) * units[unit])
     raise InputError(f"{name} must be a number of bytes or a text such as '8GiB' or '500MB', got {amount!r}")

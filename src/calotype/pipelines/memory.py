@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from calotype.errors import InputError
 from calotype.graph.plan import Plan, Stay
 from calotype.memory.request import Memory, MemoryRequest, parse_memory
 from calotype.memory.residency import Residency, parse_device
@@ -29,6 +30,11 @@ def residency(
         InputError, UnknownInput: `memory` or `device` says what there is not. See `parse_memory`.
     """
     request, place = parse_memory(memory, names), parse_device(device)
+    if request.budget(place) is None and (key := next((k for k, s in request.stays.items() if s == "stream"), None)):
+        raise InputError(
+            f"memory[{key!r}] is 'stream', which takes a budget of {place}; add one: "
+            f"memory={{{str(place)!r}: '8GiB', {key!r}: 'stream'}}"
+        )
     made = Residency(components, place, request.budget(place), stays=request.stays, pinned=request.host(place))
     return made, request
 
