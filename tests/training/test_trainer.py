@@ -17,6 +17,7 @@ from torch import Tensor
 
 from calotype import TextToImagePipeline
 from calotype.errors import ComponentError, ConfigError, InputError, TrainingError
+from calotype.sampling import FlowMatchEuler
 from calotype.training import FullWeights, LowRankChange, Trainer
 from calotype.training.checkpoint import checkpoints, last_checkpoint, load_checkpoint
 from calotype.training.log import Table, read_table
@@ -435,3 +436,14 @@ def test_a_second_precision_in_a_process_is_refused_with_what_to_do(tmp_path: Pa
 def test_optimizers_refuse_impossible_numbers_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="betas"):
         Trainer(small(), rows(), tmp_path, steps=1, optimizer={"kind": "adamw", "betas": (0.9, 1.5)}, **LORA)
+
+
+def test_a_run_on_other_weights_or_another_schedule_is_refused(tmp_path: Path) -> None:
+    Trainer(small(), rows(), tmp_path, steps=1, **LORA).train(progress=False)
+    others = small(), small(scheduler=FlowMatchEuler(shift=3.0))
+    with torch.no_grad():
+        others[0].net.into.weight.add_(1.0)
+    for other in others:
+        with pytest.raises(TrainingError, match="is of another run: base was"):
+            Trainer(other, rows(), tmp_path, steps=2, **LORA).train(resume=True, progress=False)
+    assert Trainer(small(), rows(), tmp_path, steps=2, **LORA).train(resume=True, progress=False).steps == 2

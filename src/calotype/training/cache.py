@@ -200,7 +200,7 @@ def fingerprints(pipe: "DiffusionPipeline", wires: TrainedWires, manifest: Manif
     for name in sorted({name for node in wires.cached for name in node.uses}):
         component = pipe.components.get(name)
         if component is not None:
-            found[name] = digest(pipe._digests.of(name, component), adapters_of({name: component}))
+            found[name] = fingerprint_of(pipe, name)
         elif name in manifest.components and manifest.components[name]["stamp"] == stamp(pipe, name) is not None:
             found[name] = manifest.components[name]["fingerprint"]
         elif name in manifest.components:
@@ -209,6 +209,12 @@ def fingerprints(pipe: "DiffusionPipeline", wires: TrainedWires, manifest: Manif
                 f"{pipe._source or 'this pipeline'}; load the pipeline whole and fill the cache again"
             )
     return found
+
+
+def fingerprint_of(pipe: "DiffusionPipeline", name: str) -> str:
+    """What a loaded component is known by: its weights, configuration and vocabulary, and its adapters."""
+    component = pipe.components[name]
+    return digest(pipe._digests.of(name, component), adapters_of({name: component}))
 
 
 def _described(pipe: "DiffusionPipeline", prints: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -40,6 +40,10 @@ class FullWeights(Target):
     only: str | None = None
     result: Literal["repository", "component"] = "repository"
 
+    @property
+    def kept_whole(self) -> bool:
+        return True
+
     def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
         network = self.network(pipe)
         if any(p.is_floating_point() and p.dtype != torch.float32 for p in network.parameters()):

@@ -89,6 +89,11 @@ class Target(Value):
 
     component: str
 
+    @property
+    def kept_whole(self) -> bool:
+        """Whether a checkpoint has all of the component, so that what it was before does not matter."""
+        return False
+
     @abstractmethod
     def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
         """Put it into a pipeline. Raises `ComponentError` where it does not fit."""

@@ -14,7 +14,7 @@ from torch import nn
 
 from calotype.errors import ConfigError, InputError, TrainingError, did_you_mean
 from calotype.graph.hints import bare, members
-from calotype.training.cache import Cached, CacheReport, prepare_cache
+from calotype.training.cache import Cached, CacheReport, fingerprint_of, prepare_cache
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from calotype.training.facts import digest, parted, refuse_another_run
 from calotype.training.items import Items, Source
@@ -128,13 +128,13 @@ class Trainer:
             self._check()
             refuse_started(self.output, resume)
             accelerator = _accelerator(self.pipe, self.settings)
-            source = self._source(accelerator, progress)
+            source, facts = self._source(accelerator, progress), self._facts()
             trained = stack.enter_context(self._put())
             loop = self._loop(trained, accelerator, source)
-            self._restore(loop)
+            self._restore(loop, facts)
             if self.settings.recompute:
                 stack.enter_context(recomputed(self.settings.target.network(self.pipe)))
-            last = self._run(loop, progress)
+            last = self._run(loop, facts, progress)
             files = self._save(loop) if accelerator.is_main_process else []
             accelerator.wait_for_everyone()
         return TrainingResult(tuple(files), loop.done, None if last is None else last.loss)
@@ -225,31 +225,34 @@ class Trainer:
         module = LossModule(trained, items, predictor, self.settings.objective)
         return Loop(trained, module, self.rows, self.settings, accelerator)
 
-    def _restore(self, loop: Loop) -> None:
+    def _restore(self, loop: Loop, facts: Mapping[str, Any]) -> None:
         last = last_checkpoint(self.output)
         if last is None:
             return
         checkpoint = load_checkpoint(last)
-        refuse_another_run(last, checkpoint.facts, self.facts)
+        refuse_another_run(last, checkpoint.facts, facts)
         loop.restore(checkpoint)
         logger.info("going on from %s", last)
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the run is of: with other facts, its checkpoints are of no use."""
-        settings = self.settings.described(leave_out=LATER)
-        return {**settings, "pipeline": type(self.pipe).__name__, "data": digest(self.rows)}
+    def _facts(self) -> dict[str, Any]:
+        """What the run is of, before anything is put in: with other facts, its checkpoints are of no use."""
+        settings, kept = self.settings.described(leave_out=LATER), self.settings.target.kept_whole
+        names = {*self.wires.components, self.wires.loop.scheduler} - (
+            {self.settings.target.component} if kept else set()
+        )
+        base = {name: fingerprint_of(self.pipe, name) for name in sorted(names)}
+        return {**settings, "pipeline": type(self.pipe).__name__, "data": digest(self.rows), "base": base}
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
-    def _run(self, loop: Loop, progress: bool) -> StepReport | None:
+    def _run(self, loop: Loop, facts: Mapping[str, Any], progress: bool) -> StepReport | None:
         """Every step that is left. Returns the report of the last."""
         from tqdm import tqdm  # type: ignore[import-untyped]
 
         main = loop.accelerator.is_main_process
         self.output.mkdir(parents=True, exist_ok=True)
         logs = open_logs(self.settings.log, self.output, loop.done) if main else []
-        report, facts, began = None, self.facts, time.monotonic()
+        report, began = None, time.monotonic()
         bar = tqdm(total=self.settings.steps, initial=loop.done, disable=not (progress and main), unit="step")
         try:
             while loop.done < self.settings.steps:
