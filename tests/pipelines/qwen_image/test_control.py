@@ -161,6 +161,24 @@ def test_a_control_may_have_another_type_than_the_transformer(kind: torch.dtype,
         assert torch.allclose(mixed, alike, atol=0.1) and not torch.equal(mixed, alike)
 
 
+def test_a_control_of_another_transformer_is_refused(pipe: Any) -> None:
+    small = {
+        "in_channels": 16, "out_channels": 4, "num_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2,
+        "joint_attention_dim": 16, "axes_dims_rope": (4, 6, 6),
+    }  # fmt: skip
+    call = {**WORDS, "control_image": picture()}
+    for field, value, says in (
+        ("num_attention_heads", 4, "its width is 64, and not 32"),
+        ("in_channels", 64, "its in_channels is 64, and not 16"),
+        ("joint_attention_dim", 12, r"must be 12 wide \(joint_attention_dim\), got 16"),
+    ):
+        with pytest.raises(InputError, match=says):
+            pipe.with_units(control(), controlnet=QwenImageControlNetModel(**small | {field: value}))(**call)
+    wide = QwenImageBlockwiseControlNetModel(num_layers=2, in_dim=16, dim=48)
+    with pytest.raises(InputError, match=r"for a transformer of the width 48 \(dim\), got 32"):
+        pipe.with_units(blockwise_control(), blockwise=wide)(**call)
+
+
 def test_the_attention_kernel_is_the_controlnet_s_too(
     pipe: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

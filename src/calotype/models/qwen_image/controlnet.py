@@ -87,7 +87,16 @@ class QwenImageControlNetModel(Network):
         encoder_hidden_states_mask: Shaped[Tensor, "#b t"] | None = None,
     ) -> Prepared:
         """What stays the same from step to step, as the transformer's `prepare`; the control's tokens, embedded by
-        `controlnet_x_embedder`, do so as well."""
+        `controlnet_x_embedder`, do so as well.
+
+        Raises:
+            InputError: the hidden states have another width than the network reads.
+        """
+        if encoder_hidden_states.shape[-1] != self.config.joint_attention_dim:
+            raise InputError(
+                f"encoder_hidden_states of this ControlNet must be {self.config.joint_attention_dim} wide "
+                f"(joint_attention_dim), got {encoder_hidden_states.shape[-1]}"
+            )
         return prepared(
             self.img_in,
             lambda states: self.txt_in(self.txt_norm(states)),

@@ -67,17 +67,21 @@ class QwenImageBlockwiseControlNetModel(Network):
         return add
 
     def forward(
-        self, drawn: Float[Tensor, "b n w"], ready: Float[Tensor, "#b m w"], block: int
-    ) -> Float[Tensor, "b n w"]:
+        self, drawn: Float[Tensor, "b n c"], ready: Float[Tensor, "#b m w"], block: int
+    ) -> Float[Tensor, "b n c"]:
         """What is added to the drawn tokens after the block of that index.
 
         Raises:
-            InputError: there is no such block, or the control has another number of tokens.
+            InputError: there is no such block, or the transformer has another width or number of tokens.
         """
         if not 0 <= block < len(self.controlnet_blocks):
             raise InputError(
                 f"this ControlNet steers {len(self.controlnet_blocks)} blocks, 0 to {len(self.controlnet_blocks) - 1}, "
                 f"and not block {block}"
+            )
+        if drawn.shape[-1] != self.config.dim:
+            raise InputError(
+                f"this ControlNet is for a transformer of the width {self.config.dim} (dim), got {drawn.shape[-1]}"
             )
         if drawn.shape[1] != ready.shape[1]:
             raise InputError(

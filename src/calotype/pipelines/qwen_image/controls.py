@@ -101,9 +101,12 @@ def control_tokens(
     vae_tile: int | None,
     *,
     controlnet: QwenImageControlNetModel,
+    transformer: Settings[QwenImageTransformer2DModel],
     vae: AutoencoderKLQwenImage,
 ) -> Float[Tensor, "1 n w"]:
-    """The picture as the network's embedded tokens: the same in every step. Raises as `blockwise_ready`."""
+    """The picture as the network's embedded tokens: the same in every step. Raises as `blockwise_ready`, and
+    `InputError` for a network of other latents or another width than the transformer's."""
+    _check_fits(controlnet, transformer)
     fills = controlnet.config.extra_condition_channels > 0
     mask = _mask(control_mask, fills, "extra_condition_channels")
     tokens = _tokens(control_image, mask, height, width, vae_tile, vae)
@@ -234,6 +237,14 @@ def context_control() -> UnitPack:
     """The pack for in-context control, for `with_units`: it adds the input `context_image`. An adapter that was trained
     for it (`pipe.load_adapter(...)`) tells the transformer what the picture is for."""
     return UnitPack((context_latents,), ContextInputs, once=(in_context,))
+
+
+def _check_fits(controlnet: QwenImageControlNetModel, transformer: Settings[QwenImageTransformer2DModel]) -> None:
+    """Raise `InputError` for a ControlNet of another transformer."""
+    for field in ("in_channels", "patch_size", "width"):
+        wanted, found = getattr(transformer.config, field), getattr(controlnet.config, field)
+        if found != wanted:
+            raise InputError(f"the ControlNet is of another transformer: its {field} is {found}, and not {wanted}")
 
 
 def _mask(mask: Picture | None, fills: bool, field: str) -> Picture | None:
