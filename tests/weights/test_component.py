@@ -298,3 +298,38 @@ def test_places_that_cannot_be_replaced_are_refused(toy, monkeypatch):
     monkeypatch.chdir(folder)
     with pytest.raises(RepositoryError, match="the current directory lies in it"):
         network.save_pretrained(".")
+
+
+class Wide(Network):
+    """A network of a file that spans pages."""
+
+    class Config(NetworkConfig):
+        width: int = 512
+
+    config: Config
+
+    def __init__(self, **config: object) -> None:
+        super().__init__(**config)
+        self.linear = nn.Linear(self.config.width, self.config.width)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="what is resident is read from Linux's /proc")
+def test_the_file_of_converted_weights_takes_no_memory(tmp_path):
+    save_network(Wide().half(), tmp_path / "wide")
+    loaded = Wide.from_pretrained(tmp_path / "wide", dtype="float32")
+    assert resident_of(tmp_path / "wide") == 0
+    assert torch.equal(
+        loaded.linear.weight, Wide.from_pretrained(tmp_path / "wide", dtype="auto").linear.weight.float()
+    )
+    assert resident_of(tmp_path / "wide") > 0
+
+
+def resident_of(folder: Path) -> int:
+    """The KiB of this process that are pages of files in a folder."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            inside = str(folder) in line
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found

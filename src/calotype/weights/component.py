@@ -20,11 +20,12 @@ from calotype.atomic import atomic_folder
 from calotype.errors import ConfigError, InputError, RepositoryError, WeightsError, did_you_mean
 from calotype.memory.residency import parse_bytes
 from calotype.nn.network import Network
-from calotype.weights.files import write_safetensors
+from calotype.weights.files import SafetensorsFile, write_safetensors
 from calotype.weights.model_index import INDEX_NAME, read_json_object, write_json
 from calotype.weights.needed import CONFIG_NAME, WEIGHTS_NAMES, check_subfolder, fetch_component, stems
 from calotype.weights.repository import open_repository
 from calotype.weights.shards import (
+    ShardedFile,
     WeightFile,
     check_variant,
     find_weights,
@@ -90,7 +91,7 @@ def load_network(
     refuse_unknown_check(check)
     config = read_config(cls, folder)
     quantized = config.pop(QUANTIZATION, None)
-    file = open_weights(weights_path(cls, folder, variant))
+    file: WeightFile = (opened := open_weights(weights_path(cls, folder, variant)))
     try:
         with ParametersWithoutMemory():
             network = cls(**config)
@@ -107,6 +108,7 @@ def load_network(
     if deferred and as_it_is:
         file = RestingFile(file, wanted)
     state = _state(network, file, names, wanted, storage, is_packed=quantized is not None)
+    _rest_converted(opened, names, state)
     network.load_state_dict(state, strict=True, assign=True)
     remember(network, {name: file.source(key) for name, key in names.items() if name in state})
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
@@ -301,6 +303,15 @@ def _state(
     state = dict(encoded(network, fresh, names, file, dtype))
     plain = {name: key for name, key in names.items() if name.removesuffix(".weight") not in fresh}
     return state | {n: file.tensor(k) if n in kept else _cast(file.tensor(k), dtype) for n, k in plain.items()}
+
+
+def _rest_converted(
+    file: SafetensorsFile | ShardedFile, names: Mapping[str, str], state: Mapping[str, torch.Tensor]
+) -> None:
+    """Give the file's pages back where its numbers are in memory of another type: a large file counted twice."""
+    as_read = {name: file.entries[key].dtype for name, key in names.items() if key in file.entries}
+    if any(tensor.dtype != as_read.get(name, tensor.dtype) for name, tensor in state.items()):
+        file.rest()
 
 
 def _quantization(network: Network) -> dict[str, Any]:

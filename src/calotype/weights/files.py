@@ -113,6 +113,12 @@ class SafetensorsFile:
         other._map = None
         return other
 
+    def rest(self) -> None:
+        """Let the pages that were read take no memory of the process; they come again when they are read. What was
+        written to tensors of this map is lost."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def source(self, name: str, part: torch.Tensor | None = None) -> Source | None:
         """Where the named tensor, or the `part` of it that was cut from what `tensor` gave, can be read again; None for
         one that is not the mapped file itself."""

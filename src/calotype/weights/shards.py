@@ -69,6 +69,11 @@ class ShardedFile:
         """See `WeightFile.source`."""
         return self._shards[self._map[name]].source(name)
 
+    def rest(self) -> None:
+        """See `SafetensorsFile.rest`."""
+        for shard in self._shards.values():
+            shard.rest()
+
     def _check_keys(self) -> None:
         problems = []
         for name, shard in self._shards.items():
@@ -81,7 +86,7 @@ class ShardedFile:
             raise WeightsError(f"{self.path} and its shards disagree: {'; '.join(problems)}; download them again")
 
 
-def open_weights(path: Path) -> WeightFile:
+def open_weights(path: Path) -> SafetensorsFile | ShardedFile:
     """The tensors of a safetensors file, or of the shards that an index lists."""
     return ShardedFile(path) if is_index(path.name) else SafetensorsFile(path)
 
