@@ -318,9 +318,8 @@ def test_the_file_of_converted_weights_takes_no_memory(tmp_path):
     save_network(Wide().half(), tmp_path / "wide")
     loaded = Wide.from_pretrained(tmp_path / "wide", dtype="float32")
     assert resident_of(tmp_path / "wide") == 0
-    assert torch.equal(
-        loaded.linear.weight, Wide.from_pretrained(tmp_path / "wide", dtype="auto").linear.weight.float()
-    )
+    mapped = Wide.from_pretrained(tmp_path / "wide", dtype="auto")
+    assert torch.equal(loaded.linear.weight, mapped.linear.weight.float())
     assert resident_of(tmp_path / "wide") > 0
 
 
