@@ -377,6 +377,21 @@ def test_trained_weights_are_in_no_file_and_are_not_lost(path: Path) -> None:
         assert torch.equal(network(X), changed)
 
 
+@pytest.mark.parametrize("ran", [False, True])
+def test_a_pipeline_without_a_budget_may_say_that_a_network_was_changed(path: Path, ran: bool) -> None:
+    network = loaded(path)
+    held, _ = memory(network, 10**6)
+    if ran:
+        with held.hold({"net": network}):
+            network(X)
+        held._places.leave(network)
+    network.blocks[2].inner.weight.data.mul_(2)
+    expected = network(X)
+    Residency(lambda: {"net": network}, CPU).changed(network)
+    with held.hold({"net": network}):
+        assert torch.equal(network(X), expected)
+
+
 def test_weights_that_are_exchanged_between_calls_are_seen(path: Path) -> None:
     network = loaded(path)
     held, _ = memory(network, smallest(loaded(path)) + 3000)

@@ -236,9 +236,17 @@ class Residency:
 
     def changed(self, component: Any) -> None:
         """Take a component's numbers as they are now for its own: they were changed in a way that cannot be noticed."""
+        if not isinstance(component, torch.nn.Module):
+            return
+        if (owner := _owner(component) or self) is not self:
+            owner.changed(component)
+            return
+        from calotype.weights.sources import sources_of  # only who changes weights needs it
+
         with self._changed:
-            if self.is_tiered and isinstance(component, torch.nn.Module):
+            if self.is_tiered:
                 self._places.adopt(component)  # type: ignore[attr-defined]
+            sources_of(component).drop()
 
     # -- with the lock held ------------------------------------------------------------------------------------------
 

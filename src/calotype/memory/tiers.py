@@ -230,12 +230,12 @@ class Tiers:
 
     def adopt(self, network: nn.Module) -> None:
         """Take the numbers that a network has while it is away for its own, whatever its files have."""
-        kept = self._kept.get(network)
-        for slot in () if kept is None else kept.slots.values():
-            if not is_resting(slot.tensor):
-                slot.keep()
-        sources_of(network).drop()
-        self._kept.pop(network, None)
+        kept = self._kept.pop(network, None)
+        if kept is not None:
+            unhook(kept.handles)
+            for slot in kept.slots.values():
+                if not is_resting(slot.tensor):
+                    slot.keep()
 
     def rest(self) -> None:
         """The end of what a thread did with the components that it held."""
