@@ -173,3 +173,13 @@ def test_wrong_targets_are_refused() -> None:
     pipe.net.to(torch.float16)
     with pytest.raises(ComponentError, match=r"'net' is torch\.float16, whose steps are too coarse"):
         FullWeights(component="net").put(pipe, seed=0)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.Conv2d(4, 4, 3, padding=1)], ids=["linear", "conv"])
+def test_dropout_leaves_the_frozen_weight_of_dora_alone(layer: nn.Module) -> None:
+    change = LowRankLayer(layer, 2, 2.0, dora=True, dropout=0.5, draw=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        change.magnitude.mul_(2.0)
+        bias = layer.bias if isinstance(layer, nn.Linear) else layer.bias[:, None, None]
+        torch.testing.assert_close(change.added(layer, x, layer(x)), 2.0 * (layer(x) - bias) + bias)

@@ -447,3 +447,9 @@ def test_a_run_on_other_weights_or_another_schedule_is_refused(tmp_path: Path) -
         with pytest.raises(TrainingError, match="is of another run: base was"):
             Trainer(other, rows(), tmp_path, steps=2, **LORA).train(resume=True, progress=False)
     assert Trainer(small(), rows(), tmp_path, steps=2, **LORA).train(resume=True, progress=False).steps == 2
+
+
+def test_a_row_of_several_items_is_refused(tmp_path: Path) -> None:
+    data = [{**row, "prompt": ["one", "two"]} for row in rows()]
+    with pytest.raises(InputError, match="row 0: prompt has several items; a row is one"):
+        Trainer(small(), data, tmp_path, steps=1, **LORA).train(progress=False)

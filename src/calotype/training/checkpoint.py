@@ -112,7 +112,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except (OSError, ValueError, KeyError, WeightsError) as error:
         older = [one for one in checkpoints(path.parent) if one.name < path.name]
-        go_on = f"; go on from {older[-1]} instead" if older else ""
+        go_on = f"; remove it, to go on from {older[-1]} instead" if older else ""
         raise TrainingError(f"{path} is no checkpoint that can be read: {error}{go_on}") from error
 
 

@@ -49,8 +49,8 @@ class LowRankLayer(nn.Module):
 
     def added(self, layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
         """The layer's output with the change added."""
-        x = functional.dropout(x, self.dropout, self.training)
-        change = self._product(layer, x).to(out.dtype) * self.scale
+        seen = functional.dropout(x, self.dropout, self.training)
+        change = self._product(layer, seen).to(out.dtype) * self.scale
         if self.magnitude is None:
             return out + change
         return (out + self._turned(layer, x, out, change)).to(out.dtype)

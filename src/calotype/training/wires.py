@@ -175,6 +175,10 @@ def check_item(pipe: "DiffusionPipeline", wires: TrainedWires, name: str, inputs
         plan = plan_item(pipe._graph(), call, wires.wanted, {})
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+    fields = pipe._graph().inputs
+    several = [n for n, value in call.values.items() if fields[n].each and isinstance(value, list) and len(value) > 1]
+    if several:
+        raise InputError(f"{name}: {', '.join(several)} has several items; a row is one, so give each a row of its own")
     if wires.clean in plan.absent:
         makers = [node.name for node in pipe._graph().makers(wires.clean)]
         why = "; ".join(f"{maker} is skipped because {plan.skipped.get(maker)}" for maker in makers)
