@@ -44,6 +44,7 @@ def test_teacache_sums_the_changes_from_step_to_step() -> None:
     # 0.5 is exact in binary: every step doubles, which is a change of 1
     assert judged(TeaCache(2.5), [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]) == ".xx.xx"
     assert judged(TeaCache(0.0), [1.0, 1.0, 1.0]) == "..."
+    assert judged(TeaCache(0.0, (-1.0, 0.0)), [1.0, 2.0, 4.0]) == "..."
     # 2 x^2 + 1 makes 3 of a change of 1
     assert judged(TeaCache(7.0, (2.0, 0.0, 1.0)), [1.0, 2.0, 4.0, 8.0]) == ".xx."
 
