@@ -453,3 +453,9 @@ def test_a_row_of_several_items_is_refused(tmp_path: Path) -> None:
     data = [{**row, "prompt": ["one", "two"]} for row in rows()]
     with pytest.raises(InputError, match="row 0: prompt has several items; a row is one"):
         Trainer(small(), data, tmp_path, steps=1, **LORA).train(progress=False)
+
+
+def test_what_of_a_pair_would_not_be_used_is_refused(tmp_path: Path) -> None:
+    data = [Row("one", rows(1)[0], rejected={"prompt": "another"})]
+    with pytest.raises(InputError, match="one: prompt of what is liked less would not be used"):
+        Trainer(small(), data, tmp_path, steps=1, objective={"kind": "preference"}, **LORA).train(progress=False)

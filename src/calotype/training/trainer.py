@@ -26,7 +26,7 @@ from calotype.training.rows import Row, as_rows, mixed, variants
 from calotype.training.settings import LATER, TrainingSettings, parse_settings
 from calotype.training.trained import Trained
 from calotype.training.validation import validate
-from calotype.training.wires import TrainedWires, check_item, trained_wires
+from calotype.training.wires import TrainedWires, check_item, needed, trained_wires
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -167,11 +167,19 @@ class Trainer:
     def _check_pairs(self) -> None:
         """Raise where rows are pairs and the objective has no use for them, or the other way round."""
         wanted, kind = self.settings.objective.needs_pairs, self.settings.objective.kind
+        read = {wire for node in needed(self.pipe._graph(), [self.wires.clean]) for wire in node.reads} | {
+            self.wires.clean
+        }
         for row in (*self.rows, *self.held_out):
             if wanted and row.rejected is None:
                 raise InputError(
                     f"{row.name}: objective {kind!r} learns from pairs; say what is liked less, as "
                     "Row(name, inputs, rejected={'image': ...})"
+                )
+            if useless := sorted((row.rejected or {}).keys() - read):
+                raise InputError(
+                    f"{row.name}: {', '.join(useless)} of what is liked less would not be used: both of a pair are "
+                    "learned under the same conditions; give other rows for other texts"
                 )
             if row.rejected is not None and not wanted:
                 raise InputError(

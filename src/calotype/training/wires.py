@@ -78,7 +78,7 @@ def trained_wires(
         raise GraphError(f"clean: {graph.owner} makes no {wire!r}{did_you_mean(wire, known)}")
     conditions = _conditions(node)
     _refuse_useless(graph, node, conditions, trained)
-    cached, live = divided(_needed(graph, (wire, *conditions)), trained)
+    cached, live = divided(needed(graph, (wire, *conditions)), trained)
     made_once = {w for n in cached for w in n.writes}
     read = {wire, *conditions, *(w for n in live for w in n.reads)}
     uses = {name for n in live for name in n.uses} | {n for u in inner_units(node) for n in u.uses}
@@ -127,7 +127,7 @@ def _conditions(loop: Denoise) -> dict[str, Any]:
 def _refuse_useless(graph: "Graph", loop: Denoise, conditions: Iterable[str], trained: Iterable[str]) -> None:
     """Raise `ComponentError` for a component whose gradient would be nothing."""
     useful = {n for u in inner_units(loop) for n in u.uses.keys() - u.idle}
-    useful |= {n for node in _needed(graph, conditions) for n in node.uses.keys() - node.idle}
+    useful |= {n for node in needed(graph, conditions) for n in node.uses.keys() - node.idle}
     for name in trained:
         if name not in graph.components:
             near = did_you_mean(name, graph.components)
@@ -139,15 +139,15 @@ def _refuse_useless(graph: "Graph", loop: Denoise, conditions: Iterable[str], tr
             )
 
 
-def _needed(graph: "Graph", wanted: Iterable[str]) -> list[Node]:
+def needed(graph: "Graph", wanted: Iterable[str]) -> list[Node]:
     """The nodes that make these wires, in order."""
-    needed: list[Node] = []
+    found: list[Node] = []
     open_wires = set(wanted)
     for node in reversed(graph.nodes):
         if not node.is_loop and not open_wires.isdisjoint(node.writes):
-            needed.append(node)
+            found.append(node)
             open_wires |= set(node.reads)
-    return needed[::-1]
+    return found[::-1]
 
 
 def read_unopened(pipe: "DiffusionPipeline", inputs: Mapping[str, Any]) -> tuple[Call, dict[str, Path]]:
