@@ -53,7 +53,7 @@ class TeaCache(StepCache):
         assert sign is not None
         before, total = state
         total += self._rescaled(change(sign, before))
-        return 0 < self.threshold and total < self.threshold, (sign, total)  # a fitted polynomial may be negative
+        return self.threshold > 0 and total < self.threshold, (sign, total)  # a fitted polynomial may be negative
 
     def renewed(self, step: Step, sign: Tensor | None, state: Any) -> Any:
         return sign, 0.0
