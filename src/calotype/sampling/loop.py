@@ -59,8 +59,10 @@ class Loop:
         self.once = [u for u in node.once.units if self._triggered(u, active)]
         self._made_once: dict[tuple[str, ...] | None, Calls] = {}  # by the branch's adapters
         self._steered = steered_parameters(node.predict)
+        self._unsteered = summed(self._steered, ())
         self._arguments: dict[tuple[str, ...], dict[Unit[..., Any], dict[str, Any]]] = {}
         self._together: dict[tuple[str, ...], bool] = {}
+        self._kinds: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
         self._after_arguments = [self._unit_arguments(u, POSITIVE) for u in self.after]
         self._objectives = {u: self._unit_arguments(u, POSITIVE) for u in node.objectives if self._triggered(u, active)}
         self._caching = self._cached(run.plan.call.values)
@@ -179,17 +181,26 @@ class Loop:
     def _predict(self, latents: Any, step: Step, names: Sequence[str]) -> dict[str, Any]:
         """The prediction on some branches of the step; those of one kind of predictor may share a batch."""
         shown = map_leaves(lambda t: self.scheduler.model_input(t, self.levels, step.index), latents)
-        found: dict[str, Any] = {}
-        kinds: dict[Any, list[str]] = {}
-        for name in names:
-            kinds.setdefault((self.branches[name].tag, self.branches[name].adapters), []).append(name)
-        for alike in map(tuple, kinds.values()):
-            with self._with_adapters(alike[0]):
-                if len(alike) > 1 and self._batched(shown, alike):
-                    found |= self._predict_batched(shown, step, alike)
-                else:
-                    found |= {name: self._predict_one(shown, step, name) for name in alike}
+        kinds = self._alike(tuple(names))
+        if len(kinds) == 1:
+            return self._predict_alike(shown, step, kinds[0])
+        found = {name: one for alike in kinds for name, one in self._predict_alike(shown, step, alike).items()}
         return {name: found[name] for name in names}
+
+    def _predict_alike(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
+        with self._with_adapters(names[0]):
+            if len(names) > 1 and self._batched(shown, names):
+                return self._predict_batched(shown, step, names)
+            return {name: self._predict_one(shown, step, name) for name in names}
+
+    def _alike(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """The branches by kind of predictor."""
+        if names not in self._kinds:
+            kinds: dict[Any, list[str]] = {}
+            for name in names:
+                kinds.setdefault((self.branches[name].tag, self.branches[name].adapters), []).append(name)
+            self._kinds[names] = [tuple(alike) for alike in kinds.values()]
+        return self._kinds[names]
 
     def _seen(self, branch: Branch) -> Calls:
         """The calls of units that run once, of a branch's adapters."""
@@ -217,9 +228,11 @@ class Loop:
         made = [_called(u, shown, {**arguments[u], **self._injected(u, step, branch)}) for u in self.steer]
         if self._caching is not None:
             made += self._caching.steering(names)
-        injected = self._injected(predict, step, branch) | summed(self._steered, made)
-        call = partial(_called, predict, shown, {**arguments[predict], **injected})
-        return call() if self._caching is None else self._caching.predicted(names, shown, call)
+        steered = summed(self._steered, made) if made else self._unsteered
+        given = {**arguments[predict], **self._injected(predict, step, branch), **steered}
+        if self._caching is None:
+            return _called(predict, shown, given)
+        return self._caching.predicted(names, shown, partial(_called, predict, shown, given))
 
     def _predict_batched(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
         several = map_leaves(lambda t: torch.cat([t] * len(names)), shown)
