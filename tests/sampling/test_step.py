@@ -10,5 +10,5 @@ def test_progress_is_the_share_that_is_done():
 
 def test_levels_describe_their_steps():
     levels = FlowMatchEuler(num_train_timesteps=4).schedule(4)
-    assert levels.step(1) == Step(1, 4, 0.75, 3.0, 0.5)
-    assert levels.step(3) == Step(3, 4, 0.25, 1.0, 0.0)
+    assert levels.steps[1] == Step(1, 4, 0.75, 3.0, 0.5)
+    assert levels.steps[3] == Step(3, 4, 0.25, 1.0, 0.0)

@@ -99,7 +99,8 @@ class Run:
     Attributes:
         wires: the value on each wire that something still needs.
         position: the node that runs now.
-        watched: whether somebody looks at the steps, so that a loop lets go of its components between them.
+        watched: whether somebody looks at the steps, so that a loop tells of them and lets go of its components between
+            them.
     """
 
     def __init__(
@@ -122,8 +123,11 @@ class Run:
 
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def execute(self) -> Iterator[StepEvent]:
-        """Run the plan's nodes in order, dropping each wire after the last node that reads it."""
+    def execute(self) -> Iterator[StepEvent | None]:
+        """Run the plan's nodes in order, dropping each wire after the last node that reads it.
+
+        Yields the steps of loops, as None while nobody looks at them.
+        """
         for position, planned in enumerate(self.plan.nodes):
             self.position = position
             yield from planned.node.run(self)

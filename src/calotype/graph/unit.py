@@ -136,7 +136,7 @@ class Unit(Node, Generic[P, R]):
         """The wires that it reads one branch at a time."""
         return tuple(self.wire(n) for n, h in self.parameters.items() if branches_of(h) is None)
 
-    def run(self, run: "Run") -> Iterator["StepEvent"]:
+    def run(self, run: "Run") -> Iterator["StepEvent | None"]:
         run.evaluate(self)
         return iter(())
 
@@ -159,6 +159,13 @@ class Unit(Node, Generic[P, R]):
                     f"annotate it `{spell(self.returns[name])} | None` if it may be left out"
                 )
         return {self.wire(name): value for name, value in named.items()}
+
+    def result(self, made: Any) -> Any:
+        """What one call returned, of a unit with one output. Raises `GraphError` as `results` does."""
+        if self._fields is None and made is not None:
+            return made
+        (value,) = self.results(made).values()
+        return value
 
     def _refuse_unreadable(self, parameters: Any, hints: Mapping[str, Any]) -> None:
         for p in parameters:
@@ -328,7 +335,7 @@ class TakeOver(Node):
             if state.written[wire] is None and not accepts_none(hint):
                 raise GraphError(f"{self.name} wrote None to {wire!r}, wanted {spell(hint)}")
 
-    def run(self, run: "Run") -> Iterator["StepEvent"]:
+    def run(self, run: "Run") -> Iterator["StepEvent | None"]:
         run.take_over(self)
         return iter(())
 

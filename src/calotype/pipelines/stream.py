@@ -34,8 +34,9 @@ class Stream:
         return self
 
     def __next__(self) -> StepEvent:
-        self._run.watched = True
-        return self._step()
+        event = self._step(watched=True)
+        assert event is not None  # it was watched
+        return event
 
     def __enter__(self) -> "Stream":
         return self
@@ -67,17 +68,17 @@ class Stream:
 
     def finish(self) -> Result:
         """Run what is left and return the outputs."""
-        self._run.watched = False
         try:
             while True:
-                self._step()
+                self._step(watched=False)
         except StopIteration:
             return self.result
 
-    def _step(self) -> StepEvent:
+    def _step(self, *, watched: bool) -> StepEvent | None:
         """The next step. Raises `StopIteration` at the end, and once the stream was closed."""
         try:
             with self._stepping:
+                self._run.watched = watched
                 event = next(self._steps)
         except (StopIteration, GeneratorExit):
             raise
@@ -93,7 +94,9 @@ class Stream:
 
 
 @torch.no_grad()
-def _iterate(run: Run, recipe: "Callable[[], Recipe]", results: list[Result]) -> Generator[StepEvent, None, None]:
+def _iterate(
+    run: Run, recipe: "Callable[[], Recipe]", results: list[Result]
+) -> Generator[StepEvent | None, None, None]:
     """The steps of a call, and then its result. Knows nothing of the stream, so that no cycle keeps either alive."""
     try:
         yield from run.execute()

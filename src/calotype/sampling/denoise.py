@@ -17,11 +17,10 @@ from calotype.sampling.noise import NoiseSource
 from calotype.sampling.once import Once
 from calotype.sampling.parameters import (
     estimate_parameters,
-    injected_parameters,
     is_tag,
     refuse_unsteerable,
     steered_parameters,
-    tag_parameters,
+    step_parameters,
 )
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
 from calotype.sampling.steering import BlockReuse
@@ -104,8 +103,7 @@ class Denoise(Node):
         self.once, self.cache = Once(name, once), cache
         self._all: tuple[Unit[..., Any], ...] = (*self.once.units, *self.inner)
         self.noise_source, self.batch_branches, self.may_skip = noise_source, batch_branches, optional
-        self.injected = {u: injected_parameters(u) for u in self.inner}
-        self.tagged = {u: tag_parameters(u) for u in self.inner}
+        self.step_parameters = {u: step_parameters(u) for u in self.inner}
         self.doc = predict.doc
         for inner in self.inner:
             if "latents" not in inner.parameters:
@@ -204,15 +202,15 @@ class Denoise(Node):
                     "predictor of your own"
                 )
 
-    def run(self, run: "Run") -> Iterator["StepEvent"]:
+    def run(self, run: "Run") -> Iterator["StepEvent | None"]:
         from calotype.sampling.loop import Loop  # needed at the first call only
 
         active = run.plan.nodes[run.position].active
         with ExitStack() as held:
             held.enter_context(run.hold(active.uses))
             for event in Loop(self, run, active).steps():
-                if not run.watched:
-                    yield event
+                if event is None:
+                    yield None
                     continue
                 held.close()  # who looks on may preview, or wait for long
                 yield event
@@ -227,9 +225,8 @@ class Denoise(Node):
         from calotype.sampling.loop import Loop
 
         loop = Loop(self, run, run.plan.nodes[run.position].active)
-        for event in loop.steps():
-            active = loop.policy.active(loop.levels.step(event.index))
-            if event.index > 0 and len(active) == len(loop.branches):
+        for step, event in zip(loop.levels.steps, loop.steps(), strict=True):
+            if event is not None and step.index > 0 and len(loop.policy.active(step)) == len(loop.branches):
                 run.enter(self.latents, split_items(event.latents, len(loop.items)), loop.items)
                 return
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from calotype.sampling.once import Calls
 from calotype.sampling.parameters import (
     estimate_parameters,
     steered_parameters,
+    tag_parameters,
 )
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
 from calotype.sampling.steering import summed
@@ -59,7 +59,6 @@ class Loop:
         self.once = [u for u in node.once.units if self._triggered(u, active)]
         self._made_once: dict[tuple[str, ...] | None, Calls] = {}  # by the branch's adapters
         self._steered = steered_parameters(node.predict)
-        self._unsteered = summed(self._steered, ())
         self._arguments: dict[tuple[str, ...], dict[Unit[..., Any], dict[str, Any]]] = {}
         self._together: dict[tuple[str, ...], bool] = {}
         self._kinds: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
@@ -67,24 +66,24 @@ class Loop:
         self._objectives = {u: self._unit_arguments(u, POSITIVE) for u in node.objectives if self._triggered(u, active)}
         self._caching = self._cached(run.plan.call.values)
 
-    def steps(self) -> Iterator["StepEvent"]:
+    def steps(self) -> Iterator["StepEvent | None"]:
+        """The steps, each when it is done; as None while nobody looks at them."""
         latents = self._collated(self.node.latents, POSITIVE, self.node.reads[self.node.latents])
         count = len(self.levels)
         states = [self.scheduler.init_state() for _ in leaves_of(latents)]
         guided: list[Any] = [None] * len(states)
         sources = self._noise_sources(len(states))
-        for index in range(count):
-            step = self.levels.step(index)
+        for index, step in enumerate(self.levels.steps):
             if self._caching is not None:
                 self._caching.begin(step, self.policy.active(step))
             output, guided = (self._drawn if self._objectives else self._guided)(latents, step, guided)
             before = latents
             latents, states = self._advance(latents, output, index, states, sources)
             for inner, arguments in zip(self.after, self._after_arguments, strict=True):
-                latents = _called(inner, latents, {**arguments, **self._injected(inner, step, POSITIVE)})
+                latents = self._called(inner, latents, arguments, step)
             if index + 1 == count:
                 self.run.enter(self.node.latents, split_items(latents, len(self.items)), self.items)
-            yield self._event(index, count, latents, before, output)
+            yield self._event(index, count, latents, before, output) if self.run.watched else None
 
     def _cached(self, inputs: Mapping[str, Any]) -> "Caching | None":
         """The memory of the step cache that the call has, if any."""
@@ -166,8 +165,8 @@ class Loop:
         reading, level = self.levels.plans[step.index].clean, self.levels.here[step.index]
 
         def value(inner: Unit[..., Any], x: Any, clean: Any) -> Any:
-            given = dict.fromkeys(estimate_parameters(inner), clean) | self._injected(inner, step, POSITIVE)
-            return _called(inner, x, {**self._objectives[inner], **given})
+            estimates = dict.fromkeys(estimate_parameters(inner), clean)
+            return self._called(inner, x, {**self._objectives[inner], **estimates}, step)
 
         positive, slopes = gradient(
             latents, reading, lambda x: self._predict(x, step, (first,))[first],
@@ -188,10 +187,18 @@ class Loop:
         return {name: found[name] for name in names}
 
     def _predict_alike(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
-        with self._with_adapters(names[0]):
-            if len(names) > 1 and self._batched(shown, names):
-                return self._predict_batched(shown, step, names)
-            return {name: self._predict_one(shown, step, name) for name in names}
+        adapters = self.branches[names[0]].adapters
+        if adapters is None:
+            return self._predict_each(shown, step, names)
+        from calotype.nn.active_adapters import running  # only policies that name adapters need it
+
+        with running(adapters):
+            return self._predict_each(shown, step, names)
+
+    def _predict_each(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
+        if len(names) > 1 and self._batched(shown, names):
+            return self._predict_batched(shown, step, names)
+        return {name: self._predict_one(shown, step, name) for name in names}
 
     def _alike(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
         """The branches by kind of predictor."""
@@ -206,37 +213,29 @@ class Loop:
         """The calls of units that run once, of a branch's adapters."""
         return self._made_once.setdefault(branch.adapters, [])
 
-    def _with_adapters(self, name: str) -> AbstractContextManager[None]:
-        """What runs the adapters of a branch, where it names some, and no others."""
-        adapters = self.branches[name].adapters
-        if adapters is None:
-            return nullcontext()
-        from calotype.nn.active_adapters import running  # only policies that name adapters need it
-
-        return running(adapters)
-
     def _predict_one(self, shown: Any, step: Step, name: str) -> Any:
         branch = self.branches[name]
         if (name,) not in self._arguments:
             arguments = {u: self._unit_arguments(u, branch) for u in (*self.once, self.node.predict, *self.steer)}
             self._arguments[(name,)] = self.node.once.filled(arguments, self._seen(branch))
-        return self._predict_steered(shown, step, (name,), branch)
+        return self._predict_steered(shown, step, (name,))
 
-    def _predict_steered(self, shown: Any, step: Step, names: tuple[str, ...], branch: Branch) -> Any:
+    def _predict_steered(self, shown: Any, step: Step, names: tuple[str, ...]) -> Any:
         """The prediction for these branches, with what steers it at this step."""
         arguments, predict = self._arguments[names], self.node.predict
-        made = [_called(u, shown, {**arguments[u], **self._injected(u, step, branch)}) for u in self.steer]
+        given = arguments[predict]
+        made = [self._called(u, shown, arguments[u], step) for u in self.steer]
         if self._caching is not None:
             made += self._caching.steering(names)
-        steered = summed(self._steered, made) if made else self._unsteered
-        given = {**arguments[predict], **self._injected(predict, step, branch), **steered}
+        if made:
+            given = {**given, **summed(self._steered, made)}
         if self._caching is None:
-            return _called(predict, shown, given)
-        return self._caching.predicted(names, shown, partial(_called, predict, shown, given))
+            return self._called(predict, shown, given, step)
+        return self._caching.predicted(names, shown, partial(self._called, predict, shown, given, step))
 
     def _predict_batched(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
         several = map_leaves(lambda t: torch.cat([t] * len(names)), shown)
-        output = self._predict_steered(several, step, names, self.branches[names[0]])
+        output = self._predict_steered(several, step, names)
         if isinstance(output, Tensor):
             return dict(zip(names, output.chunk(len(names)), strict=True))
         size = len(self.items)
@@ -268,7 +267,7 @@ class Loop:
             return False
         if any(values is None for values in joined.values()):
             return False
-        arguments = {u: {**(values or {}), **u.parts(self.parts)} for u, values in joined.items()}
+        arguments = {u: {**(values or {}), **self._unchanging(u, branches[0])} for u, values in joined.items()}
         self._arguments[names] = self.node.once.filled(arguments, self._seen(branches[0]))
         return True
 
@@ -280,7 +279,18 @@ class Loop:
         return {name: collate(name, [v[name] for v in each], self._rule(inner, name)) for name in each[0]}
 
     def _unit_arguments(self, inner: Unit[..., Any], branch: Branch) -> dict[str, Any]:
-        return self._wire_values(inner, branch) | inner.parts(self.parts)
+        return self._wire_values(inner, branch) | self._unchanging(inner, branch)
+
+    def _unchanging(self, inner: Unit[..., Any], branch: Branch) -> dict[str, Any]:
+        """What the loop itself gives a unit at every step alike: components, the branch, its tag, nothing to steer."""
+        known: dict[str, Any] = inner.parts(self.parts)
+        if inner is self.node.predict:
+            known |= summed(self._steered, ())
+        if inner.branch_parameter is not None:
+            known[inner.branch_parameter] = branch
+        for name, kind in tag_parameters(inner):
+            known[name] = branch.tag if isinstance(branch.tag, kind) else None
+        return known
 
     def _wire_values(self, inner: Unit[..., Any], branch: Branch) -> dict[str, Any]:
         values = {}
@@ -300,11 +310,12 @@ class Loop:
         padded = any(isinstance(m, Pad) for m in metadata_of(hint))
         return hint if padded else self.run.graph.wires[inner.wire(name)]
 
-    def _injected(self, inner: Unit[..., Any], step: Step, branch: Branch) -> dict[str, Any]:
-        known: dict[str, Any] = {name: step if is_step else branch for name, is_step in self.node.injected[inner]}
-        for name, kind in self.node.tagged[inner]:
-            known[name] = branch.tag if isinstance(branch.tag, kind) else None
-        return known
+    def _called(self, inner: Unit[..., Any], latents: Any, arguments: Mapping[str, Any], step: Step) -> Any:
+        """The one value that a unit in the loop makes of the latents at a step."""
+        given = {"latents": latents, **arguments}
+        for name in self.node.step_parameters[inner]:
+            given[name] = step
+        return inner.result(inner.fn(**given))
 
     def _collated(self, wire: str, branch: Branch, hint: Any) -> Any:
         return collate(wire, self.run.gather(wire, branch, self.items), hint)
@@ -320,12 +331,6 @@ class Loop:
             per_item([torch.Generator().manual_seed(_mixed(seed, self.node.name, part)) for seed in seeds])
             for part in range(count)
         ]
-
-
-def _called(inner: Unit[..., Any], latents: Any, arguments: Mapping[str, Any]) -> Any:
-    """The one value that a unit in the loop makes of the latents."""
-    (made,) = inner.results(inner.fn(latents=latents, **arguments)).values()
-    return made
 
 
 def _mixed(seed: int, name: str, part: int) -> int:

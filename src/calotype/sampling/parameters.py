@@ -24,13 +24,9 @@ def outer_parameters(inner: Unit[..., Any]) -> dict[str, Any]:
     }
 
 
-def injected_parameters(inner: Unit[..., Any]) -> tuple[tuple[str, bool], ...]:
-    """The parameters that receive the step or the branch, and whether each is the step."""
-    return tuple(
-        (name, bare(hint) is Step)
-        for name, hint in inner.parameters.items()
-        if bare(hint) is Step or name == inner.branch_parameter
-    )
+def step_parameters(inner: Unit[..., Any]) -> tuple[str, ...]:
+    """The parameters that receive the step."""
+    return tuple(name for name, hint in inner.parameters.items() if bare(hint) is Step)
 
 
 def steered_parameters(inner: Unit[..., Any]) -> dict[str, type[Steering]]:

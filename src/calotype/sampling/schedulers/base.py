@@ -1,6 +1,7 @@
 """The pure face of a scheduler: a schedule, a parameterization and a solver, composed. Nothing of a call is stored."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -75,10 +76,13 @@ class NoiseLevels:
         """The noise at the start of each step and at the end of the last; n + 1 values."""
         return (*(level.sigma for level in self.here), self.there[-1].sigma)
 
-    def step(self, index: int) -> Step:
-        """The description of step `index` that predictors and guidance receive."""
-        here = self.here[index]
-        return Step(index, len(self), here.sigma, here.timestep, self.there[index].sigma)
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The description of each step that predictors and guidance receive."""
+        pairs = zip(self.here, self.there, strict=True)
+        return tuple(
+            Step(index, len(self), here.sigma, here.timestep, there.sigma) for index, (here, there) in enumerate(pairs)
+        )
 
 
 class Scheduler:
