@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, WeightsError
 from calotype.models.clip_text import CLIPTextModel
 from calotype.models.unet_2d import UNet2DModel
-from calotype.weights.components import load_components, save_components
+from calotype.weights.components import load_components
 from calotype.weights.model_index import read_model_index
+from calotype.weights.saving import save_components
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -249,7 +250,7 @@ from pathlib import Path
 import torch
 from calotype.models.unet_2d import UNet2DModel
 from calotype.weights.component import load_network
-from calotype.weights.components import save_components
+from calotype.weights.saving import save_components
 
 folder = Path(sys.argv[1])
 old = load_network(UNet2DModel, folder / "unet")

@@ -10,8 +10,9 @@ import transformers
 from safetensors.torch import load, save
 
 from calotype.errors import RepositoryError, WeightsError
-from calotype.weights.components import load_components, save_components
+from calotype.weights.components import load_components
 from calotype.weights.repository import open_repository
+from calotype.weights.saving import save_components
 from hub import Hub, read_files
 
 

@@ -11,8 +11,8 @@ from calotype.errors import ComponentError, ConfigError, InputError, RepositoryE
 from calotype.memory.storage import precision_of, size_of, store
 from calotype.memory.storage.four import NormalFloat4
 from calotype.weights.component import load_network, save_network
-from calotype.weights.components import save_components
 from calotype.weights.files import SafetensorsFile, write_safetensors
+from calotype.weights.saving import save_components
 from tiny_sd import text_config, tiny_tokenizer
 
 OWN = ("float8_e4m3fn", "float8_e5m2", "int8", "int4", "nf4")

@@ -162,7 +162,7 @@ class WithRepositories:
         """
         from calotype.pipelines.adapter_records import refuse_unsaved  # only who saves needs them
         from calotype.pipelines.custom import class_code, saved
-        from calotype.weights.components import save_components
+        from calotype.weights.saving import save_components
 
         cls = type(self)
         if self._inserted:

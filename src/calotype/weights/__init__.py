@@ -10,7 +10,7 @@
     registry      the classes that an index file may name, and nothing else; aliases: their older names, as data
     model_index   `model_index.json` as a value; strict_json: reading JSON
     foreign       a component of another library, whose files are checked as ours are
-    components    a pipeline's components: `load_components`, `save_components`
+    components    a pipeline's components: `load_components`; saving: `save_components`
     pool          networks recognised by their keys in files that say nothing about themselves
     code          pipelines and units that others wrote, and consent to run them
 

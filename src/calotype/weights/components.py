@@ -1,4 +1,4 @@
-"""A pipeline folder: `model_index.json` and one folder for each component."""
+"""The components of a pipeline folder: `model_index.json` and one folder for each. `saving` writes them."""
 
 import inspect
 import logging
@@ -8,25 +8,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 
-from calotype.atomic import atomic_folder
 from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, did_you_mean
 from calotype.graph.hints import ComponentRef as ComponentHint
 from calotype.weights.model_index import (
     INDEX_NAME,
     ComponentRef,
     ModelIndex,
-    check_component_name,
     read_model_index,
-    write_model_index,
 )
-from calotype.weights.needed import component_files, fetch_files, has_weights, inside, where
-from calotype.weights.registry import named, resolve, theirs
+from calotype.weights.needed import component_files, fetch_files, inside, where
+from calotype.weights.registry import resolve, theirs
 from calotype.weights.repository import Folder, Repository
 from calotype.weights.shards import check_variant
 
 if TYPE_CHECKING:
-    from calotype.weights.code.source import Code
-
     Dtype = torch.dtype | str
 
 logger = logging.getLogger(__name__)
@@ -93,19 +88,16 @@ def load_components(
         _check_type(name, component, types[name])
 
     listed = _Listed(source)
-    classes: dict[str, type[Any] | None] = {}
-    for name, expected in types.items():
-        if name not in overrides and (only is None or name in only):
-            classes[name] = _class_of(listed, index, name, expected, name in optional)
+    asked = [name for name in types if name not in overrides and (only is None or name in only)]
+    classes = {name: _class_of(listed, index, name, types[name], name in optional) for name in asked}
     chosen = {name: cls for name, cls in classes.items() if cls is not None}
     folder = _fetch(listed, chosen, variants)
     loaded: dict[str, Any] = dict.fromkeys(classes)
     for name, cls in chosen.items():
-        place = folder / _place(listed, name)
         patterns = (storage(name) if storage is not None else None) or None
         loaded[name] = _load(
-            cls, place, dtype=_of(dtypes, name), variant=_of(variants, name), check=check, storage=patterns,
-            deferred=deferred,
+            cls, folder / _place(listed, name), dtype=_of(dtypes, name), variant=_of(variants, name), check=check,
+            storage=patterns, deferred=deferred,
         )  # fmt: skip
     return {name: overrides.get(name, loaded.get(name)) for name in types if name in overrides or name in loaded}
 
@@ -134,89 +126,6 @@ def fetch_index(repository: Repository) -> ModelIndex:
     else:
         what = f"so it is not a pipeline; it has {', '.join(files[:8])}{', ...' if len(files) > 8 else ''}"
     raise RepositoryError(f"{repository.name} at {repository.revision} has no {INDEX_NAME}, {what}")
-
-
-def save_components(
-    class_name: str,
-    components: Mapping[str, Any],
-    folder: Path,
-    *,
-    extras: Mapping[str, Any] | None = None,
-    code: "Code | None" = None,
-    variant: str | None = None,
-    max_shard_size: int | str | None = None,
-) -> None:
-    """Write a pipeline folder: every component and the index, all of it or nothing.
-
-    Classes that the ecosystem knows are written under its names, so that its library loads the folder too.
-
-    Args:
-        class_name: the pipeline's class, for `_class_name`.
-        components: by name; `None` is written as `[null, null]`.
-        folder: the destination. What an older save left there is replaced; files that are no part of it are kept.
-        extras: other keys of the index: plain settings of the pipeline.
-        code: the files that define the class, where no library has it; they are written too.
-        variant, max_shard_size: how networks are written; see `save_network`.
-
-    Raises:
-        ComponentError: a component cannot be saved, is of a class that no index may name, or has the name of a file.
-        RepositoryError: a name is no identifier, or `folder` is a file or holds the current directory.
-        WeightsError: a network has tensors that cannot be written.
-    """
-    options = _saving(variant, max_shard_size)
-    refs: dict[str, ComponentRef | None] = {}
-    for name, component in components.items():
-        check_component_name(name, class_name)
-        refs[name] = None if component is None else ComponentRef(*named(component))
-        if component is not None and not callable(getattr(component, "save_pretrained", None)):
-            raise ComponentError(f"{name!r} is a {type(component).__name__}, which has no save_pretrained")
-        _refuse_packed(name, component)
-    files = {} if code is None else code.files
-    written = {path.partition("/")[0] for path in files}
-    if taken := written & {INDEX_NAME, *components}:
-        raise ComponentError(f"{class_name} has a component and a folder of code named {taken.pop()!r}; rename one")
-    owned = _owned(folder) | {INDEX_NAME, *components} | written
-    with atomic_folder(folder, owns=owned.__contains__) as aside:
-        for name, component in components.items():
-            if component is not None:
-                component.save_pretrained(aside / name, **(options if has_weights(type(component)) else {}))
-        for path, content in files.items():
-            (aside / path).parent.mkdir(parents=True, exist_ok=True)
-            (aside / path).write_bytes(content)
-        module = None if code is None else code.module
-        write_model_index(aside, ModelIndex(class_name, refs, dict(extras or {}), module))
-
-
-def _refuse_packed(name: str, component: Any) -> None:
-    """Raise `ComponentError` where another library would write packed weights (`calotype.memory.storage`), which it
-    could not read again."""
-    packed = has_weights(type(component)) and any(hasattr(module, "weight_shape") for module in component.modules())
-    if packed and type(component).__module__.partition(".")[0] != "calotype":
-        raise ComponentError(
-            f"{name!r}, a {type(component).__name__}, keeps its weights packed, which its library does not save; "
-            f"decode them first: calotype.memory.storage.unstore(pipe.{name})"
-        )
-
-
-def _saving(variant: str | None, max_shard_size: int | str | None) -> dict[str, Any]:
-    """How networks of every library are told to write their weights; what was not asked for is left to them."""
-    from calotype.memory.residency import parse_bytes
-
-    check_variant(variant)
-    most = None if max_shard_size is None else parse_bytes(max_shard_size, "max_shard_size")
-    return {name: value for name, value in (("variant", variant), ("max_shard_size", most)) if value is not None}
-
-
-def _owned(folder: Path) -> set[str]:
-    """The entries of an existing pipeline folder that an older save wrote."""
-    from calotype.weights.code.locate import carried_code
-
-    try:
-        index = read_model_index(folder)
-        code = {} if index.code is None else carried_code(Folder(folder), index.code).files
-    except RepositoryError:  # no pipeline folder, or one too broken to tell: keep what is not written anew
-        return set()
-    return {*index.components, *(path.partition("/")[0] for path in code)}
 
 
 def _class_of(

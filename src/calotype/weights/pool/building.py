@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -52,9 +52,35 @@ def build(
     if check_values == "finite":
         refuse_infinite(place, ((key, tensors[key].tensor(key)) for key in dict.fromkeys(match.keys.values())))
     network = blank(match.model.cls, match.fields)
-    own = network.state_dict()
     shared = shared_parameters(network)
-    alone = set(match.keys).difference(*shared)
+    state, found = _read(network, match, tensors, place, dtype, deferred, storage, set(match.keys).difference(*shared))
+    state |= _filled(network, match, dtype)
+    network.load_state_dict(state, strict=True, assign=True)
+    remember(network, found)
+    _share(network, shared, match.keys)
+    _refuse_unfilled(network, match, place)
+    if match.extra:
+        logger.warning(
+            "%s has %d tensors that %r does not take: %s",
+            place,
+            len(match.extra),
+            match.model.model_name,
+            listed(match.extra),
+        )
+    return network.eval()
+
+
+def _read(
+    network: nn.Module,
+    match: Match,
+    tensors: Mapping[str, TensorFile],
+    place: str,
+    dtype: torch.dtype | None,
+    deferred: bool,
+    storage: Patterns | None,
+    alone: Collection[str],
+) -> tuple[dict[str, torch.Tensor], dict[str, Source | None]]:
+    """The network's tensors that the files have, and where each came from; `alone` are those that no other shares."""
     chosen = {} if storage is None else {f"{n}.weight": how for n, how in choose(network, storage).items()}
     state: dict[str, torch.Tensor] = {}
     found: dict[str, Source | None] = {}
@@ -73,26 +99,21 @@ def build(
             tensor = cut.of(file.tensor(key))
             found[name] = file.source(key, tensor)
             state[name] = _placed(tensor, found[name], dtype, deferred)
-    for name in match.filled:
-        value = match.model.default(name)
-        state[name] = own[name] if value is None else _cast(torch.full(own[name].shape, value), dtype)
-    network.load_state_dict(state, strict=True, assign=True)
-    remember(network, found)
-    _share(network, shared, match.keys)
+    return state, found
+
+
+def _filled(network: nn.Module, match: Match, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """The tensors that no file has and that have a default."""
+    own, values = network.state_dict(), {name: match.model.default(name) for name in match.filled}
+    return {n: own[n] if v is None else _cast(torch.full(own[n].shape, v), dtype) for n, v in values.items()}
+
+
+def _refuse_unfilled(network: nn.Module, match: Match, place: str) -> None:
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if tensor.is_meta:
             raise WeightsError(
                 f"{match.model.model_name!r}: {name!r} is neither in {place} nor computed by the constructor"
             )
-    if match.extra:
-        logger.warning(
-            "%s has %d tensors that %r does not take: %s",
-            place,
-            len(match.extra),
-            match.model.model_name,
-            listed(match.extra),
-        )
-    return network.eval()
 
 
 def _packed(
