@@ -1,5 +1,6 @@
 """Tiny pipelines of Qwen-Image: the reference's, with random weights, and ours with the same."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ class Processor:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self.image_processor = tokenizer, tiny_processor()
 
-    def __call__(self, text: list[str], images: Any, padding: bool, return_tensors: str) -> Any:
+    def __call__(self, text: list[str] | str, images: Any, padding: bool, return_tensors: str) -> Any:
+        text = [text] if isinstance(text, str) else text
         several = images if isinstance(images, list) else [images]
         made = self.image_processor(images=several, return_tensors=return_tensors)
         for frames, height, width in made["image_grid_thw"].tolist():
@@ -98,13 +100,18 @@ class Processor:
         made.update(self.tokenizer(text, padding=padding, return_tensors=return_tensors))
         return made
 
+    def batch_decode(self, ids: Any, **how: Any) -> list[str]:
+        return [self.tokenizer.decode(row, **how) for row in ids]
+
 
 class Told(Qwen2_5_VLForConditionalGeneration):
     """The text encoder as older versions of its library were: it finds out itself which tokens are pictures."""
 
-    def forward(self, input_ids: Any = None, **given: Any) -> Any:
+    def forward(self, input_ids: Any = None, **kwargs: Any) -> Any:
         kinds = (input_ids == self.config.image_token_id).int()
-        return super().forward(input_ids=input_ids, mm_token_type_ids=kinds, **given)
+        return super().forward(input_ids=input_ids, **{**kwargs, "mm_token_type_ids": kinds})
+
+    forward.__signature__ = inspect.signature(Qwen2_5_VLForConditionalGeneration.forward)  # type: ignore[attr-defined]
 
 
 def parts(**fields: Any) -> dict[str, Any]:

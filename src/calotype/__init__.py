@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from calotype.models.mini_transformer import MiniTransformer2DModel
     from calotype.models.qwen_image import QwenImageControlNetModel, QwenImageTransformer2DModel
     from calotype.models.qwen_image_blockwise_controlnet import QwenImageBlockwiseControlNetModel
+    from calotype.models.qwen_image_image2lora import QwenImageImage2LoRAModel
     from calotype.models.t2i_adapter import T2IAdapter
     from calotype.models.unet_2d import UNet2DModel
     from calotype.models.unet_2d_condition import UNet2DConditionModel
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from calotype.pipelines.qwen_image import (
         QwenImageControlNetInpaintPipeline,
         QwenImageControlNetPipeline,
+        QwenImageEditInpaintPipeline,
         QwenImageEditPipeline,
         QwenImageEditPlusPipeline,
         QwenImageImg2ImgPipeline,
@@ -182,8 +184,10 @@ __all__ = [
     "QwenImageControlNetInpaintPipeline",
     "QwenImageControlNetModel",
     "QwenImageControlNetPipeline",
+    "QwenImageEditInpaintPipeline",
     "QwenImageEditPipeline",
     "QwenImageEditPlusPipeline",
+    "QwenImageImage2LoRAModel",
     "QwenImageImg2ImgPipeline",
     "QwenImageInpaintPipeline",
     "QwenImageLayeredPipeline",

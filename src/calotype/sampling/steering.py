@@ -13,6 +13,7 @@ from calotype.sampling.step import Step
 if TYPE_CHECKING:
     from calotype.nn.attention_control import AttentionControl
     from calotype.nn.reuse import BlockCache
+    from calotype.nn.streams import Residual
 
 
 class Steering(ABC):
@@ -35,6 +36,16 @@ class AttentionSteering(Steering):
 
     def __add__(self, other: Self) -> Self:
         return type(self)((*self.controls, *other.controls))
+
+
+@dataclass(frozen=True)
+class Residuals(Steering):
+    """What is added to the image of a transformer after its blocks at one step; of two, both are added."""
+
+    residuals: "tuple[Residual, ...]"
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)((*self.residuals, *other.residuals))
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,16 @@ import torch
 from PIL import Image
 
 from calotype import (
-    PerturbedAttention,
     QwenImageBlockwiseControlNetModel,
     QwenImageControlNetInpaintPipeline,
     QwenImageControlNetModel,
     QwenImageControlNetPipeline,
     QwenImagePipeline,
-    SkipLayers,
 )
 from calotype.errors import ComponentError, InputError, MissingInput, UnusedInput
 from calotype.nn import attention_backends
 from calotype.nn.patches import patched
-from calotype.pipelines.qwen_image import blockwise_control, context_control, control, regions
+from calotype.pipelines.qwen_image import blockwise_control, context_control, control
 from tiny_qwen import SEED, TOLERANCE, parts, picture, quiet, same_network, tiny_vae, with_weights_of
 
 SIZE = {"height": 48, "width": 64, "num_inference_steps": 2}
@@ -99,6 +97,29 @@ def test_controlnet(
     again = ours(**call, control_scale=0.7, control_start=window[0], seed=1, outputs=["latents"])
     assert torch.equal(same.latents, again.latents)
     assert not torch.allclose(found, pipe(**WORDS, seed=SEED, outputs=["latents"]).latents, atol=0.01)
+
+
+def test_several_pictures_for_one_controlnet(components: dict[str, Any], pipe: Any, tmp_path: Any) -> None:
+    """A ControlNet of several kinds of control, which the reference runs for each picture."""
+    theirs = tiny_controlnet()
+    several = diffusers.QwenImageMultiControlNetModel([theirs])
+    reference = quiet(diffusers.QwenImageControlNetPipeline(**components, controlnet=several))
+    images = [picture(), picture(seed=1)]
+    wanted = reference(
+        "a red cat", "blue", 3.0, **SIZE, control_image=images, controlnet_conditioning_scale=[0.7, 0.4],
+        output_type="latent", generator=torch.Generator().manual_seed(SEED),
+    ).images  # fmt: skip
+    generator = torch.Generator().manual_seed(SEED)
+    for _ in images:
+        torch.randn(NOISE, generator=generator)  # with which the reference draws the controls' latents
+    net = same_network(QwenImageControlNetModel, theirs, tmp_path)
+    both = pipe.with_units(control("edges"), controlnet=net).with_units(control("depth"))
+    call = {**WORDS, "edges_image": images[0], "edges_scale": 0.7, "depth_image": images[1], "depth_scale": 0.4}
+    noise = torch.randn(NOISE, generator=generator)
+    found = both(**call, outputs=["latents"], given={"noise": noise}).latents
+    assert torch.allclose(patched(found).tokens, wanted, atol=TOLERANCE)
+    apart = pipe.with_units(control("edges"), controlnet=net).with_units(control("depth", "other"), other=net)
+    assert torch.equal(apart(**call, outputs=["latents"], given={"noise": noise}).latents, found)
 
 
 def test_blockwise_control_is_the_transformers_residual(pipe: Any) -> None:
@@ -201,40 +222,3 @@ def test_in_context_control_is_a_picture_beside_the_drawn_one(pipe: Any) -> None
     call = {**WORDS, "seed": 1, "outputs": ["latents"]}
     assert torch.equal(ours(**call).latents, pipe(**call).latents)
     assert not torch.allclose(ours(**call, context_image=picture()).latents, pipe(**call).latents, atol=1e-4)
-
-
-def test_regions_change_what_lies_in_them(pipe: Any) -> None:
-    ours = pipe.with_units(regions())
-    call = {**WORDS, "seed": 1, "outputs": ["latents"]}
-    both = {"region_masks": [half(), half(left=False)]}
-    one = ours(**call, region_prompts=["a cat", "a dog"], **both).latents
-    assert torch.equal(ours(**call).latents, pipe(**call).latents)
-    assert not torch.allclose(one, pipe(**call).latents, atol=1e-4)
-    other = ours(**call, region_prompts=["a cat", "an enormous blue whale"], **both).latents
-    changed = (one - other).abs().mean((0, 1, 2))
-    assert changed[4:].mean() > changed[:4].mean()
-    away = ours(**call, region_prompts=["a cat", "a dog"], **both, region_negative=True).latents
-    assert not torch.allclose(one, away, atol=1e-5)
-
-
-def test_regions_need_a_mask_each(pipe: Any) -> None:
-    ours = pipe.with_units(regions())
-    with pytest.raises(InputError, match="must be as many, at least one each, got 2 and 1"):
-        ours(**WORDS, region_prompts=["a cat", "a dog"], region_masks=[half()])
-    with pytest.raises(InputError, match="must be as many, at least one each, got 0 and 1"):
-        ours(**WORDS, region_masks=[half()])
-    with pytest.raises(InputError, match=r"mask 2 of region_masks is black.*its prompt would have no effect"):
-        ours(**WORDS, region_prompts=["a cat", "a dog"], region_masks=[half(), Image.new("L", (64, 48))])
-
-
-@pytest.mark.parametrize("policy", [PerturbedAttention, SkipLayers])
-def test_a_perturbed_branch_has_the_regions_too(policy: Any, pipe: Any) -> None:
-    call = {"prompt": "two animals", **SIZE, "region_prompts": ["a cat"], "region_masks": [half()]}
-    ours = pipe.with_units(regions())
-    found = ours(**call, guidance=policy(2.0, layers=(0,)), seed=1, outputs=["region_embeds", "latents"]).region_embeds
-    perturbed = next(name for name in found if name != "positive")
-    assert torch.equal(found[perturbed][0], found.positive[0])
-    guided = ours(
-        **call, negative_prompt="blue", guidance_scale=3.0, seed=1, outputs=["region_embeds", "latents"]
-    ).region_embeds
-    assert guided["negative"] is None

@@ -22,6 +22,7 @@ from calotype import (
     ModelPool,
     QwenImageBlockwiseControlNetModel,
     QwenImageControlNetModel,
+    QwenImageImage2LoRAModel,
     QwenImageTransformer2DModel,
     T2IAdapter,
     UNet2DConditionModel,
@@ -177,6 +178,18 @@ FIELDS: dict[type[Network], list[dict[str, Any]]] = {
         {"num_layers": 1, "dim": 8, "additional_in_dim": 4},
         {"num_layers": 1, "dim": 8, "in_dim": 16},
     ],
+    QwenImageImage2LoRAModel: [
+        {"num_blocks": 2, "dim": 8, "in_dim": 6, "compress_dim": 4, "use_residual": False},
+        {
+            "num_blocks": 1,
+            "dim": 4,
+            "in_dim": 6,
+            "compress_dim": 3,
+            "residual_length": 5,
+            "residual_mid_dim": 2,
+            "residual_dim": 7,
+        },
+    ],
     QwenImageControlNetModel: [QWEN, {**QWEN, "num_layers": 1, "extra_condition_channels": 4}],
     QwenImageTransformer2DModel: [
         {**QWEN, "zero_cond_t": True},
@@ -241,6 +254,13 @@ def computed(network: Network) -> Sequence[torch.Tensor]:
     if isinstance(network, QwenImageBlockwiseControlNetModel):
         control = network.prepare(torch.randn(1, 3, network.img_in.in_features, generator=draw))
         return [network(torch.randn(1, 3, 8, generator=draw), control, 0)]
+    if isinstance(network, QwenImageImage2LoRAModel):
+        for parameter in network.parameters():  # as for the transformer
+            parameter.data = parameter.data.clone()
+        shape = (network.config.residual_length, network.config.residual_dim)
+        states = torch.randn(shape, generator=draw) if network.config.use_residual else None
+        made = network(torch.randn(network.config.in_dim, generator=draw), states)
+        return [factor for pair in made.values() for factor in pair]
     if isinstance(network, QwenImageControlNetModel):
         with torch.no_grad():
             for parameter in network.parameters():

@@ -11,7 +11,12 @@ if TYPE_CHECKING:
         QwenImageControlNetPipeline,
     )
     from calotype.pipelines.qwen_image.controls import blockwise_control, context_control, control
-    from calotype.pipelines.qwen_image.edit import QwenImageEditPipeline, QwenImageEditPlusPipeline
+    from calotype.pipelines.qwen_image.edit import (
+        QwenImageEditInpaintPipeline,
+        QwenImageEditPipeline,
+        QwenImageEditPlusPipeline,
+    )
+    from calotype.pipelines.qwen_image.image2lora import MadeAdapter, image_to_lora
     from calotype.pipelines.qwen_image.layered import QwenImageLayeredPipeline
     from calotype.pipelines.qwen_image.pipeline import (
         QwenImageImg2ImgPipeline,
@@ -21,8 +26,10 @@ if TYPE_CHECKING:
     from calotype.pipelines.qwen_image.regional import regions
 
 _WHERE = {
+    "MadeAdapter": "image2lora",
     "QwenImageControlNetInpaintPipeline": "controlled",
     "QwenImageControlNetPipeline": "controlled",
+    "QwenImageEditInpaintPipeline": "edit",
     "QwenImageEditPipeline": "edit",
     "QwenImageEditPlusPipeline": "edit",
     "QwenImageImg2ImgPipeline": "pipeline",
@@ -32,12 +39,15 @@ _WHERE = {
     "blockwise_control": "controls",
     "context_control": "controls",
     "control": "controls",
+    "image_to_lora": "image2lora",
     "regions": "regional",
 }
 
 __all__ = [
+    "MadeAdapter",
     "QwenImageControlNetInpaintPipeline",
     "QwenImageControlNetPipeline",
+    "QwenImageEditInpaintPipeline",
     "QwenImageEditPipeline",
     "QwenImageEditPlusPipeline",
     "QwenImageImg2ImgPipeline",
@@ -47,6 +57,7 @@ __all__ = [
     "blockwise_control",
     "context_control",
     "control",
+    "image_to_lora",
     "regions",
 ]
 

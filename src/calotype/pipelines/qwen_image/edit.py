@@ -6,17 +6,19 @@ from calotype.described import AliasChoices, Field, model_validator
 from calotype.graph.hints import Each
 from calotype.graph.inputs import Inputs
 from calotype.graph.node import Node
-from calotype.pipelines.autoencoder import image
+from calotype.pipelines.autoencoder import image, pasted
 from calotype.pipelines.base import takes
 from calotype.pipelines.inputs import refuse_both
-from calotype.pipelines.latents import noise_source, pure_noise
+from calotype.pipelines.latents import keep_known, latents, noise_source
 from calotype.pipelines.pictures import Picture
 from calotype.pipelines.qwen_image.editing import (
     beside,
     copied_latents,
     edited_size,
+    edited_start,
     finished,
     instructed_embeds,
+    last_picture,
     numbered_embeds,
     shown,
     shown_several,
@@ -25,13 +27,14 @@ from calotype.pipelines.qwen_image.inputs import DrawnInputs
 from calotype.pipelines.qwen_image.pipeline import Components
 from calotype.pipelines.qwen_image.text import Qwen2VLProcessor
 from calotype.pipelines.qwen_image.units import (
-    all_sigmas,
     grids,
     guidance,
+    masks,
     noise,
     pixels,
     prompt_mask,
     ready,
+    sigmas,
     times,
     velocity,
 )
@@ -39,7 +42,7 @@ from calotype.sampling import Denoise
 
 
 class ReferenceInputs(Inputs):
-    """How the pictures are shown to the transformer."""
+    """How the pictures are shown to the transformer, and what of the last one is kept."""
 
     image_resize: bool = Field(
         default=True, description="Show the transformer every picture at about 1024 x 1024 pixels; else as it is."
@@ -47,12 +50,30 @@ class ReferenceInputs(Inputs):
     interpolate_rope: bool = Field(
         default=False, description="Let a picture of another size cover the same ground as the drawn one."
     )
+    strength: float = Field(
+        default=1.0, gt=0, le=1, description="How much of the picture to replace by noise at the start."
+    )
+    mask_image: Each[Picture] | None = Field(
+        default=None, description="As large as the picture: white may change, black is kept."
+    )
+    mask_blur: float = Field(
+        default=0.0, ge=0, le=256, description="How wide the mask's edge is blended, in pixels of the picture."
+    )
 
 
 class EditInputs(ReferenceInputs, DrawnInputs):
     """What a user may set."""
 
     image: Each[Picture] = Field(description="The picture to change.")
+
+
+class EditInpaintInputs(EditInputs):
+    """What a user may set."""
+
+    mask_image: Each[Picture] = Field(description="As large as the picture: white may change, black is kept.")
+    strength: float = Field(
+        default=0.6, gt=0, le=1, description="How much of the picture to replace by noise at the start."
+    )
 
 
 class EditPlusInputs(ReferenceInputs, DrawnInputs):
@@ -76,8 +97,9 @@ class EditPlusInputs(ReferenceInputs, DrawnInputs):
 _NAMES = ("images", "image")
 
 
-def _units(*before: Node, last: Node) -> tuple[Node, ...]:
-    """What is done for an edit, between the units that show the pictures and encode the instruction and the last."""
+def _units(*before: Node, changed: str, last: Node) -> tuple[Node, ...]:
+    """What is done for an edit, between the units that show the pictures and encode the instruction and the last;
+    `changed` is the wire of the picture that a mask is of."""
     return (
         *before,
         edited_size.renamed(edited_size="size"),
@@ -85,11 +107,21 @@ def _units(*before: Node, last: Node) -> tuple[Node, ...]:
         copied_latents,
         noise_source,
         noise,
+        edited_start,
+        masks.renamed(image=changed),
         grids,
-        all_sigmas.renamed(all_sigmas="sigmas"),
-        pure_noise.renamed(pure_noise="latents"),
-        Denoise(velocity, guidance=guidance, once=[beside, ready, times], noise_source="noise_source", cache="cache"),
+        sigmas,
+        latents,
+        Denoise(
+            velocity,
+            guidance=guidance,
+            once=[beside, ready, times],
+            after_step=[keep_known],
+            noise_source="noise_source",
+            cache="cache",
+        ),
         pixels,
+        pasted.renamed(pasted="pixels", image=changed),
         last,
     )
 
@@ -100,11 +132,22 @@ class EditComponents(Components):
     processor: Qwen2VLProcessor
 
 
+UNITS = _units(shown, instructed_embeds.renamed(instructed_embeds="prompt_embeds"), changed="image", last=image)
+"""What is done for one picture: units of what was not given are skipped."""
+
+
 class QwenImageEditPipeline(EditComponents):
     """Changes a picture as an instruction says."""
 
-    units = _units(shown, instructed_embeds.renamed(instructed_embeds="prompt_embeds"), last=image)
+    units = UNITS
     __call__ = takes(EditInputs)
+
+
+class QwenImageEditInpaintPipeline(EditComponents):
+    """Changes a picture within a mask as an instruction says."""
+
+    units = UNITS
+    __call__ = takes(EditInpaintInputs)
 
 
 class QwenImageEditPlusPipeline(EditComponents):
@@ -112,7 +155,9 @@ class QwenImageEditPlusPipeline(EditComponents):
 
     units = _units(
         shown_several,
+        last_picture,
         numbered_embeds.renamed(numbered_embeds="prompt_embeds"),
+        changed="last_picture",
         last=finished.renamed(finished="image"),
     )
     __call__ = takes(EditPlusInputs)

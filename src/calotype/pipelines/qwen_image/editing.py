@@ -16,7 +16,8 @@ from calotype.models.qwen_image import QwenImageTransformer2DModel
 from calotype.nn.patches import patched
 from calotype.nn.streams import references
 from calotype.pipelines.autoencoder import Pixels, Size, checked_size, encoded, scaled
-from calotype.pipelines.pictures import Picture, to_array, to_picture
+from calotype.pipelines.latents import CleanLatents
+from calotype.pipelines.pictures import Picture, fitted, to_array, to_picture
 from calotype.pipelines.qwen_image.text import (
     Qwen2_5_VL,
     Qwen2Tokenizer,
@@ -122,6 +123,41 @@ def copied_latents(
     """
     _check_sides(copied, vae.config.downscale * transformer.config.patch_size)
     return tuple(scaled(encoded(to_array(one), vae, vae_tile), vae) for one in copied)
+
+
+class Start(NamedTuple):
+    """Where the loop starts: at the share of the noise, from the latents [1, c, h / 8, w / 8] of what is changed."""
+
+    start: float
+    image_latents: CleanLatents
+
+
+@unit
+def edited_start(
+    copied: Pictures,
+    copied_latents: tuple[Tensor, ...],
+    strength: float,
+    mask_image: Picture | None,
+    height: int,
+    width: int,
+    vae_tile: int | None,
+    *,
+    vae: AutoencoderKLQwenImage,
+) -> Start | None:
+    """The last picture, scaled and cropped to the size, where the loop starts from it or a mask keeps a part of it;
+    None for a start from noise alone."""
+    if strength == 1 and mask_image is None:
+        return None
+    last = copied[-1]
+    if last.size == (width, height):
+        return Start(strength, CleanLatents(copied_latents[-1]))
+    return Start(strength, CleanLatents(scaled(encoded(to_array(fitted(last, height, width)), vae, vae_tile), vae)))
+
+
+@unit
+def last_picture(images: tuple[Picture, ...]) -> Picture:
+    """The picture that a mask is of."""
+    return images[-1]
 
 
 @unit

@@ -1,7 +1,7 @@
 """Qwen-Image-Layered: a picture taken apart into layers with transparency."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from calotype.described import Field
+from calotype.described import Field, model_validator
 from calotype.graph.hints import Each, Settings
 from calotype.graph.unit import unit
 from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
@@ -20,9 +20,11 @@ from calotype.pipelines.autoencoder import Size, decoded, encoded, scaled, unsca
 from calotype.pipelines.base import takes
 from calotype.pipelines.latents import CleanLatents, Latents, Noise, noise_source, pure_noise
 from calotype.pipelines.pictures import Picture, to_picture
+from calotype.pipelines.qwen_image.captioning import Language, captioned
 from calotype.pipelines.qwen_image.editing import area_sides, check_pixels
 from calotype.pipelines.qwen_image.inputs import LayeredInputs
 from calotype.pipelines.qwen_image.pipeline import Components
+from calotype.pipelines.qwen_image.text import Qwen2VLProcessor
 from calotype.pipelines.qwen_image.units import (
     Grids,
     even_levels,
@@ -44,11 +46,31 @@ TRAINED_TOKENS = 256
 class LayeredPictureInputs(LayeredInputs):
     """What a user may set."""
 
+    prompt: Each[str] | None = Field(  # type: ignore[assignment]  # wider than that of other pipelines
+        default=None, description="What is in the picture; without it, a caption that the text encoder writes."
+    )
+    caption: Language | None = Field(
+        default=None, description="The language of that caption: en, which is the default, or zh."
+    )
     image: Each[Picture] = Field(description="The picture to take apart.")
     layers: int = Field(default=4, ge=1, le=32, description="How many layers to make.")
     resolution: Literal[640, 1024] = Field(
         default=640, description="Side in pixels of a square of about as many pixels as each layer has."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _captioned(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("prompt") is not None or values.get("caption") is not None:
+            return values
+        given = values.get("given") or {}
+        return values if "prompt" in given or "prompt_embeds" in given else {**values, "caption": "en"}
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "LayeredPictureInputs":
+        if self.prompt is not None and self.caption is not None:
+            raise ValueError("caption is for calls without a prompt; leave one of them out")
+        return self
 
 
 @unit
@@ -134,10 +156,15 @@ def pictures(layer_pixels: Float[Tensor, "n 4 h w"]) -> tuple[Picture, ...]:
 
 
 class QwenImageLayeredPipeline(Components):
-    """Takes a picture apart into layers with transparency: `result.pictures`, the lowest first."""
+    """Takes a picture apart into layers with transparency: `result.pictures`, the lowest first.
 
+    The `processor` is for captions, which are written where there is no prompt.
+    """
+
+    processor: Qwen2VLProcessor | None = None
     units = (
         layer_size.renamed(layer_size="size"),
+        captioned.renamed(captioned="prompt"),
         prompt_embeds,
         prompt_mask,
         whole_latents,

@@ -55,6 +55,7 @@ EDIT = Template(
     "requirements while maintaining consistency with the original input where appropriate.",
     dropped=64,
 )
+CAPTION = Template("You are a helpful assistant.", dropped=0)
 
 
 def encoded_text(prompt: str, tokenizer: Any, text_encoder: Any, template: Template = DRAW) -> Float[Tensor, "1 l c"]:
@@ -80,20 +81,37 @@ def encoded_with_pictures(
     Args:
         numbered: each picture is introduced by its number, as networks that take several were trained.
     """
+    given, seen = with_pictures(EDIT, pictures, tokenizer, processor, text_encoder, after=prompt, numbered=numbered)
+    return _hidden(prompt, given.pop("input_ids"), given, text_encoder, EDIT, seen=seen)
+
+
+def with_pictures(
+    template: Template,
+    pictures: Sequence[Image.Image],
+    tokenizer: Any,
+    processor: Any,
+    text_encoder: Any,
+    *,
+    before: str = "",
+    after: str = "",
+    numbered: bool = False,
+) -> tuple[dict[str, Tensor], int]:
+    """What the text encoder takes of a conversation with pictures in it, between what is said before and after; and how
+    many of its tokens are theirs."""
     looks = getattr(processor, "image_processor", processor)
     seen = looks(images=list(pictures), return_tensors="pt")
     each = [int(grid.prod()) // looks.merge_size**2 for grid in seen["image_grid_thw"]]
     shown = [f"<|vision_start|>{_PICTURE * count}<|vision_end|>" for count in each]
     if numbered:
         shown = [f"Picture {number}: {one}" for number, one in enumerate(shown, 1)]
-    ids = tokenizer(EDIT.around("".join(shown) + prompt), return_tensors="pt").input_ids
-    device = text_encoder.device
-    more = {
-        "pixel_values": seen["pixel_values"].to(device),
-        "image_grid_thw": seen["image_grid_thw"].to(device),
-        "mm_token_type_ids": (ids == text_encoder.config.image_token_id).int().to(device),
+    ids = tokenizer(template.around(before + "".join(shown) + after), return_tensors="pt").input_ids
+    given = {
+        "input_ids": ids,
+        "pixel_values": seen["pixel_values"],
+        "image_grid_thw": seen["image_grid_thw"],
+        "mm_token_type_ids": (ids == text_encoder.config.image_token_id).int(),
     }
-    return _hidden(prompt, ids, more, text_encoder, EDIT, seen=sum(each))
+    return {name: value.to(text_encoder.device) for name, value in given.items()}, sum(each)
 
 
 def _hidden(

@@ -15,6 +15,7 @@ from calotype.memory.imagined import has_data
 from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
 from calotype.models.qwen_image import Modulation, Prepared, QwenImageTransformer2DModel
 from calotype.nn.attention_backends import AttentionBackend
+from calotype.nn.beside import running_beside
 from calotype.nn.patches import patched, unpatched
 from calotype.nn.perturbation import Perturbation
 from calotype.nn.streams import Grid
@@ -23,7 +24,7 @@ from calotype.pipelines.guidance import guidance as plain_guidance
 from calotype.pipelines.latents import CleanLatents, Latents, Noise, shrink_mask
 from calotype.pipelines.pictures import Picture, fitted, to_array
 from calotype.pipelines.qwen_image.text import Qwen2_5_VL, Qwen2Tokenizer, encoded_text
-from calotype.pipelines.streams import Conditions, Residuals
+from calotype.pipelines.streams import CallAdapters, Conditions, Residuals, changes_of
 from calotype.sampling import Guidance, NoiseLevels, NoiseSource, NormKept, Scheduler, Step
 from calotype.sampling.steering import BlockReuse, taken_over
 
@@ -202,10 +203,11 @@ def padding(mask: Bool[Tensor, "b l"], device: torch.device) -> Bool[Tensor, "b 
 
 
 @unit
-def times(sigmas: NoiseLevels, *, transformer: QwenImageTransformer2DModel) -> Times:
+def times(sigmas: NoiseLevels, adapters: CallAdapters | None, *, transformer: QwenImageTransformer2DModel) -> Times:
     """What each step's time does to every block: its weights, a third of the network, are read once for all steps."""
     levels = torch.tensor([level.sigma for level in sigmas.here], device=transformer.device)
-    return Times(transformer.modulate_ahead(levels, _drawn_whole(transformer)))
+    with running_beside(transformer, changes_of(adapters)):
+        return Times(transformer.modulate_ahead(levels, _drawn_whole(transformer)))
 
 
 def _drawn_whole(transformer: QwenImageTransformer2DModel) -> Tensor | None:
@@ -224,6 +226,7 @@ def velocity(
     residuals: Residuals | None,
     perturbation: Perturbation | None,
     reuse: BlockReuse | None,
+    adapters: CallAdapters | None,
     *,
     transformer: QwenImageTransformer2DModel,
 ) -> Latents:
@@ -233,19 +236,20 @@ def velocity(
     """
     side = transformer.config.patch_size
     drawn = patched(latents.to(transformer.dtype), side)
-    if times is None:
-        time = transformer.modulate(step.each_sigma, _drawn_whole(transformer), batch=len(latents))
-    else:
-        time = times[step.index]
-    predicted = transformer.predict(
-        drawn.tokens,
-        time,
-        ready,
-        residuals=() if residuals is None else residuals.residuals,
-        perturbation=perturbation,
-        attention=attention_kernel,
-        cache=taken_over(reuse),
-    )
+    with running_beside(transformer, changes_of(adapters)):
+        if times is None:
+            time = transformer.modulate(step.each_sigma, _drawn_whole(transformer), batch=len(latents))
+        else:
+            time = times[step.index]
+        predicted = transformer.predict(
+            drawn.tokens,
+            time,
+            ready,
+            residuals=() if residuals is None else residuals.residuals,
+            perturbation=perturbation,
+            attention=attention_kernel,
+            cache=taken_over(reuse),
+        )
     return Latents(unpatched(predicted, drawn.grid, side).float())
 
 

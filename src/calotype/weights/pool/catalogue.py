@@ -27,6 +27,8 @@ from calotype.models.qwen_image import QwenImageControlNetModel, QwenImageTransf
 from calotype.models.qwen_image import keys as qwen_image
 from calotype.models.qwen_image_blockwise_controlnet import QwenImageBlockwiseControlNetModel
 from calotype.models.qwen_image_blockwise_controlnet import keys as qwen_image_blockwise_controlnet
+from calotype.models.qwen_image_image2lora import QwenImageImage2LoRAModel
+from calotype.models.qwen_image_image2lora import keys as qwen_image_image2lora
 from calotype.models.t2i_adapter import T2IAdapter
 from calotype.models.t2i_adapter import keys as t2i_adapter
 from calotype.models.unet_2d import UNet2DModel
@@ -240,6 +242,12 @@ CATALOGUE = (
         QwenImageBlockwiseControlNetModel,
         keys=qwen_image_blockwise_controlnet.TELLING,
         config=qwen_image_blockwise_controlnet.config_from_shapes,
+    )
+    .with_model(
+        "qwen_image_image2lora",
+        QwenImageImage2LoRAModel,
+        keys=qwen_image_image2lora.TELLING,
+        config=qwen_image_image2lora.config_from_shapes,
     )
     .with_model(
         "autoencoder_kl_qwen_image",
