@@ -53,7 +53,7 @@ class Loop:
         self.parts = run.components(active.uses)
         self._check_adapters()
         self.scheduler: Scheduler = self.parts[node.scheduler]
-        self.levels: NoiseLevels = self._collated(node.sigmas, POSITIVE, node.reads[node.sigmas])
+        self.levels = self._levels()
         self.after = [u for u in node.after_step if self._triggered(u, active)]
         self.steer = [u for u in node.steer if self._triggered(u, active)]
         self.once = [u for u in node.once.units if self._triggered(u, active)]
@@ -84,6 +84,15 @@ class Loop:
             if index + 1 == count:
                 self.run.enter(self.node.latents, split_items(latents, len(self.items)), self.items)
             yield self._event(index, count, latents, before, output) if self.run.watched else None
+
+    def _levels(self) -> NoiseLevels:
+        """The noise levels, which all items share. Raises `InputError` where they do not."""
+        try:
+            levels: NoiseLevels = self._collated(self.node.sigmas, POSITIVE, self.node.reads[self.node.sigmas])
+        except InputError:  # mostly as sizes differ, of which what is refined tells more
+            self._collated(self.node.latents, POSITIVE, self.node.reads[self.node.latents])
+            raise
+        return levels
 
     def _cached(self, inputs: Mapping[str, Any]) -> "Caching | None":
         """The memory of the step cache that the call has, if any."""
