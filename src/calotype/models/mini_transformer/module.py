@@ -50,9 +50,19 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 Controls: TypeAlias = tuple[Sequence[AttentionControl], AttentionSite] | None
 """What looks into a block's attention, and which block that is."""
 
+Residual: TypeAlias = Callable[[int, Tensor], Tensor | None]
+"""From the index of a block and the image tokens [b, n, c] that leave it to what is added to them, if anything."""
+
 
 def _itself(x: Tensor) -> Tensor:
     return x
+
+
+def _with_residuals(layer: Callable[[Tensor], Tensor], index: int, residuals: Sequence[Residual], x: Tensor) -> Tensor:
+    """What a block gives with everything that is added to it, each of which is told what left the block."""
+    left = layer(x)
+    made = [add(index, left) for add in residuals]
+    return sum((more.to(left.dtype) for more in made if more is not None), start=left)
 
 
 class TransformerBlock(nn.Module):
@@ -127,9 +137,11 @@ class MiniTransformer2DModel(Network):
         perturbation: Perturbation | None = None,
         attention: Sequence[AttentionControl] = (),
         cache: BlockCache | None = None,
+        residuals: Sequence[Residual] = (),
     ) -> Float[Tensor, "b c h w"]:
         """`timestep` is sigma: 0 for data, 1 for noise. `perturbation`: of some blocks, for guidance away from it.
-        `attention`: what observes and alters the attention of every block. `cache`: what may leave out blocks."""
+        `attention`: what observes and alters the attention of every block. `cache`: what may leave out blocks.
+        `residuals`: what other networks add to the image tokens after each block (`calotype.nn.streams`)."""
         _, _, height, width = latents.shape
         x = self.proj_in(rearrange(latents, "b c h w -> b (h w) c"))
         x = x + self.positions(height, width, x)
@@ -137,7 +149,7 @@ class MiniTransformer2DModel(Network):
         modulation = rearrange(self.modulation(condition), "b (n c) -> b n c", n=6)
         mask = self.attention_mask(encoder_mask, x)
         sites = self._controls(attention, height, width, encoder_hidden_states.shape[1])
-        layers = self._layers(perturbation, sites, (modulation, encoder_hidden_states, mask), x)
+        layers = self._layers(perturbation, sites, (modulation, encoder_hidden_states, mask), x, residuals)
         if cache is None:
             x = in_turn(layers, x)
         else:
@@ -152,23 +164,21 @@ class MiniTransformer2DModel(Network):
         controls: Sequence[Controls],
         shared: tuple[Tensor, Tensor, Tensor],
         x: Tensor,
+        residuals: Sequence[Residual],
     ) -> list[Callable[[Tensor], Tensor]]:
         """The blocks that run, as functions of the image tokens. `shared`: modulation, words, and who sees whom."""
         perturbed = perturbation.among(len(self.blocks), type(self).__name__) if perturbation else frozenset()
         skip = perturbation is not None and perturbation.kind == "skip"
         modulation, words, mask = shared
         alone = self.alone_mask(mask, x) if perturbed and not skip else mask
-        return [
-            partial(
-                block,
-                modulation=modulation,
-                text=words,
-                mask=alone if index in perturbed else mask,
-                controls=controls[index],
-            )
-            for index, block in enumerate(self.blocks)
-            if not (skip and index in perturbed)
-        ]
+        layers: list[Callable[[Tensor], Tensor]] = []
+        for index, block in enumerate(self.blocks):
+            if skip and index in perturbed:
+                continue
+            seen = alone if index in perturbed else mask
+            layer = partial(block, modulation=modulation, text=words, mask=seen, controls=controls[index])
+            layers.append(partial(_with_residuals, layer, index, residuals) if residuals else layer)
+        return layers
 
     def _controls(
         self, attention: Sequence[AttentionControl], height: int, width: int, words: int

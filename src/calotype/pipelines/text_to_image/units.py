@@ -1,5 +1,6 @@
 """Units of the embedded model: words to embeddings, pictures to latents and back, and the velocity."""
 
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from calotype.nn.perturbation import Perturbation
 from calotype.pipelines.latents import CleanLatents, Latents, Noise, shrink_mask
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask, to_picture
 from calotype.sampling import Step
-from calotype.sampling.steering import AttentionSteering, BlockReuse, looked_into, taken_over
+from calotype.sampling.steering import AttentionSteering, BlockReuse, Residuals, looked_into, taken_over
 
 
 class PromptEmbeds(NamedTuple):
@@ -27,7 +28,13 @@ class PromptEmbeds(NamedTuple):
     pooled_embeds: Float[Tensor, "b c"]
 
 
-@unit
+def embeds_of_all(prompt: Sequence[str], *, tokenizer: WordTokenizer, text_encoder: WordTextEncoder) -> PromptEmbeds:
+    """Encode prompts in one batch: hidden states [b, l, c], their mask [b, l] and pooled vectors [b, c]."""
+    ids, mask = (torch.stack(part).to(text_encoder.device) for part in zip(*map(tokenizer, prompt), strict=True))
+    return PromptEmbeds(*text_encoder(ids, mask))
+
+
+@unit(together=embeds_of_all)
 def prompt_embeds(prompt: str, *, tokenizer: WordTokenizer, text_encoder: WordTextEncoder) -> PromptEmbeds:
     """Encode one prompt: hidden states [1, l, c], their mask [1, l] and a pooled vector [1, c]."""
     ids, mask = (t[None].to(text_encoder.device) for t in tokenizer(prompt))
@@ -78,6 +85,7 @@ def velocity(
     perturbation: Perturbation | None,
     attention: AttentionSteering | None,
     reuse: BlockReuse | None,
+    residuals: Residuals | None,
     *,
     transformer: MiniTransformer2DModel,
 ) -> Latents:
@@ -85,7 +93,15 @@ def velocity(
     shown, embeds, pooled = (t.to(transformer.dtype) for t in (latents, prompt_embeds, pooled_embeds))
     sigma = torch.as_tensor(step.each_sigma, dtype=torch.float32, device=shown.device).expand(len(shown))
     velocity = transformer(
-        shown, sigma, embeds, prompt_mask, pooled, perturbation, looked_into(attention), taken_over(reuse)
+        shown,
+        sigma,
+        embeds,
+        prompt_mask,
+        pooled,
+        perturbation,
+        looked_into(attention),
+        taken_over(reuse),
+        () if residuals is None else residuals.residuals,
     )
     return Latents(velocity)
 
