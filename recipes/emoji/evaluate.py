@@ -36,7 +36,7 @@ from recipes.emoji.sample import (
     pipeline_of,
     seconds_a_picture,
 )
-from recipes.emoji.settings import FAMILIES, PACKAGE_ASSETS, STYLES, Preset
+from recipes.emoji.settings import FAMILIES, STYLES, Preset
 
 TWIN_DISTANCE = 0.05
 """Mean absolute difference under which another set's picture of the same concept is nearly the same drawing."""
@@ -307,9 +307,10 @@ def show(rows: Sequence[Row]) -> str:
 
 
 def main(preset: Preset, folder: Path | None = None) -> None:
-    folder = folder or PACKAGE_ASSETS / f"emoji-{preset.size}"
+    notes = preset.folder if folder is None else folder.parent
+    folder = folder or preset.shipped
     rows = evaluate(preset, folder)
     text = show(rows)
     print(f"{folder.name}: {STEPS} steps, guidance {GUIDANCE:g}\n{text}")
-    (preset.folder / "evaluation.txt").write_text(text + "\n")
-    (preset.folder / "evaluation.json").write_text(json.dumps([row.__dict__ for row in rows], indent=1))
+    (notes / "evaluation.txt").write_text(text + "\n")
+    (notes / "evaluation.json").write_text(json.dumps([row.__dict__ for row in rows], indent=1))

@@ -4,15 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
+from calotype import TextToImagePipeline
 from calotype.nn.network import Network
+from calotype.training.trainer import RESULT
 from recipes.emoji.notice import NOTICE
-from recipes.emoji.pool import tokenizer_of
-from recipes.emoji.settings import PACKAGE_ASSETS, Preset
-from recipes.emoji.train_autoencoder import load_autoencoder
-from recipes.emoji.train_transformer import TextToVelocity, build
+from recipes.emoji.settings import Preset
+from recipes.emoji.train_transformer import Start, run_folder
 
 SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
 INDEX = {
@@ -26,12 +25,12 @@ INDEX = {
 }
 
 
-def trained_model(preset: Preset) -> TextToVelocity:
-    """The averaged weights of the newest checkpoint."""
-    model = build(preset)
-    state = torch.load(preset.folder / "transformer-checkpoint.pt", map_location="cpu", weights_only=True)
-    model.load_state_dict(state["models"]["average"])
-    return model.eval()
+def trained_folder(preset: Preset, start: Start) -> Path:
+    """What the run left. Raises `FileNotFoundError` where it has not ended."""
+    folder = run_folder(preset, start) / RESULT
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} is not there: the transformer stage has not ended yet")
+    return folder
 
 
 def write_json(path: Path, content: object) -> None:
@@ -49,24 +48,24 @@ def write_network(folder: Path, network: Network) -> None:
     path.chmod(0o644)
 
 
-def write_repository(preset: Preset, folder: Path) -> None:
-    model = trained_model(preset)
+def write_repository(source: Path, folder: Path) -> None:
+    pipe = TextToImagePipeline.from_pretrained(source)
     write_json(folder / "model_index.json", INDEX)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    tokenizer_of(preset).save_pretrained(folder / "tokenizer")
-    write_network(folder / "text_encoder", model.merged_text_encoder())
-    write_network(folder / "transformer", model.transformer)
-    write_network(folder / "vae", load_autoencoder(preset))
+    pipe.tokenizer.save_pretrained(folder / "tokenizer")
+    write_network(folder / "text_encoder", pipe.text_encoder)
+    write_network(folder / "transformer", pipe.transformer)
+    write_network(folder / "vae", pipe.vae)
     (folder / "NOTICE").write_text(NOTICE)
 
 
-def main(preset: Preset, target: Path | None = None) -> Path:
-    """Write aside, then put in place."""
-    target = target or PACKAGE_ASSETS / f"emoji-{preset.size}"
+def main(preset: Preset, start: Start = "scratch", target: Path | None = None) -> Path:
+    """Write aside, then put in place: into the package, or into another folder."""
+    target = target or preset.shipped
     aside = target.with_name(target.name + ".aside")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    write_repository(preset, aside)
+    write_repository(trained_folder(preset, start), aside)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

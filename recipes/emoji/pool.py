@@ -3,6 +3,9 @@
 A pool is made in a process of its own while the pool before it is being used, so that training does not wait.
 """
 
+import hashlib
+import json
+import math
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -14,15 +17,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from calotype.models.word_text_encoder import WordTokenizer
+from calotype.models.mini_autoencoder import MiniAutoencoderKL
+from calotype.training import DrawnRows, Row
 from recipes.emoji.captions import Composer
 from recipes.emoji.render import load_pictures
 from recipes.emoji.settings import Preset
-from recipes.emoji.train_autoencoder import load_autoencoder, to_tensor
-from recipes.emoji.words import load_words
+from recipes.emoji.train_autoencoder import to_tensor
 
 MAX_LENGTH = 18
 """Tokens of the longest prompt: the start token and 17 words."""
@@ -30,14 +34,16 @@ MAX_LENGTH = 18
 CHUNK = 256
 """Pictures that are composed and encoded at a time."""
 
+CURRICULUM = (0.25, 0.5)
+"""Which part of the concepts the first pools hold; every later pool holds all."""
 
-def tokenizer_of(preset: Preset) -> WordTokenizer:
-    words, _ = load_words(preset)
-    return WordTokenizer(words, MAX_LENGTH)
+HELD_OUT = 1_000_000
+"""The number of a pool that is never trained on."""
 
 
-def pool_path(preset: Preset, index: int) -> Path:
-    return preset.folder / f"pool-{index}.safetensors"
+def concepts_in_pool(index: int, count: int) -> int:
+    """How many of `count` concepts pool `index` holds: few at first, so that early steps repeat them often."""
+    return math.ceil(CURRICULUM[index] * count) if index < len(CURRICULUM) else count
 
 
 def concept_order(count: int) -> list[int]:
@@ -45,113 +51,192 @@ def concept_order(count: int) -> list[int]:
     return [int(index) for index in np.random.default_rng(5).permutation(count)]
 
 
+Chunk = tuple[NDArray[np.uint8], list[str]]
+"""Pictures uint8 [n, h, w, 3], and their captions."""
+
+
 @dataclass
 class ChunkMaker:
-    """Composes chunk after chunk of pool `index`, from the first `limit` concepts."""
+    """Composes chunk after chunk of pool `index`."""
 
     composer: Composer
-    tokenizer: WordTokenizer
     index: int
-    limit: int
 
     @classmethod
-    def for_preset(cls, preset: Preset, index: int, limit: int) -> "ChunkMaker":
-        return cls(Composer(*load_pictures(preset.folder)), tokenizer_of(preset), index, limit)
+    def for_preset(cls, preset: Preset, index: int) -> "ChunkMaker":
+        return cls(Composer(*load_pictures(preset.folder)), index)
 
-    def __call__(self, chunk: int) -> tuple[NDArray[np.uint8], Tensor]:
-        """Pictures uint8 [n, h, w, 3] and token ids [n, l]. A scene whose caption is too long is drawn again."""
+    def __call__(self, chunk: int) -> Chunk:
+        """A scene whose caption is too long is drawn again."""
         rng = np.random.default_rng([7, self.index, chunk])
-        among = concept_order(len(self.composer.concepts))[: self.limit]
+        count = len(self.composer.concepts)
+        among = concept_order(count)[: concepts_in_pool(self.index, count)]
         pictures: list[NDArray[np.uint8]] = []
-        ids: list[Tensor] = []
-        while len(ids) < CHUNK:
+        captions: list[str] = []
+        while len(captions) < CHUNK:
             scene = self.composer.scene(rng, among)
             caption = self.composer.caption(scene, rng)
             if len(caption.split()) < MAX_LENGTH:
                 pictures.append(self.composer.draw(scene, rng))
-                ids.append(self.tokenizer(caption).ids)
-        return np.stack(pictures), torch.stack(ids)
+                captions.append(caption)
+        return np.stack(pictures), captions
 
 
 _maker: ChunkMaker
 
 
-def _prepare_worker(preset: Preset, index: int, limit: int) -> None:
+def _prepare_worker(preset: Preset, index: int) -> None:
     global _maker  # noqa: PLW0603  one for each worker process
     torch.set_num_threads(1)
-    _maker = ChunkMaker.for_preset(preset, index, limit)
+    _maker = ChunkMaker.for_preset(preset, index)
 
 
-def _work(chunk: int) -> tuple[NDArray[np.uint8], Tensor]:
+def _work(chunk: int) -> Chunk:
     return _maker(chunk)
 
 
-def chunks(preset: Preset, index: int, limit: int) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
+def chunks(preset: Preset, index: int) -> Iterator[Chunk]:
     """All chunks of a pool, in order, from one process or several."""
     count = range(preset.pool // CHUNK)
     if preset.pool_workers == 1:
-        yield from map(ChunkMaker.for_preset(preset, index, limit), count)
+        yield from map(ChunkMaker.for_preset(preset, index), count)
         return
     context = multiprocessing.get_context("spawn")
-    arguments = (preset, index, limit)
-    with ProcessPoolExecutor(preset.pool_workers, context, _prepare_worker, arguments) as workers:
+    with ProcessPoolExecutor(preset.pool_workers, context, _prepare_worker, (preset, index)) as workers:
         yield from workers.map(_work, count)
 
 
-def make_pool(preset: Preset, index: int, limit: int, device: str) -> None:
-    """Write latents [n, c, h, w] and token ids [n, l] of `preset.pool` random scenes of the first `limit` concepts."""
-    path = pool_path(preset, index)
-    if path.exists():
-        return
-    autoencoder = load_autoencoder(preset).to(device)
-    latents: list[Tensor] = []
-    ids: list[Tensor] = []
-    for pictures, tokens in chunks(preset, index, limit):
-        with torch.inference_mode():
-            latents.append(autoencoder.encode(to_tensor(pictures).to(device)).half().cpu())
-        ids.append(tokens)
-    aside = path.with_suffix(".aside")
-    save_file({"latents": torch.cat(latents).contiguous(), "ids": torch.cat(ids)}, aside)
-    aside.rename(path)
+def encoded(vae: MiniAutoencoderKL, pictures: NDArray[np.uint8]) -> Tensor:
+    """The latents of pictures, in half precision, on the CPU: [n, c, h / 8, w / 8]."""
+    with torch.inference_mode():
+        return vae.encode(to_tensor(pictures).to(vae.device)).half().cpu()
 
 
-def make_pool_aside(preset: Preset, index: int, limit: int, device: str) -> None:
-    """`make_pool` in a process of its own, on one thread, behind the process that trains."""
-    os.nice(10)
-    torch.set_num_threads(1)
-    make_pool(preset, index, limit, device)
+@dataclass(frozen=True)
+class PoolMaker:
+    """Makes the files of pools: latents [n, c, h / 8, w / 8] and captions of random scenes.
+
+    Attributes:
+        vae: the folder of the autoencoder.
+        folder: where the files are.
+    """
+
+    preset: Preset
+    vae: Path
+    folder: Path
+    device: str
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"pool-{index}.safetensors"
+
+    def make(self, index: int) -> Path:
+        """Write pool `index`, where it is not there yet. Returns where it is."""
+        path = self.path(index)
+        if path.exists():
+            return path
+        vae = MiniAutoencoderKL.from_pretrained(self.vae).to(self.device).eval()
+        latents: list[Tensor] = []
+        captions: list[str] = []
+        for pictures, texts in chunks(self.preset, index):
+            latents.append(encoded(vae, pictures))
+            captions += texts
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}")
+        save_file({"latents": torch.cat(latents).contiguous()}, aside, metadata={"captions": json.dumps(captions)})
+        aside.rename(path)
+        return path
+
+    def make_aside(self, index: int) -> None:
+        """`make` in a process of its own, on one thread, behind the process that trains."""
+        os.nice(10)
+        torch.set_num_threads(1)
+        self.make(index)
+
+    def read(self, index: int) -> tuple[Tensor, list[str]]:
+        """Latents and captions of pool `index`, which is made where it is not there."""
+        with safe_open(self.make(index), "pt") as file:
+            return file.get_tensor("latents"), json.loads(file.metadata()["captions"])
+
+    def digest(self) -> str:
+        """What the pools are known by: the autoencoder and the concepts."""
+        found = hashlib.blake2b(digest_size=8)
+        for path in (*sorted(self.vae.iterdir()), self.preset.folder / "concepts.json"):
+            found.update(path.read_bytes())
+        return found.hexdigest()
 
 
-class Pools:
-    """Hands out pool after pool, making the next one in the background."""
+class PoolRows(DrawnRows):
+    """Pool after pool, each for `preset.passes` passes in an order of their own, making the next in the background.
 
-    def __init__(self, preset: Preset, device: str) -> None:
-        self.preset = preset
-        self.device = device
-        self.maker: BaseProcess | None = None
-        self.making = -1
+    Args:
+        maker: of the pools' files. Those of earlier pools are removed.
+        first: the number of the first pool. From 2 on, pools are of all concepts.
+    """
 
-    def start(self, index: int, limit: int) -> None:
-        """Begin to make pool `index` in the background."""
-        if not pool_path(self.preset, index).exists():
-            arguments = (self.preset, index, limit, self.device)
-            self.maker = multiprocessing.get_context("spawn").Process(target=make_pool_aside, args=arguments)
-            self.maker.start()
-            self.making = index
+    def __init__(self, maker: PoolMaker, first: int = 0) -> None:
+        self.maker, self.first = maker, first
+        self._open = -1
+        self._turn = (-1, -1)
+        self._process: BaseProcess | None = None
+        self._latents, self._captions = torch.zeros(0), list[str]()
+        self._order: list[int] = []
 
-    def get(self, index: int, limit: int) -> tuple[Tensor, Tensor]:
-        """Latents and token ids of pool `index`; earlier pools are removed."""
-        if self.maker is not None and self.making == index:
-            self.maker.join()
-        make_pool(self.preset, index, limit, self.device)
-        for old in self.preset.folder.glob("pool-*.safetensors"):
-            if int(old.stem.split("-")[1]) < index:
-                old.unlink()
-        loaded = load_file(pool_path(self.preset, index))
-        return loaded["latents"], loaded["ids"]
+    @property
+    def known_by(self) -> str:
+        preset = self.maker.preset
+        return f"pools of {preset.pool} from {self.first}, {preset.passes} passes, {self.maker.digest()}"
+
+    def __getitem__(self, number: int) -> Row:
+        count = self.maker.preset.pool
+        pool, within = divmod(number, count * self.maker.preset.passes)
+        turn, place = divmod(within, count)
+        self._go_to(self.first + pool)
+        if self._turn != (self._open, turn):
+            self._turn, self._order = (self._open, turn), shuffled(count, self._open, turn)
+        index = self._order[place]
+        return row_of(f"pool {self._open}, picture {index}", self._captions[index], self._latents[index])
+
+    def example(self) -> Row:
+        preset = self.maker.preset
+        channels = json.loads((self.maker.vae / "config.json").read_text())["latent_channels"]
+        latents = torch.zeros(channels, preset.size // 8, preset.size // 8)
+        return row_of("example", load_pictures(preset.folder)[0][0].name, latents)
 
     def stop(self) -> None:
-        """End what is being made. It is made again, alike, when training continues."""
-        if self.maker is not None and self.maker.is_alive():
-            self.maker.terminate()
-            self.maker.join()
+        """End what is being made. It is made again, alike, when training goes on."""
+        if self._process is not None and self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+
+    def _go_to(self, index: int) -> None:
+        if index == self._open:
+            return
+        if self._process is not None:
+            self._process.join()
+        self._latents, self._captions = self.maker.read(index)
+        self._open = index
+        for old in self.maker.folder.glob("pool-*.safetensors"):
+            if int(old.stem.split("-")[1]) < index:
+                old.unlink()
+        if not self.maker.path(index + 1).exists():
+            context = multiprocessing.get_context("spawn")
+            self._process = context.Process(target=self.maker.make_aside, args=(index + 1,))
+            self._process.start()
+
+
+def shuffled(count: int, pool: int, turn: int) -> list[int]:
+    """The order of a pool's pictures in pass `turn`."""
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(pool * 100 + turn)).tolist()
+    return order
+
+
+def row_of(name: str, caption: str, latents: Tensor) -> Row:
+    """A caption and the latents [c, h, w] of its picture."""
+    return Row(name, {"prompt": caption}, given={"image_latents": latents[None].float()})
+
+
+def held_out_rows(maker: PoolMaker, count: int) -> list[Row]:
+    """The first rows of a pool that is never trained on."""
+    pictures, captions = ChunkMaker.for_preset(maker.preset, HELD_OUT)(0)
+    latents = encoded(MiniAutoencoderKL.from_pretrained(maker.vae).eval(), pictures[:count])
+    return [row_of(f"held out {n}", captions[n], latents[n]) for n in range(len(latents))]

@@ -1,7 +1,11 @@
 """All stages of the recipe, in order. Each is skipped where its result exists, and continues where it was stopped."""
 
 import argparse
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,20 +15,44 @@ from recipes.emoji.settings import PRESETS
 STAGES = ("fetch", "render", "words", "autoencoder", "transformer", "export", "evaluate", "sheet")
 
 
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(prog="python -m recipes.emoji", description=__doc__)
+    found.add_argument("stages", nargs="*", metavar="STAGE", help=f"which to run, of {', '.join(STAGES)}; all if none")
+    found.add_argument("--preset", choices=sorted(PRESETS), default="cpu", help="size and amount of training")
+    found.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
+    found.add_argument("--autoencoder-steps", type=int, help="steps of the autoencoder, instead of the preset's")
+    found.add_argument("--steps", type=int, help="steps of the transformer, instead of the preset's")
+    found.add_argument(
+        "--from", dest="start", choices=("scratch", "shipped"), default="scratch",
+        help="what the transformer begins with: nothing, or the model in the package, trained further",
+    )  # fmt: skip
+    found.add_argument(
+        "--rate", type=float, default=1.0, help="what the transformer's learning rates are multiplied by"
+    )
+    found.add_argument("--workers", type=int, help="processes that compose pictures, instead of the preset's")
+    found.add_argument("--eager", action="store_true", help="do not compile the transformer")
+    found.add_argument("--to", type=Path, help="export to this folder, and evaluate what is there, not the package's")
+    return found
+
+
+def apart(stage: Callable[..., None], *arguments: Any, **settings: Any) -> None:
+    """Run a stage in a process of its own: a process trains in one precision."""
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=stage, args=arguments, kwargs=settings)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(process.exitcode)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m recipes.emoji", description=__doc__)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which to run, of {', '.join(STAGES)}; all if none")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu", help="size and amount of training")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
-    parser.add_argument("--autoencoder-minutes", type=float, help="time for the autoencoder, instead of the preset's")
-    parser.add_argument("--minutes", type=float, help="time for the transformer, instead of the preset's")
-    parser.add_argument("--eager", action="store_true", help="do not compile the transformer")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     unknown = [stage for stage in options.stages if stage not in STAGES]
     if unknown:
-        parser.error(f"{unknown[0]!r} is not a stage; they are {', '.join(STAGES)}")
+        parser().error(f"{unknown[0]!r} is not a stage; they are {', '.join(STAGES)}")
     chosen = options.stages or STAGES
     preset = PRESETS[options.preset]
+    preset = replace(preset, pool_workers=options.workers or preset.pool_workers)
     for stage in (stage for stage in STAGES if stage in chosen):
         print(f"== {stage}", flush=True)
         if stage == "fetch":
@@ -34,12 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif stage == "words":
             words.main(preset)
         elif stage == "autoencoder":
-            train_autoencoder.main(preset, options.device, options.autoencoder_minutes)
+            apart(train_autoencoder.main, preset, options.device, options.autoencoder_steps)
         elif stage == "transformer":
-            train_transformer.main(preset, options.device, options.minutes, compiled=not options.eager)
+            settings = {"steps": options.steps, "share": options.rate, "compiled": not options.eager}
+            apart(train_transformer.main, preset, options.device, options.start, **settings)
         elif stage == "export":
-            export.main(preset)
+            export.main(preset, options.start, options.to)
         elif stage == "evaluate":
-            evaluate.main(preset)
+            evaluate.main(preset, options.to)
         else:
-            sheet.main(preset)
+            sheet.main(preset, options.to)

@@ -24,13 +24,12 @@ class Preset:
     concepts: str
     """`"chosen"`: the list of `concepts.txt`; `"all"`: every picture that the sets share."""
     autoencoder_width: int
-    autoencoder_minutes: float
+    autoencoder_steps: int
     width: int
     depth: int
     heads: int
     batch: int
     ema: float
-    transformer_minutes: float
     transformer_steps: int
     pool: int
     """Composed pictures that are encoded at a time and then used `passes` times."""
@@ -39,13 +38,13 @@ class Preset:
     """Processes that compose a pool."""
 
     @property
-    def steps_per_pass(self) -> int:
-        """Steps that go once through a pool."""
-        return self.pool // self.batch
-
-    @property
     def folder(self) -> Path:
         return WORK / self.name
+
+    @property
+    def shipped(self) -> Path:
+        """The model in the package."""
+        return PACKAGE_ASSETS / f"emoji-{self.size}"
 
 
 PRESETS = {
@@ -54,14 +53,13 @@ PRESETS = {
         size=64,
         concepts="chosen",
         autoencoder_width=32,
-        autoencoder_minutes=17.0,
+        autoencoder_steps=2_700,
         width=192,
         depth=6,
         heads=6,
         batch=64,
         ema=0.999,
-        transformer_minutes=90.0,
-        transformer_steps=100_000,
+        transformer_steps=6_800,
         pool=16_384,
         passes=4,
     ),
@@ -70,14 +68,13 @@ PRESETS = {
         size=128,
         concepts="all",
         autoencoder_width=40,
-        autoencoder_minutes=6.0,
+        autoencoder_steps=20_000,
         width=288,
         depth=10,
         heads=9,
         batch=256,
         ema=0.9999,
-        transformer_minutes=20.0,
-        transformer_steps=100_000,
+        transformer_steps=20_000,
         pool=65_536,
         passes=4,
         pool_workers=12,

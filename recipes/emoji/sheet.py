@@ -9,7 +9,7 @@ from PIL import Image
 
 from recipes.emoji.render import load_pictures
 from recipes.emoji.sample import Sampler
-from recipes.emoji.settings import HERE, PACKAGE_ASSETS, STYLES, Preset
+from recipes.emoji.settings import HERE, STYLES, Preset
 
 PICTURES = HERE.parents[1] / "docs" / "pictures"
 
@@ -60,7 +60,7 @@ def concepts_sheet(sampler: Sampler, names: Sequence[str]) -> Image.Image:
 
 
 def main(preset: Preset, folder: Path | None = None) -> None:
-    sampler = Sampler.from_folder(folder or PACKAGE_ASSETS / f"emoji-{preset.size}")
+    sampler = Sampler.from_folder(folder or preset.shipped)
     concepts, _ = load_pictures(preset.folder)
     prefix = f"emoji-{preset.size}"
     save(f"{prefix}-prompts", prompts_sheet(sampler))

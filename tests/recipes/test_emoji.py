@@ -1,12 +1,12 @@
-"""The parts of the emoji recipe that need no pictures: captions, hold-outs, optimizer, checkpoints, measures."""
+"""The emoji recipe on a few discs: captions, hold-outs, pools, both trainings at small scale, export, measures."""
 
-import copy
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
-from recipes.emoji import evaluate, pool
+from recipes.emoji import evaluate, export, pool, settings, train_autoencoder, train_transformer
 from recipes.emoji.captions import (
     CAPTION_WORDS,
     HUES,
@@ -22,15 +22,13 @@ from recipes.emoji.captions import (
     style_held_out,
     to_hsv,
 )
-from recipes.emoji.checkpoint import Clock, load_checkpoint, save_checkpoint
 from recipes.emoji.notice import NOTICE
-from recipes.emoji.optimizer import update_average
-from recipes.emoji.render import Concept, code_of, plain
+from recipes.emoji.pool import PoolMaker, PoolRows, concepts_in_pool, held_out_rows
+from recipes.emoji.render import Concept, code_of, load_pictures, plain
 from recipes.emoji.settings import PRESETS, STYLES
-from recipes.emoji.train_transformer import concepts_in_pool, rate_factor, shuffled
+from safetensors.torch import save_file
 
-from calotype.models.word_text_encoder import WordTokenizer
-from calotype.training.muon import MuonAdamW, orthogonalize
+from calotype import TextToImagePipeline
 
 
 def disc(colour, side=16):
@@ -111,77 +109,6 @@ def test_recolouring_gives_the_colour_that_it_says(colour, original):
     assert part > 0.5
 
 
-def test_orthogonalizing_brings_singular_values_near_one():
-    torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonalize(torch.randn(2, 8, 32)).float())
-    assert ((values > 0.5) & (values < 1.5)).all()
-
-
-def trained(steps, model, average, optimizers, clock):
-    for _ in range(steps):
-        loss = (model(torch.randn(4, 6)) - 1).square().mean()
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        update_average(average, model, 0.9)
-        clock.tick()
-
-
-def setup():
-    torch.manual_seed(0)
-    model = torch.nn.Linear(6, 3)
-    optimizers = [MuonAdamW([model.weight], lr=0.02, weight_decay=0.1), torch.optim.AdamW([model.bias], lr=0.01)]
-    return model, copy.deepcopy(model), optimizers, Clock(100, 10.0)
-
-
-def test_a_run_that_was_stopped_continues_exactly(tmp_path):
-    model, average, optimizers, clock = setup()
-    trained(3, model, average, optimizers, clock)
-    save_checkpoint(tmp_path / "state.pt", {"model": model, "average": average}, optimizers, clock)
-    trained(3, model, average, optimizers, clock)
-
-    again, again_average, again_optimizers, again_clock = setup()
-    loaded = {"model": again, "average": again_average}
-    assert load_checkpoint(tmp_path / "state.pt", loaded, again_optimizers, again_clock, "cpu")
-    assert again_clock.step == 3
-    trained(3, again, again_average, again_optimizers, again_clock)
-    torch.testing.assert_close(again.state_dict(), model.state_dict(), atol=0, rtol=0)
-    torch.testing.assert_close(again_average.state_dict(), average.state_dict(), atol=0, rtol=0)
-    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
-
-
-def test_there_is_nothing_to_continue_from_at_first(tmp_path):
-    model, average, optimizers, clock = setup()
-    assert not load_checkpoint(tmp_path / "none.pt", {"model": model, "average": average}, optimizers, clock, "cpu")
-
-
-def test_progress_is_the_larger_of_steps_and_time():
-    clock = Clock(steps=10, minutes=1.0)
-    clock.restore({"step": 5, "elapsed": 6.0})
-    assert clock.progress == pytest.approx(0.5)
-    clock.restore({"step": 5, "elapsed": 45.0})
-    assert clock.progress == pytest.approx(0.75, abs=0.01)
-    clock.restore({"step": 50, "elapsed": 0.0})
-    assert clock.progress == 1
-
-
-def test_the_rate_warms_up_holds_and_ends_at_zero():
-    clock = Clock(steps=10_000, minutes=1e9)
-    factors = []
-    for step in (0, 1000, 5000, 7500, 10_000):
-        clock.step = step
-        factors.append(rate_factor(clock))
-    assert factors == pytest.approx([1 / 200, 1, 1, 0.5, 0])
-
-
-def test_every_pass_goes_through_the_pool_once_in_an_order_of_its_own():
-    preset = dataclasses.replace(PRESETS["cpu"], pool=64, batch=16)
-    passes = [torch.cat([shuffled(preset, 0, turn * 4 + place) for place in range(4)]) for turn in range(2)]
-    assert [sorted(order.tolist()) for order in passes] == [list(range(64))] * 2
-    assert passes[0].tolist() != passes[1].tolist()
-
-
 def test_the_first_pools_hold_fewer_concepts():
     assert [concepts_in_pool(index, 273) for index in range(4)] == [69, 137, 273, 273]
 
@@ -216,14 +143,115 @@ def test_the_notice_names_every_set_and_licence():
         assert word in NOTICE
 
 
-def test_a_pool_is_the_same_from_one_process_or_several(composer, tmp_path, monkeypatch):
+@pytest.fixture
+def preset(tmp_path, monkeypatch):
+    """A preset of 8 pictures a pool, of 16 pixels, whose pictures are discs; its autoencoder is untrained."""
+    monkeypatch.setattr(settings, "WORK", tmp_path)
+    monkeypatch.setattr(pool, "CHUNK", 4)
+    monkeypatch.setattr(PoolMaker, "make_aside", lambda self, index: None)  # a pool ahead would be made in a process
+    small = dataclasses.replace(
+        PRESETS["cpu"], size=16, pool=8, batch=4, width=12, depth=1, heads=2, autoencoder_width=4, transformer_steps=4
+    )
+    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30)]
+    concepts = [Concept(f"thing {chr(97 + n)}", "0", "test", STYLES) for n in range(len(colours))]
+    small.folder.mkdir(parents=True)
+    np.save(small.folder / "pictures.npy", np.stack([np.stack([disc(c)] * len(STYLES)) for c in colours]))
+    (small.folder / "concepts.json").write_text(json.dumps([dataclasses.asdict(c) for c in concepts]))
+    words = list(dict.fromkeys([*CAPTION_WORDS, *(w for c in concepts for w in c.name.split())]))
+    (small.folder / "words.json").write_text(json.dumps(words))
+    vectors = torch.randn(len(words), 8, generator=torch.Generator().manual_seed(0))
+    save_file({"vectors": vectors}, small.folder / "words.safetensors")
+    vae = train_autoencoder.build(small)
+    vae.save_pretrained(small.folder / "vae")
+    return small
+
+
+def test_a_pool_follows_from_its_number(composer, monkeypatch):
     monkeypatch.setattr(pool, "CHUNK", 8)
-    names = [word for concept in composer.concepts for word in concept.name.split()]
-    tokenizer = WordTokenizer(list(dict.fromkeys([*CAPTION_WORDS, *names])), pool.MAX_LENGTH)
-    makers = [pool.ChunkMaker(composer, tokenizer, index, 10) for index in (3, 3, 4)]
-    (pictures, ids), (again, ids_again), (other, _) = (maker(2) for maker in makers)
+    (pictures, texts), (again, texts_again), (other, _) = (pool.ChunkMaker(composer, n)(2) for n in (3, 3, 4))
     assert pictures.shape == (8, 16, 16, 3)
-    assert ids.shape == (8, pool.MAX_LENGTH)
     np.testing.assert_array_equal(pictures, again)
-    assert (ids == ids_again).all()
+    assert texts == texts_again
     assert (pictures != other).any()
+
+
+def test_every_pass_goes_through_the_pool_once_in_an_order_of_its_own(preset):
+    rows = PoolRows(PoolMaker(preset, preset.folder / "vae", preset.folder / "pools", "cpu"), first=2)
+    names = [rows[number].name for number in range(8 * preset.passes + 1)]
+    passes = [names[at : at + 8] for at in range(0, 8 * preset.passes, 8)]
+    assert all(sorted(one) == [f"pool 2, picture {n}" for n in range(8)] for one in passes)
+    assert len(set(map(tuple, passes))) == preset.passes
+    assert names[-1].startswith("pool 3, ")
+    assert [path.name for path in (preset.folder / "pools").iterdir()] == ["pool-3.safetensors"]
+    rows.stop()
+
+
+def test_a_row_is_the_same_whichever_came_before(preset):
+    maker = PoolMaker(preset, preset.folder / "vae", preset.folder / "pools", "cpu")
+    one, other = PoolRows(maker), PoolRows(maker)
+    one[0], one[9]
+    for rows in (one, other):
+        rows[20]
+    assert one[20].inputs == other[20].inputs
+    assert torch.equal(one[20].given["image_latents"], other[20].given["image_latents"])
+    assert one[20].given["image_latents"].shape == (1, 16, 2, 2)
+    assert one.known_by == other.known_by != PoolRows(maker, first=1).known_by
+    one.stop(), other.stop()
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # how bf16 is slow on a CPU
+def test_both_networks_learn_and_a_run_that_was_stopped_ends_the_same(preset, tmp_path):
+    """The whole stage at small scale: trained, gone on with, exported and loaded."""
+    found = []
+    for name, ends in (("whole", (4,)), ("parts", (2, 4))):
+        for steps in ends:
+            pipe = train_transformer.fresh(preset)
+            before = pipe.text_encoder.word_embedding.weight.detach().clone()
+            maker = PoolMaker(preset, preset.folder / "vae", preset.folder / "pools", "cpu")
+            rows, held_out = PoolRows(maker), held_out_rows(maker, 3)
+            trainer = train_transformer.trainer_of(
+                preset, pipe, rows, tmp_path / name, steps=steps, held_out=held_out, checkpoint_every=1,
+                validation={"every": 2}, rate={"curve": "constant"}, average=0.5,
+            )  # fmt: skip
+            trainer.train(resume=True, progress=False)
+            rows.stop()
+        found.append({**pipe.text_encoder.state_dict(), **pipe.transformer.state_dict()})
+        moved = (pipe.text_encoder.word_embedding.weight != before).any(1)
+        assert 0 < moved.sum() < len(before) - 1  # words of captions, and no other
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # how bf16 is slow on a CPU
+def test_the_stage_ends_in_a_repository_that_is_exported(preset, tmp_path):
+    train_transformer.main(preset, "cpu", "scratch", steps=2, compiled=False)
+    target = export.main(preset, "scratch", tmp_path / "exported")
+    learned = TextToImagePipeline.from_pretrained(train_transformer.run_folder(preset, "scratch") / "result")
+    shipped = TextToImagePipeline.from_pretrained(target)
+    for name in ("text_encoder", "transformer", "vae"):
+        for key, value in learned.components[name].state_dict().items():
+            assert torch.equal(shipped.components[name].state_dict()[key], value.half().float())
+    assert shipped(prompt="a red thing a", steps=1, height=16, width=16, seed=0).image.size == (16, 16)
+    assert (target / "NOTICE").read_text() == NOTICE
+
+
+def test_what_has_not_ended_is_not_exported(preset, tmp_path):
+    with pytest.raises(FileNotFoundError, match="the transformer stage has not ended yet"):
+        export.main(preset, "scratch", tmp_path / "exported")
+
+
+def test_an_autoencoder_learns_to_give_pictures_back(preset, tmp_path):
+    """Better after a few steps than before them, and with latents of unit deviation."""
+    pictures = train_autoencoder.compose_pool(Composer(*load_pictures(preset.folder)), 16, seed=1)
+    vae = train_autoencoder.build(preset)
+    held = train_autoencoder.to_tensor(pictures)
+    before = train_autoencoder.psnr(vae, held)
+    trainer = train_autoencoder.trainer_of(
+        vae, train_autoencoder.ComposedPictures(pictures), [], tmp_path / "run", steps=40, average=0.5
+    )
+    result = trainer.train(progress=False)
+    learned = train_autoencoder.MiniAutoencoderKL.from_pretrained(result.files[0])
+    facts = train_autoencoder.finish(tmp_path / "vae", learned, held, held)
+    assert facts["psnr_db"] > before + 3
+    scaled = train_autoencoder.MiniAutoencoderKL.from_pretrained(tmp_path / "vae")
+    with torch.no_grad():
+        torch.testing.assert_close(scaled.encode(held).std((0, 2, 3)), torch.ones(16), rtol=1e-4, atol=1e-4)

@@ -51,16 +51,18 @@ class Unit(Node, Generic[P, R]):
         *,
         impure: bool = False,
         random: bool = False,
+        together: Callable[..., R] | None = None,
         name: str | None = None,
     ) -> None:
         _refuse_no_function(fn)
-        self.fn, self.impure, self.random = fn, impure, random
+        self.fn, self.impure, self.random, self.together = fn, impure, random, together
         self.function_name = fn.__name__
         self.doc = (inspect.getdoc(fn) or "").partition("\n")[0]
         self._wires = dict(wires or {})
         hints = hints_of(fn, self.function_name)
         parameters = inspect.signature(fn).parameters.values()
         self._refuse_unreadable(parameters, hints)
+        self._refuse_other_parameters()
         self.parameters = {p.name: hints[p.name] for p in parameters if p.kind is not p.KEYWORD_ONLY}
         self.components = {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
         self.branch_parameter = next((n for n, h in self.parameters.items() if bare(h) is Branch), None)
@@ -99,11 +101,14 @@ class Unit(Node, Generic[P, R]):
             GraphError: the function has no such parameter or result, two of its results would be one wire, two
                 parameters of one wire have types that do not fit, or the new name is not one that Python could use.
         """
-        return Unit(self.fn, {**self._wires, **wires}, impure=self.impure, random=self.random, name=self._own_name)
+        return self._again({**self._wires, **wires}, self._own_name)
 
     def named(self, name: str) -> "Unit[P, R]":
         """The same unit under another name in errors, plans and drawings; its wires stay."""
-        return Unit(self.fn, self._wires, impure=self.impure, random=self.random, name=name)
+        return self._again(self._wires, name)
+
+    def _again(self, wires: Mapping[str, str], name: str | None) -> "Unit[P, R]":
+        return Unit(self.fn, wires, impure=self.impure, random=self.random, together=self.together, name=name)
 
     def wire(self, name: str) -> str:
         """The wire that a parameter or a result of the function is connected to, or the component that it is."""
@@ -183,6 +188,16 @@ class Unit(Node, Generic[P, R]):
         if "return" not in hints or hints["return"] is type(None):
             raise GraphError(f"{self.function_name}: annotate what it returns")
 
+    def _refuse_other_parameters(self) -> None:
+        if self.together is None:
+            return
+        own, others = (list(inspect.signature(fn).parameters) for fn in (self.fn, self.together))
+        if own != others:
+            raise GraphError(
+                f"{self.function_name}: together= must be a function of the same parameters, {', '.join(own)}, got "
+                f"{', '.join(others)}"
+            )
+
     def _field_hints(self, made: Any) -> dict[str, Any]:
         """The type of each field; all may be None where the function may return None instead."""
         hints = hints_of(bare(made), f"{self.function_name} returns {bare(made).__name__}")
@@ -247,24 +262,35 @@ def unit(fn: Callable[P, R], /) -> Unit[P, R]: ...
 
 
 @overload
-def unit(*, impure: bool = False, random: bool = False) -> Callable[[Callable[P, R]], Unit[P, R]]: ...
+def unit(
+    *, impure: bool = False, random: bool = False, together: Callable[..., Any] | None = None
+) -> Callable[[Callable[P, R]], Unit[P, R]]: ...
 
 
-def unit(fn: Callable[..., Any] | None = None, /, *, impure: bool = False, random: bool = False) -> Any:
+def unit(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    impure: bool = False,
+    random: bool = False,
+    together: Callable[..., Any] | None = None,
+) -> Any:
     """Make a unit of a function, as `@unit` or `@unit(impure=True)`.
 
     Args:
         impure: the function may give another result for the same values; it is never pruned, memoised or cached.
             Previews run it only where an output needs it.
         random: it draws randomness for each sample (crop, caption dropout); training does not cache it.
+        together: a function of the same parameters that does the same for all rows of a batch at once, for training:
+            a sequence of each value that the function reads, in the order of the rows, to results [b, ...].
 
     Raises:
         GraphError: what is given is not a plain function; a parameter has no type, a default, or is
-            `*args`/`**kwargs`; or the return type is missing.
+            `*args`/`**kwargs`; the return type is missing; or `together` has other parameters.
     """
     if fn is None:
-        return lambda f: Unit(f, impure=impure, random=random)
-    return Unit(fn, impure=impure, random=random)
+        return lambda f: Unit(f, impure=impure, random=random, together=together)
+    return Unit(fn, impure=impure, random=random, together=together)
 
 
 class State:

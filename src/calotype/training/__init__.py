@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 from calotype._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from calotype.training.autoencoder import AutoencoderSettings, AutoencoderTrainer, Reconstruction
     from calotype.training.cache import prepare_cache
     from calotype.training.config import TrainingConfig, read_config, run_training
     from calotype.training.data import Buckets, PictureFolder
     from calotype.training.distillation import DirectDistillation, TrajectoryImitation
+    from calotype.training.drawn import Drawn, DrawnRows
     from calotype.training.objective import Batch, Denoising, Objective
     from calotype.training.optimizer import SGD, AdamW, Muon, Rate
     from calotype.training.pictures import PICTURES
@@ -24,10 +26,14 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "AdamW": "optimizer",
+    "AutoencoderSettings": "autoencoder",
+    "AutoencoderTrainer": "autoencoder",
     "Batch": "objective",
     "CosMap": "weighting",
     "Denoising": "objective",
     "DirectDistillation": "distillation",
+    "Drawn": "drawn",
+    "DrawnRows": "drawn",
     "Flat": "weighting",
     "FullWeights": "targets",
     "LogitNormal": "times",
@@ -48,6 +54,7 @@ _WHERE = {
     "run_training": "config",
     "P2": "weighting",
     "Rate": "optimizer",
+    "Reconstruction": "autoencoder",
     "Row": "rows",
     "SGD": "optimizer",
     "Shifted": "times",
@@ -65,11 +72,15 @@ __all__ = [
     "PICTURES",
     "SGD",
     "AdamW",
+    "AutoencoderSettings",
+    "AutoencoderTrainer",
     "Batch",
     "Buckets",
     "CosMap",
     "Denoising",
     "DirectDistillation",
+    "Drawn",
+    "DrawnRows",
     "Flat",
     "FullWeights",
     "LearnedWord",
@@ -82,6 +93,7 @@ __all__ = [
     "PictureFolder",
     "Preference",
     "Rate",
+    "Reconstruction",
     "Row",
     "Shifted",
     "SigmaSquared",

@@ -10,12 +10,37 @@ import torch
 
 from calotype.errors import ConfigError, TrainingError
 from calotype.graph.memo import fingerprint
-from calotype.training.rows import Row, mixed
+from calotype.training.drawn import DrawnRows, Rows
+from calotype.training.rows import Row, as_rows, mixed
 from calotype.training.settings import TrainingSettings
 
 
-def parted(rows: list[Row], settings: TrainingSettings) -> tuple[list[Row], list[Row]]:
-    """The rows to train on, and those to keep out. Raises `ConfigError` where none is left to train on."""
+def parted(
+    data: Iterable[Row | Mapping[str, Any]] | DrawnRows,
+    held_out: Iterable[Row | Mapping[str, Any]],
+    settings: TrainingSettings,
+) -> tuple[Rows, list[Row]]:
+    """The rows to train on, and those to keep out.
+
+    Raises:
+        ConfigError: none is left to train on; rows are kept out in two ways; or a setting needs rows that end.
+        InputError: there are no rows.
+    """
+    kept = list(held_out)
+    if kept and settings.validation.held_out:
+        raise ConfigError("validation.held_out is a share of the data, and rows are given as held_out=; leave one out")
+    if isinstance(data, DrawnRows):
+        if settings.validation.held_out:
+            raise ConfigError("validation.held_out: rows that are drawn have no end to take a share of; give held_out=")
+        if settings.cache is not None:
+            raise ConfigError("cache: rows that are drawn do not come again, so that nothing of them can be kept")
+        return data, as_rows(kept)[: settings.validation.rows] if kept else []
+    rows = as_rows(data)
+    return (rows, as_rows(kept)[: settings.validation.rows]) if kept else _shared_out(rows, settings)
+
+
+def _shared_out(rows: list[Row], settings: TrainingSettings) -> tuple[list[Row], list[Row]]:
+    """The rows without a share of them, and that share."""
     count = round(len(rows) * settings.validation.held_out)
     if not count:
         return rows, []
@@ -26,12 +51,15 @@ def parted(rows: list[Row], settings: TrainingSettings) -> tuple[list[Row], list
     return [r for i, r in enumerate(rows) if i not in kept], [rows[i] for i in sorted(kept)][: settings.validation.rows]
 
 
-def digest(rows: Iterable[Row]) -> str:
-    """What a data set is known by: names, inputs and weights of its rows; of pictures in files, the path."""
+def digest(rows: Rows) -> str:
+    """What a data set is known by: names, inputs and weights of its rows; of pictures in files, the path. Rows that are
+    drawn say it themselves."""
+    if isinstance(rows, DrawnRows):
+        return rows.known_by
     found = hashlib.blake2b(digest_size=16)
     for row in rows:
-        of = (row.name, _known_by(row.inputs), row.weight, row.bucket)
-        found.update(repr(of if row.rejected is None else (*of, _known_by(row.rejected))).encode())
+        more = (_known_by(values) for values in (row.rejected, row.given) if values)
+        found.update(repr((row.name, _known_by(row.inputs), row.weight, row.bucket, *more)).encode())
     return found.hexdigest()
 
 

@@ -10,6 +10,7 @@ from calotype.graph.hints import Pad, metadata_of
 from calotype.sampling.collate import collate, is_composite, is_row, map_leaves
 from calotype.training.objective import Batch
 from calotype.training.rows import Row
+from calotype.training.together import joint_units, joint_values
 from calotype.training.wires import TrainedWires, item_values
 
 if TYPE_CHECKING:
@@ -41,22 +42,31 @@ class Items:
 
     def __init__(self, pipe: "DiffusionPipeline", wires: TrainedWires, source: Source | None = None) -> None:
         self.pipe, self.wires, self.source = pipe, wires, source or Computed()
+        self._joint = joint_units(pipe._graph(), wires)
+        made = {wire for unit in self._joint for wire in unit.writes}
+        read = (wire for unit in self._joint for wire in unit.reads)
+        self._by_row = tuple(dict.fromkeys((*(wire for wire in wires.wanted if wire not in made), *read)))
 
     def batch(self, rows: Sequence[Row], inputs: Sequence[Mapping[str, Any]]) -> Batch:
         """A batch of rows with these inputs. Gradients reach trained components that make conditions."""
-        each = [self.item(one) for one in inputs]
-        values = {wire: self._joined(wire, [item[wire] for item in each]) for wire in self.wires.wanted}
-        values = {wire: _moved(value, self.pipe.device) for wire, value in values.items()}
+        each = [self.item(one, row.given) for row, one in zip(rows, inputs, strict=True)]
+        values: dict[str, Any] = {}
+        for unit in self._joint:
+            values |= joint_values(unit, each, self.pipe.components)
+        alone = [wire for wire in self.wires.wanted if wire not in values]
+        values |= {wire: self._joined(wire, [item[wire] for item in each]) for wire in alone}
+        values = {wire: _moved(values[wire], self.pipe.device) for wire in self.wires.wanted}
         clean = map_leaves(_detached, values[self.wires.clean])
         conditions = {wire: values[wire] for wire in self.wires.conditions}
         return Batch(clean, conditions, torch.tensor([row.weight for row in rows], dtype=torch.float32))
 
-    def item(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The values on the wanted wires of one row."""
-        known = self.source.values(inputs)
-        open_wires = [wire for wire in self.wires.wanted if wire not in known]
+    def item(self, inputs: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of one row on the wanted wires that are made row by row, and on those that the others are made
+        of."""
+        known = {**self.source.values(inputs), **given}
+        open_wires = [wire for wire in self._by_row if wire not in known]
         made = item_values(self.pipe, inputs, open_wires, known) if open_wires else {}
-        return {wire: known[wire] if wire in known else made[wire] for wire in self.wires.wanted}
+        return {wire: known[wire] if wire in known else made[wire] for wire in self._by_row}
 
     def _joined(self, wire: str, values: Sequence[Any]) -> Any:
         hint = self.wires.conditions.get(wire)

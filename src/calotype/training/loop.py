@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from calotype.errors import ConfigError, TrainingError
 from calotype.sampling.schedulers.base import Scheduler
 from calotype.training.checkpoint import Checkpoint
+from calotype.training.drawn import Rows, order_of
 from calotype.training.items import Items
 from calotype.training.objective import Objective
 from calotype.training.optimizer import Average
 from calotype.training.predictor import Predictor
-from calotype.training.rows import Order, Row, dropped, mixed
+from calotype.training.rows import Row, dropped, mixed
 from calotype.training.settings import TrainingSettings
 from calotype.training.trained import Trained
 
@@ -75,12 +76,12 @@ class Loop:
         self,
         trained: Trained,
         module: LossModule,
-        rows: Sequence[Row],
+        rows: Rows,
         settings: TrainingSettings,
         accelerator: "Accelerator",
     ) -> None:
         self.trained, self.rows, self.settings, self.accelerator = trained, rows, settings, accelerator
-        self.order = Order(rows, settings.batch, settings.seed)
+        self.order = order_of(rows, settings.batch, settings.seed)
         self.done = 0
         self.average = Average(trained.parameters, settings.average) if settings.average else None
         optimizer = settings.optimizer.make(trained.parameters)
@@ -114,7 +115,7 @@ class Loop:
         number = (self.done * count + micro) * self.accelerator.num_processes + self.accelerator.process_index
         turn, chosen = self.order.batch(number)
         rows = [self.rows[index] for index in chosen]
-        inputs = [self.inputs(self.rows[index], turn, index) for index in chosen]
+        inputs = [self.inputs(row, turn, index) for row, index in zip(rows, chosen, strict=True)]
         seed = mixed(self.settings.seed, "step", number)
         last = micro + 1 == count
         with torch.random.fork_rng(), self._synced(last):

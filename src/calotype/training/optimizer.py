@@ -65,6 +65,7 @@ class Muon(Value):
         rate: of the matrices; a warm-up and a curve are for both alike.
         matrices: the regular expression that is found in the names of the parameters that Muon moves, if these have two
             dimensions. By default those of numbered blocks.
+        kernels: move those of convolutions in the same way, as matrices of output channels by everything else.
         momentum, weight_decay: of the matrices.
         other_rate, betas: of the rest.
     """
@@ -72,6 +73,7 @@ class Muon(Value):
     kind: Literal["muon"] = "muon"
     rate: float = Field(default=0.02, gt=0.0)
     matrices: str = r"(^|\.)\w*(blocks|layers)\.\d"
+    kernels: bool = False
     momentum: float = Field(default=0.95, ge=0.0, lt=1.0)
     weight_decay: float = Field(default=0.01, ge=0.0)
     other_rate: float = Field(default=1.2e-3, gt=0.0)
@@ -82,7 +84,7 @@ class Muon(Value):
         from calotype.training.muon import MuonAdamW
 
         names = set(matching("the trained parameters", self.matrices, list(parameters)))
-        chosen = {name for name in names if parameters[name].ndim == 2}
+        chosen = {name for name in names if parameters[name].ndim == 2 or (self.kernels and parameters[name].ndim > 2)}
         if not chosen:
             raise ConfigError(f"optimizer.matrices: of what {self.matrices!r} matches, nothing has two dimensions")
         return MuonAdamW(

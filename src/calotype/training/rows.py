@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ class Row:
         weight: how much its loss counts.
         bucket: rows of one batch have the same; by default all rows do.
         rejected: of a pair, the inputs of what is liked less, where they differ from `inputs`.
+        given: values by wire that are there already, such as latents, in place of what units would make of inputs: one
+            item each, arrays [1, ...].
     """
 
     name: str
@@ -30,6 +32,7 @@ class Row:
     weight: float = 1.0
     bucket: Hashable = None
     rejected: Mapping[str, Any] | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def worse(self) -> Mapping[str, Any]:

@@ -98,9 +98,9 @@ LATER = frozenset({"steps", "checkpoint_every", "keep", "validation", "log", "ca
 that of a rate that goes down the length of the curve is `steps`."""
 
 
-def parse_settings(fields: Mapping[str, Any]) -> TrainingSettings:
-    """Settings from their fields. Raises `ConfigError`, naming every field that is wrong."""
+def parse_settings(fields: Mapping[str, Any], kind: type[TrainingSettings] = TrainingSettings) -> TrainingSettings:
+    """Settings of a kind from their fields. Raises `ConfigError`, naming every field that is wrong."""
     try:
-        return TrainingSettings(**fields)
+        return kind(**fields)
     except ValidationError as error:
-        raise ConfigError(explained("Trainer", TrainingSettings, error)) from None
+        raise ConfigError(explained("Trainer", kind, error)) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -29,41 +29,53 @@ ATTENTION = r"(to_q|to_k|to_v|to_out(\.0)?|to_qkv|q_proj|k_proj|v_proj|out_proj)
 
 
 class FullWeights(Target):
-    """All weights of a network, in place.
+    """All weights of a network, or of several that learn together, in place.
 
     Attributes:
+        component: a name, or several. Of several, a parameter is `NAME.PARAMETER` in checkpoints, `only` and the like.
         only: train only the parameters in whose name this regular expression is found.
-        result: what is saved: a `"repository"` of the whole pipeline, or the `"component"` alone.
+        result: what is saved: a `"repository"` of the whole pipeline, or the `"component"` alone, each in a folder.
     """
 
     kind: Literal["full"] = "full"
+    component: str | Annotated[tuple[str, ...], Field(min_length=1)]
     only: str | None = None
     result: Literal["repository", "component"] = "repository"
+
+    @field_validator("component")
+    @classmethod
+    def _each_once(cls, component: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not isinstance(component, str) and len(set(component)) < len(component):
+            raise ValueError(f"names one twice: {', '.join(component)}")
+        return component
 
     @property
     def kept_whole(self) -> bool:
         return True
 
     def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
-        network = self.network(pipe)
-        if any(p.is_floating_point() and p.dtype != torch.float32 for p in network.parameters()):
-            raise ComponentError(
-                f"{self.component!r} is {next(network.parameters()).dtype}, whose steps are too coarse to train all "
-                "weights; load the pipeline with dtype='float32' (mixed precision is precision='bf16')"
-            )
-        chosen = matching(self.component, self.only, [name for name, _ in network.named_parameters()])
-        for name, parameter in network.named_parameters():
+        networks = self.networks(pipe)
+        for name, network in networks.items():
+            if any(p.is_floating_point() and p.dtype != torch.float32 for p in network.parameters()):
+                raise ComponentError(
+                    f"{name!r} is {next(network.parameters()).dtype}, whose steps are too coarse to train all "
+                    "weights; load the pipeline with dtype='float32' (mixed precision is precision='bf16')"
+                )
+        module = networks[self.component] if isinstance(self.component, str) else nn.ModuleDict(networks)
+        chosen = set(matching(", ".join(networks), self.only, [name for name, _ in module.named_parameters()]))
+        for name, parameter in module.named_parameters():
             parameter.requires_grad_(name in chosen and parameter.is_floating_point())
-        self._refuse_unsaved(pipe, network)
-        return _TrainedNetwork(pipe, self.component, network, whole=self.result == "repository")
+        self._refuse_unsaved(pipe, networks)
+        return _TrainedNetworks(pipe, networks, module, whole=self.result == "repository")
 
-    def _refuse_unsaved(self, pipe: "DiffusionPipeline", network: nn.Module) -> None:
+    def _refuse_unsaved(self, pipe: "DiffusionPipeline", networks: Mapping[str, nn.Module]) -> None:
         """Raise `ComponentError` before the training for what could not be saved after it."""
         from calotype.weights.registry import named
 
         if self.result == "component":
-            if not callable(getattr(network, "save_pretrained", None)):
-                raise ComponentError(f"{self.component!r}, a {type(network).__name__}, has no save_pretrained")
+            for name, network in networks.items():
+                if not callable(getattr(network, "save_pretrained", None)):
+                    raise ComponentError(f"{name!r}, a {type(network).__name__}, has no save_pretrained")
             return
         if pipe._inserted:
             raise ComponentError(
@@ -77,19 +89,22 @@ class FullWeights(Target):
             raise ComponentError(f"{error}; or train with result='component'") from None
 
 
-class _TrainedNetwork(Trained):
-    def __init__(self, pipe: "DiffusionPipeline", component: str, module: nn.Module, *, whole: bool) -> None:
-        super().__init__(pipe, component, module)
-        self._whole = whole
+class _TrainedNetworks(Trained):
+    def __init__(
+        self, pipe: "DiffusionPipeline", networks: Mapping[str, nn.Module], module: nn.Module, *, whole: bool
+    ) -> None:
+        super().__init__(pipe, tuple(networks), module)
+        self._networks, self._whole = networks, whole
 
     def remove(self) -> None:
-        self.pipe.changed(self.component)
+        self.changed()
 
     def save(self, folder: Path) -> list[Path]:
-        saved: Any = self.pipe if self._whole else self.module
-        place = folder if self._whole else folder / self.component
-        saved.save_pretrained(place)
-        return [place]
+        parts: dict[Path, Any] = {folder / name: network for name, network in self._networks.items()}
+        saved = {folder: self.pipe} if self._whole else parts
+        for place, one in saved.items():
+            one.save_pretrained(place)
+        return list(saved)
 
 
 class LowRankChange(Target):
@@ -106,6 +121,7 @@ class LowRankChange(Target):
     """
 
     kind: Literal["lora"] = "lora"
+    component: str
     rank: int = Field(default=16, ge=1)
     alpha: float | None = Field(default=None, gt=0.0)
     layers: str = ATTENTION
@@ -114,7 +130,7 @@ class LowRankChange(Target):
     formats: tuple[Literal["diffusers", "kohya", "peft"], ...] | None = None
 
     def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
-        network = self.network(pipe)
+        network = self.networks(pipe)[self.component]
         there = layers_of(network)
         names = matching(self.component, rf"(^|\.){self.layers}$", list(there))
         draw = torch.Generator().manual_seed(seed)
@@ -150,7 +166,7 @@ class _TrainedLayers(Trained):
     ) -> None:
         self.changes, self.formats = changes, formats
         module = nn.ModuleDict({name.replace(".", "/"): change for name, change in changes.items()})
-        super().__init__(pipe, component, module)
+        super().__init__(pipe, (component,), module)
         self._handles: list[RemovableHandle] = [attach_trained(layers[n], change) for n, change in changes.items()]
         pipe.changed(component)
 
@@ -158,10 +174,11 @@ class _TrainedLayers(Trained):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self.pipe.changed(self.component)
+        self.changed()
 
     def save(self, folder: Path) -> list[Path]:
-        placed: dict[str, Any] = {self.component: {name: change.change() for name, change in self.changes.items()}}
+        (component,) = self.components
+        placed: dict[str, Any] = {component: {name: change.change() for name, change in self.changes.items()}}
         networks = {name: c for name, c in self.pipe.components.items() if isinstance(c, nn.Module)}
         places = {
             "diffusers": folder / "pytorch_lora_weights.safetensors",

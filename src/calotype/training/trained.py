@@ -21,12 +21,12 @@ class Trained:
     """What is trained in one pipeline: a module that holds exactly the trained parameters, by name.
 
     Attributes:
-        component: the component that computes with them.
+        components: those that compute with them.
         module: holds them; its `state_dict` is what a checkpoint has.
     """
 
-    def __init__(self, pipe: "DiffusionPipeline", component: str, module: nn.Module) -> None:
-        self.pipe, self.component, self.module = pipe, component, module
+    def __init__(self, pipe: "DiffusionPipeline", components: tuple[str, ...], module: nn.Module) -> None:
+        self.pipe, self.components, self.module = pipe, components, module
         self._before: dict[str, torch.Tensor] = {}
 
     @property
@@ -70,7 +70,12 @@ class Trained:
     def _fill(self, values: Mapping[str, torch.Tensor]) -> None:
         for name, parameter in self.parameters.items():
             parameter.copy_(values[name])
-        self.pipe.changed(self.component)
+        self.changed()
+
+    def changed(self) -> None:
+        """Tell the pipeline that what the components compute is not what it was."""
+        for component in self.components:
+            self.pipe.changed(component)
 
     def train(self, mode: bool) -> None:
         """Turn dropout and the like on or off."""
@@ -87,11 +92,16 @@ class Trained:
 class Target(Value):
     """What is trained."""
 
-    component: str
+    component: str | tuple[str, ...]
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components that it is of."""
+        return (self.component,) if isinstance(self.component, str) else self.component
 
     @property
     def kept_whole(self) -> bool:
-        """Whether a checkpoint has all of the component, so that what it was before does not matter."""
+        """Whether a checkpoint has all of the components, so that what they were before does not matter."""
         return False
 
     @abstractmethod
@@ -101,16 +111,20 @@ class Target(Value):
     def check(self, inputs: Iterable[Mapping[str, Any]]) -> None:
         """Raise `InputError` for rows with these inputs, of which it cannot learn."""
 
-    def network(self, pipe: "DiffusionPipeline") -> nn.Module:
-        """The network that is trained, or changed. Raises `ComponentError` where there is none."""
-        found = pipe.components.get(self.component)
-        if not isinstance(found, nn.Module):
-            known = [name for name, c in pipe.components.items() if isinstance(c, nn.Module)]
-            raise ComponentError(
-                f"component: there is no network {self.component!r} to train{did_you_mean(self.component, known)}; the "
-                f"networks of this {type(pipe).__name__} are {', '.join(known)}"
-            )
-        return found
+    def networks(self, pipe: "DiffusionPipeline") -> dict[str, nn.Module]:
+        """The networks that are trained, or changed, by name. Raises `ComponentError` where there is none."""
+        return {name: _network(pipe, name) for name in self.components}
+
+
+def _network(pipe: "DiffusionPipeline", name: str) -> nn.Module:
+    found = pipe.components.get(name)
+    if not isinstance(found, nn.Module):
+        known = [name for name, c in pipe.components.items() if isinstance(c, nn.Module)]
+        raise ComponentError(
+            f"component: there is no network {name!r} to train{did_you_mean(name, known)}; the networks of this "
+            f"{type(pipe).__name__} are {', '.join(known)}"
+        )
+    return found
 
 
 def matching(component: str, pattern: str | None, names: list[str]) -> list[str]:

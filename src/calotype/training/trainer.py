@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
@@ -16,13 +16,14 @@ from calotype.errors import ConfigError, InputError, TrainingError, did_you_mean
 from calotype.graph.hints import bare, members
 from calotype.training.cache import Cached, CacheReport, fingerprint_of, prepare_cache
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from calotype.training.drawn import DrawnRows, examples
 from calotype.training.facts import digest, parted, refuse_another_run
 from calotype.training.items import Items, Source
 from calotype.training.log import open_logs
 from calotype.training.loop import Loop, LossModule, StepReport
 from calotype.training.predictor import Predictor
 from calotype.training.recompute import recomputed
-from calotype.training.rows import Row, as_rows, mixed, variants
+from calotype.training.rows import Row, mixed, variants
 from calotype.training.settings import LATER, TrainingSettings, parse_settings
 from calotype.training.trained import Trained
 from calotype.training.validation import validate
@@ -62,7 +63,9 @@ class Trainer:
 
     Args:
         pipe: trained in place; `train` leaves it as it was but for full weights.
-        data: rows, or mappings of the pipeline's inputs.
+        data: rows, or mappings of the pipeline's inputs; or rows that are drawn (`Drawn`), without an end.
+        held_out: rows that are not trained on and whose loss validation measures, where `validation.held_out` does not
+            take a share of `data`.
         output: the folder of the run: checkpoints, the log, pictures, the result.
         settings: how to train; or its fields as keywords.
 
@@ -72,23 +75,28 @@ class Trainer:
         GraphError: the pipeline has no loop to train, or nothing tells what the loop should arrive at.
     """
 
+    Settings: ClassVar[type[TrainingSettings]] = TrainingSettings
+
     def __init__(
         self,
         pipe: "DiffusionPipeline",
-        data: Iterable[Row | Mapping[str, Any]],
+        data: Iterable[Row | Mapping[str, Any]] | DrawnRows,
         output: str | PathLike[str],
         *,
+        held_out: Iterable[Row | Mapping[str, Any]] = (),
         settings: TrainingSettings | None = None,
         **fields: Any,
     ) -> None:
         if settings is not None and fields:
             raise ConfigError(f"Trainer takes settings= or fields of them, not both: {', '.join(fields)}")
-        self.settings = settings or parse_settings(fields)
+        self.settings = settings or parse_settings(fields, self.Settings)
         self.pipe, self.output = pipe, Path(output).expanduser()
-        self.rows, self.held_out = parted(as_rows(data), self.settings)
-        self.wires: TrainedWires = trained_wires(
-            pipe._graph(), [self.settings.target.component], loop=self.settings.loop, clean=self.settings.clean
-        )
+        self.rows, self.held_out = parted(data, held_out, self.settings)
+        self.wires: TrainedWires = self._wired()
+
+    def _wired(self) -> TrainedWires:
+        settings = self.settings
+        return trained_wires(self.pipe._graph(), settings.target.components, loop=settings.loop, clean=settings.clean)
 
     def prepare(self, *, progress: bool = True) -> CacheReport:
         """Compute what is frozen for all rows and keep it in the folder `cache`. What is there already is left alone.
@@ -100,8 +108,9 @@ class Trainer:
         """
         self._check()
         settings = self.settings
-        rows = [{**settings.inputs, **row.inputs} for row in (*self.rows, *self.held_out)]
-        rows += [{**settings.inputs, **row.worse} for row in (*self.rows, *self.held_out) if row.rejected is not None]
+        listed = [*examples(self.rows), *self.held_out]
+        rows = [{**settings.inputs, **row.inputs} for row in listed]
+        rows += [{**settings.inputs, **row.worse} for row in listed if row.rejected is not None]
         inputs = [one for row in rows for one in variants(row, settings.dropout)]
         return prepare_cache(self.pipe, self.wires, inputs, self.cache, workers=settings.workers, progress=progress)
 
@@ -133,7 +142,8 @@ class Trainer:
             loop = self._loop(trained, accelerator, source)
             self._restore(loop, facts)
             if self.settings.recompute:
-                stack.enter_context(recomputed(self.settings.target.network(self.pipe)))
+                for network in self.settings.target.networks(self.pipe).values():
+                    stack.enter_context(recomputed(network))
             last = self._run(loop, facts, progress)
             files = self._save(loop) if accelerator.is_main_process else []
             accelerator.wait_for_everyone()
@@ -152,15 +162,15 @@ class Trainer:
             if not 0.0 <= share <= 1.0:
                 raise ConfigError(f"dropout: the share of {name!r} must be between 0 and 1, got {share!r}")
         met = set()
-        for row in (*self.rows, *self.held_out):
-            for given in (row.inputs, row.worse):
-                inputs = {**self.settings.inputs, **given}
-                kind = frozenset((name, value is None) for name, value in inputs.items())
+        for row in (*examples(self.rows), *self.held_out):
+            for own in (row.inputs, row.worse):
+                inputs = {**self.settings.inputs, **own}
+                kind = frozenset((name, value is None) for name, value in (*inputs.items(), *row.given.items()))
                 if kind not in met:  # rows that give the same inputs are alike
-                    check_item(self.pipe, self.wires, row.name, inputs)
+                    check_item(self.pipe, self.wires, row.name, inputs, row.given)
                     met.add(kind)
         self._check_pairs()
-        self.settings.target.check([{**self.settings.inputs, **row.inputs} for row in self.rows])
+        self.settings.target.check([{**self.settings.inputs, **row.inputs} for row in examples(self.rows)])
         for call in self.settings.validation.calls:
             self.pipe._planned(self.pipe._read(call))
 
@@ -170,13 +180,14 @@ class Trainer:
         read = {wire for node in needed(self.pipe._graph(), [self.wires.clean]) for wire in node.reads} | {
             self.wires.clean
         }
-        for row in (*self.rows, *self.held_out):
+        for row in (*examples(self.rows), *self.held_out):
             if wanted and row.rejected is None:
                 raise InputError(
                     f"{row.name}: objective {kind!r} learns from pairs; say what is liked less, as "
                     "Row(name, inputs, rejected={'image': ...})"
                 )
-            if useless := sorted((row.rejected or {}).keys() - read):
+            used = read if self.wires.clean not in row.given else set()
+            if useless := sorted((row.rejected or {}).keys() - used):
                 raise InputError(
                     f"{row.name}: {', '.join(useless)} of what is liked less would not be used: both of a pair are "
                     "learned under the same conditions; give other rows for other texts"
@@ -226,12 +237,15 @@ class Trainer:
         for name in self.wires.components:
             if isinstance(component := self.pipe.components[name], nn.Module):
                 component.to(accelerator.device)
-        items = Items(self.pipe, self.wires, source)
         if self.settings.objective.needs_original:
             trained.keep_original()  # before a checkpoint is restored
+        return Loop(trained, self._module(trained, source), self.rows, self.settings, accelerator)
+
+    def _module(self, trained: Trained, source: Source | None) -> LossModule:
+        """What makes losses of rows."""
+        items = Items(self.pipe, self.wires, source)
         predictor = Predictor(self.wires.loop, self.pipe.components, trained.original)
-        module = LossModule(trained, items, predictor, self.settings.objective)
-        return Loop(trained, module, self.rows, self.settings, accelerator)
+        return LossModule(trained, items, predictor, self.settings.objective)
 
     def _restore(self, loop: Loop, facts: Mapping[str, Any]) -> None:
         last = last_checkpoint(self.output)
@@ -245,9 +259,8 @@ class Trainer:
     def _facts(self) -> dict[str, Any]:
         """What the run is of, before anything is put in: with other facts, its checkpoints are of no use."""
         settings, kept = self.settings.described(leave_out=LATER), self.settings.target.kept_whole
-        names = {*self.wires.components, self.wires.loop.scheduler} - (
-            {self.settings.target.component} if kept else set()
-        )
+        names = {*self.wires.components, self.wires.loop.scheduler}
+        names -= set(self.settings.target.components if kept else ())
         base = {name: fingerprint_of(self.pipe, name) for name in sorted(names)}
         return {**settings, "pipeline": type(self.pipe).__name__, "data": digest(self.rows), "base": base}
 

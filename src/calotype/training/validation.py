@@ -25,7 +25,7 @@ def validate(loop: Loop, settings: TrainingSettings, held_out: Sequence[Row], fo
             found: Mapping[str, float] = {}
             if held_out:
                 found = {"held_out": loop.loss_of(held_out, settings.seed)}
-            trained.pipe.changed(trained.component)
+            trained.changed()
             for number, call in enumerate(wanted.calls):
                 folder.mkdir(parents=True, exist_ok=True)
                 trained.pipe(**{"seed": settings.seed, **call}).save(folder / f"step-{loop.done:08d}-{number}.png")

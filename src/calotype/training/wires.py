@@ -13,6 +13,7 @@ from PIL import Image
 
 from calotype.errors import ComponentError, GraphError, InputError, MissingInput, did_you_mean
 from calotype.graph.branches import POSITIVE
+from calotype.graph.given import check_given, check_names
 from calotype.graph.hints import bare, members
 from calotype.graph.inputs import ABSENT, RESERVED, Call
 from calotype.graph.node import Node
@@ -71,7 +72,7 @@ def trained_wires(
         GraphError: there is no such loop or wire, or nothing tells which is meant.
         ComponentError: a name is no component, or one that the loop's prediction does not depend on.
     """
-    node = _loop(graph, loop)
+    node = loop_of(graph, loop)
     wire = clean or _clean(graph)
     if wire not in {w for n in graph.nodes for w in n.writes} | set(graph.inputs):
         known = [w for n in graph.nodes for w in n.writes]
@@ -89,7 +90,8 @@ def trained_wires(
     )  # fmt: skip
 
 
-def _loop(graph: "Graph", name: str | None) -> Denoise:
+def loop_of(graph: "Graph", name: str | None) -> Denoise:
+    """The loop of a name, or the only one. Raises `GraphError` where nothing tells which is meant."""
     loops = {node.name: node for node in graph.nodes if isinstance(node, Denoise)}
     if name is None and len(loops) == 1:
         return next(iter(loops.values()))
@@ -168,11 +170,16 @@ def _is_file(hint: Any, value: Any) -> bool:
     return pictures and (isinstance(value, Path) or (isinstance(value, str) and not value.startswith("data:")))
 
 
-def check_item(pipe: "DiffusionPipeline", wires: TrainedWires, name: str, inputs: Mapping[str, Any]) -> None:
+def check_item(
+    pipe: "DiffusionPipeline", wires: TrainedWires, name: str, inputs: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
     """Raise `InputError` where an item's inputs are wrong, too few, or make no data to learn."""
     try:
         call, _ = read_unopened(pipe, inputs)
-        plan = plan_item(pipe._graph(), call, wires.wanted, {})
+        call = replace(call, given=dict(given))
+        check_names(pipe._graph(), call)
+        check_given(pipe._graph(), call, (POSITIVE,), 1)
+        plan = plan_item(pipe._graph(), call, wires.wanted, given)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     fields = pipe._graph().inputs
@@ -244,6 +251,8 @@ def item_values(
     graph = pipe._graph()
     call = pipe._read({"seed": 0, **inputs})
     plan = plan_item(graph, call, wanted, given)
+    if not plan.nodes:  # the common case where everything is given or of a cache: no engine needs to start
+        return {wire: given[wire] if wire in given else _value_of(call, wire) for wire in wanted}
     for planned in plan.nodes:
         _refuse_not_loaded(pipe, planned)
     call = replace(call, given=dict(given), explicit=frozenset(call.explicit - RESERVED))
@@ -252,6 +261,12 @@ def item_values(
     for _ in run.execute():
         pass  # no loop is among them
     return {wire: run.wires[wire].at(POSITIVE, 0, 0) if wire in run.wires else None for wire in wanted}
+
+
+def _value_of(call: Call, name: str) -> Any:
+    """An input of one item; None for a wire that nothing makes."""
+    value = call.values.get(name)
+    return value[0] if isinstance(value, list) else value
 
 
 def _refuse_not_loaded(pipe: "DiffusionPipeline", planned: PlannedNode) -> None:

@@ -47,7 +47,7 @@ class LearnedWord(Target):
             )
 
     def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
-        encoder = self.network(pipe)
+        encoder = self.networks(pipe)[self.component]
         table = table_of(encoder, self.component)
         if table.weight.dtype != torch.float32:
             raise ComponentError(f"{self.component!r} is {table.weight.dtype}; load the pipeline with dtype='float32'")
@@ -77,7 +77,7 @@ class _TrainedWord(Trained):
     def __init__(
         self, pipe: "DiffusionPipeline", component: str, module: nn.Module, token: str, table: nn.Embedding
     ) -> None:
-        super().__init__(pipe, component, module)
+        super().__init__(pipe, (component,), module)
         self.token = token
         table._buffers[VECTORS] = module.vectors  # type: ignore[assignment]
 
