@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from calotype.errors import ConfigError, InputError
-from calotype.training.data import Buckets, PictureFolder
+from calotype.training import Buckets, PictureFolder
 from training.small import color
 
 

@@ -22,6 +22,7 @@ from calotype.graph.hints import accepts_none
 from calotype.graph.memo import fingerprint, knowable
 from calotype.graph.node import Node
 from calotype.graph.unit import Unit
+from calotype.training.unopened import Unopened
 from calotype.training.wires import TrainedWires, plan_item, read_unopened
 
 if TYPE_CHECKING:
@@ -50,19 +51,27 @@ class FileDigests:
     def __init__(self, known: Mapping[str, tuple[int, int, str]] | None = None) -> None:
         self.known: dict[str, tuple[int, int, str]] = dict(known or {})
 
-    def of(self, path: Path) -> str:
-        """The digest of a file. Raises `InputError` where there is none."""
+    def of(self, path: Path | Unopened) -> str:
+        """The digest of a file, or of a picture in one. Raises `InputError` where there is none."""
+        file = path.file if isinstance(path, Unopened) else path
         try:
-            facts = path.stat()
+            if file is None:
+                return _content(path)
+            facts = file.stat()
             found = self.known.get(str(path))
             if found is None or found[:2] != (facts.st_size, facts.st_mtime_ns):
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, "sha256").hexdigest()
-                found = (facts.st_size, facts.st_mtime_ns, content)
+                found = (facts.st_size, facts.st_mtime_ns, _content(path))
                 self.known[str(path)] = found
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error}") from None
         return found[2]
+
+
+def _content(path: Path | Unopened) -> str:
+    if isinstance(path, Unopened):
+        return hashlib.sha256(path.read()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Keys:
@@ -85,7 +94,7 @@ class Keys:
 
     def of(self, inputs: Mapping[str, Any]) -> dict[str, str | None]:
         """The key of each stored wire of a row; None where the wire is None for this row."""
-        plain = all(isinstance(v, str | int | float | Path | None) for v in inputs.values())
+        plain = all(isinstance(v, str | int | float | Path | Unopened | None) for v in inputs.values())
         row = tuple(sorted((name, repr(v)) for name, v in inputs.items())) if plain else None
         if row is None:
             return self._find(inputs)

@@ -13,6 +13,7 @@ from calotype.graph.memo import fingerprint
 from calotype.training.drawn import DrawnRows, Rows
 from calotype.training.rows import Row, as_rows, mixed
 from calotype.training.settings import TrainingSettings
+from calotype.training.unopened import Unopened
 
 
 def parted(
@@ -64,7 +65,7 @@ def digest(rows: Rows) -> str:
 
 
 def _known_by(inputs: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(name, fingerprint(str(v) if isinstance(v, Path) else v)) for name, v in sorted(inputs.items())]
+    return [(name, fingerprint(str(v) if isinstance(v, Path | Unopened) else v)) for name, v in sorted(inputs.items())]
 
 
 def refuse_another_run(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

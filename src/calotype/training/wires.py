@@ -24,6 +24,7 @@ from calotype.graph.unit import Unit
 from calotype.pipelines.latents import CleanLatents
 from calotype.pipelines.pictures import is_picture
 from calotype.sampling.denoise import Denoise
+from calotype.training.unopened import Unopened
 
 if TYPE_CHECKING:
     from calotype.graph.graph import Graph
@@ -152,22 +153,25 @@ def needed(graph: "Graph", wanted: Iterable[str]) -> list[Node]:
     return found[::-1]
 
 
-def read_unopened(pipe: "DiffusionPipeline", inputs: Mapping[str, Any]) -> tuple[Call, dict[str, Path]]:
-    """An item's inputs as a call reads them, and the pictures that are files, which are not opened: one pixel stands
+def read_unopened(pipe: "DiffusionPipeline", inputs: Mapping[str, Any]) -> tuple[Call, dict[str, Path | Unopened]]:
+    """An item's inputs as a call reads them, and the pictures that are stored, which are not opened: one pixel stands
     for each.
 
     Raises:
         InputError: an input is wrong or unknown.
     """
     fields = pipe._graph().inputs
-    files = {n: Path(v).expanduser() for n, v in inputs.items() if n in fields and _is_file(fields[n].hint, v)}
+    stored = {n: v for n, v in inputs.items() if n in fields and _is_stored(fields[n].hint, v)}
+    files = {n: v if isinstance(v, Unopened) else Path(v).expanduser() for n, v in stored.items()}
     return pipe._read({"seed": 0, **inputs, **{name: Image.new("RGB", (1, 1)) for name in files}}), files
 
 
-def _is_file(hint: Any, value: Any) -> bool:
-    """Whether an input's value is the path of a picture."""
+def _is_stored(hint: Any, value: Any) -> bool:
+    """Whether an input's value is the path of a picture, or one that is not read yet."""
     pictures = any(is_picture(member) for member in members(bare(hint)))
-    return pictures and (isinstance(value, Path) or (isinstance(value, str) and not value.startswith("data:")))
+    return pictures and (
+        isinstance(value, Path | Unopened) or (isinstance(value, str) and not value.startswith("data:"))
+    )
 
 
 def check_item(
@@ -249,7 +253,8 @@ def item_values(
         ComponentNotLoaded: a unit that runs uses a component that is not loaded.
     """
     graph = pipe._graph()
-    call = pipe._read({"seed": 0, **inputs})
+    opened = {name: value.open() if isinstance(value, Unopened) else value for name, value in inputs.items()}
+    call = pipe._read({"seed": 0, **opened})
     plan = plan_item(graph, call, wanted, given)
     if not plan.nodes:  # the common case where everything is given or of a cache: no engine needs to start
         return {wire: given[wire] if wire in given else _value_of(call, wire) for wire in wanted}
