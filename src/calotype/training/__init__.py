@@ -8,17 +8,21 @@ if TYPE_CHECKING:
     from calotype.training.autoencoder import AutoencoderSettings, AutoencoderTrainer, Reconstruction
     from calotype.training.cache import prepare_cache
     from calotype.training.config import TrainingConfig, read_config, run_training
-    from calotype.training.data import Buckets, PictureFolder
+    from calotype.training.data import PictureFolder
+    from calotype.training.datasets import PictureDataset, dataset_rows
     from calotype.training.distillation import DirectDistillation, TrajectoryImitation
+    from calotype.training.distribution import DistributionMatching
     from calotype.training.drawn import Drawn, DrawnRows
     from calotype.training.objective import Batch, Denoising, Objective
     from calotype.training.optimizer import SGD, AdamW, Muon, Rate
+    from calotype.training.picture_rows import Buckets
     from calotype.training.pictures import PICTURES
     from calotype.training.preference import Preference
     from calotype.training.prior import prior_rows
     from calotype.training.rows import Row
     from calotype.training.settings import TrainingSettings, Validation
     from calotype.training.targets import FullWeights, LowRankChange
+    from calotype.training.tars import PictureTars
     from calotype.training.times import LogitNormal, Mode, Shifted, Uniform
     from calotype.training.trainer import Trainer, TrainingResult
     from calotype.training.weighting import P2, CosMap, Flat, MinSNR, SigmaSquared
@@ -34,6 +38,7 @@ _WHERE = {
     "DirectDistillation": "distillation",
     "Drawn": "drawn",
     "DrawnRows": "drawn",
+    "DistributionMatching": "distribution",
     "Flat": "weighting",
     "FullWeights": "targets",
     "LogitNormal": "times",
@@ -44,9 +49,12 @@ _WHERE = {
     "Muon": "optimizer",
     "Objective": "objective",
     "PICTURES": "pictures",
+    "PictureDataset": "datasets",
     "PictureFolder": "data",
-    "Buckets": "data",
+    "PictureTars": "tars",
+    "Buckets": "picture_rows",
     "Preference": "preference",
+    "dataset_rows": "datasets",
     "prepare_cache": "cache",
     "prior_rows": "prior",
     "TrainingConfig": "config",
@@ -79,6 +87,7 @@ __all__ = [
     "CosMap",
     "Denoising",
     "DirectDistillation",
+    "DistributionMatching",
     "Drawn",
     "DrawnRows",
     "Flat",
@@ -90,7 +99,9 @@ __all__ = [
     "Mode",
     "Muon",
     "Objective",
+    "PictureDataset",
     "PictureFolder",
+    "PictureTars",
     "Preference",
     "Rate",
     "Reconstruction",
@@ -104,6 +115,7 @@ __all__ = [
     "TrajectoryImitation",
     "Uniform",
     "Validation",
+    "dataset_rows",
     "prepare_cache",
     "prior_rows",
     "read_config",

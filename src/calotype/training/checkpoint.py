@@ -4,6 +4,7 @@
       trained.safetensors     the trained parameters
       average.safetensors     their moving average, where there is one
       optimizer.safetensors   the optimizer's tensors, `NUMBER.NAME`
+      critic.safetensors, critic_optimizer.safetensors   the same of a critic, where the objective has one
       state.json              the step, the optimizer's plain values, and what the run is of
 
 Random numbers and the order of the data follow from the seed and the step, so that the step is all there is to keep of
@@ -42,6 +43,7 @@ class Checkpoint:
         optimizer: what `torch.optim.Optimizer.state_dict` gives.
         scaler: the state of the loss scaling of `fp16`, or nothing.
         facts: what the run is of: a run of another kind does not go on from here.
+        critic: the parameters of a critic by name, and the state of its optimizer.
     """
 
     step: int
@@ -50,6 +52,7 @@ class Checkpoint:
     optimizer: Mapping[str, Any]
     facts: Mapping[str, Any]
     scaler: Mapping[str, Any] = field(default_factory=dict)
+    critic: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None = None) -> Path:
@@ -62,6 +65,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None = Non
     tensors, plain = _flat(checkpoint.optimizer)
     state = {"step": checkpoint.step, "optimizer": plain, "facts": checkpoint.facts,
              "scaler": dict(checkpoint.scaler)}  # fmt: skip
+    if checkpoint.critic is not None:
+        of_critic, state["critic_optimizer"] = _flat(checkpoint.critic[1])
     before = last_checkpoint(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +75,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None = Non
             if checkpoint.average is not None:
                 write_safetensors(aside / "average.safetensors", checkpoint.average)
             write_safetensors(aside / "optimizer.safetensors", tensors)
+            if checkpoint.critic is not None:
+                write_safetensors(aside / "critic.safetensors", checkpoint.critic[0])
+                write_safetensors(aside / "critic_optimizer.safetensors", of_critic)
             (aside / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
     except OSError as error:
         last = f"the last good checkpoint is {before}" if before else "there is no earlier checkpoint"
@@ -109,11 +117,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
             optimizer=_nested(_tensors(path / "optimizer.safetensors"), state["optimizer"]),
             facts=state["facts"],
             scaler=state["scaler"],
+            critic=_critic(path, state),
         )
     except (OSError, ValueError, KeyError, WeightsError) as error:
         older = [one for one in checkpoints(path.parent) if one.name < path.name]
         go_on = f"; remove it, to go on from {older[-1]} instead" if older else ""
         raise TrainingError(f"{path} is no checkpoint that can be read: {error}{go_on}") from error
+
+
+def _critic(path: Path, state: Mapping[str, Any]) -> tuple[Mapping[str, Tensor], Mapping[str, Any]] | None:
+    """The parameters of a critic and the state of its optimizer, where a checkpoint has one."""
+    if "critic_optimizer" not in state:
+        return None
+    optimizer = _nested(_tensors(path / "critic_optimizer.safetensors"), state["critic_optimizer"])
+    return _tensors(path / "critic.safetensors"), optimizer
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

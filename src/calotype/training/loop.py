@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from calotype.errors import ConfigError, TrainingError
 from calotype.sampling.schedulers.base import Scheduler
 from calotype.training.checkpoint import Checkpoint
+from calotype.training.critic import Critic, Roles
+from calotype.training.distribution import DistributionMatching
 from calotype.training.drawn import Rows, order_of
 from calotype.training.items import Items
 from calotype.training.objective import Objective
@@ -30,35 +32,47 @@ class LossModule(nn.Module):
     Args:
         trained: its parameters are this module's.
         items, predictor, objective: as in a step.
+
+    Attributes:
+        critic: what learns beside the trained parameters, where the objective has such.
     """
 
     def __init__(self, trained: Trained, items: Items, predictor: Predictor, objective: Objective) -> None:
         super().__init__()
         self.trained = trained.module
         self.items, self.predictor, self.objective = items, predictor, objective
+        self.critic = Critic(trained, objective.critic) if isinstance(objective, DistributionMatching) else None
+        self._roles = Roles(predictor, self.critic)
 
     @property
     def scheduler(self) -> Scheduler:
         """The scheduler of the trained loop."""
         return self.predictor.scheduler
 
-    def forward(self, rows: Sequence[Row], inputs: Sequence[Mapping[str, Any]], draw: torch.Generator) -> Tensor:
-        """The weighted loss of each row, float32 [b]."""
+    def forward(
+        self, rows: Sequence[Row], inputs: Sequence[Mapping[str, Any]], draw: torch.Generator, of_critic: bool = False
+    ) -> Tensor:
+        """The weighted loss of each row, float32 [b]; `of_critic` asks for the critic's."""
         batch = self.items.batch(rows, inputs)
+        if of_critic:
+            assert isinstance(self.objective, DistributionMatching), "who asks for it has a critic"
+            return self.objective.critic_loss(batch, self._roles, self.scheduler, draw)
         if self.objective.needs_pairs:
             worse = [{**one, **(row.rejected or {})} for row, one in zip(rows, inputs, strict=True)]
             batch = replace(batch, rejected=self.items.batch(rows, worse).clean)
-        return self.objective.loss(batch, self.predictor, self.scheduler, draw)
+        return self.objective.loss(batch, self._roles, self.scheduler, draw)
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step did: its number from 1, the mean loss, the learning rate and the gradient's length."""
+    """What a step did: its number from 1, the mean loss, the learning rate and the gradient's length; and the mean loss
+    of the critic, where there is one."""
 
     step: int
     loss: float
     rate: float
     gradient: float
+    critic: float | None = None
 
 
 class Loop:
@@ -84,6 +98,7 @@ class Loop:
         self.order = order_of(rows, settings.batch, settings.seed)
         self.done = 0
         self.average = Average(trained.parameters, settings.average) if settings.average else None
+        self.updates = settings.objective.critic_updates if isinstance(settings.objective, DistributionMatching) else 0
         optimizer = settings.optimizer.make(trained.parameters)
         self.plain = module
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
@@ -97,22 +112,41 @@ class Loop:
         rate = self.settings.optimizer.rate * self.settings.rate.factor(self.done, self.settings.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("share", 1.0)
-        loss = sum(self._backward(micro) for micro in range(self.settings.accumulate))
+        critic = [self._critic_step(turn) for turn in range(self.updates)]
+        loss = self._backward(self.updates)
         gradient = float(self.accelerator.clip_grad_norm_(self._parameters(), self.settings.clip or math.inf))
-        if not math.isfinite(loss) or (not math.isfinite(gradient) and self.settings.precision != "fp16"):
-            what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's length is {gradient}"
-            raise TrainingError(f"step {self.done + 1}: {what}")
+        self._refuse_not_finite("", loss, gradient)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.trained.parameters, self.done)
         self.done += 1
-        return StepReport(self.done, float(loss), rate, gradient)
+        return StepReport(self.done, loss, rate, gradient, sum(critic) / len(critic) if critic else None)
 
-    def _backward(self, micro: int) -> float:
-        """The gradient of one batch, and its loss as a share of the step's."""
+    def _critic_step(self, turn: int) -> float:
+        """Let the critic learn from batches of its own; its loss."""
+        critic = self.plain.critic
+        assert critic is not None
+        with critic.in_place():
+            loss = self._backward(turn, of_critic=True)
+        self._refuse_not_finite("critic's ", loss, critic.learn(self.settings.clip))
+        critic.move()
+        return loss
+
+    def _refuse_not_finite(self, whose: str, loss: float, gradient: float) -> None:
+        if not math.isfinite(loss) or (not math.isfinite(gradient) and self.settings.precision != "fp16"):
+            what = f"{whose}loss is {loss}" if not math.isfinite(loss) else f"{whose}gradient's length is {gradient}"
+            raise TrainingError(f"step {self.done + 1}: the {what}")
+
+    def _backward(self, turn: int, *, of_critic: bool = False) -> float:
+        """The gradients of the batches of one update, of so many in a step, and their mean loss."""
+        return sum(self._of_batch(turn, micro, of_critic) for micro in range(self.settings.accumulate))
+
+    def _of_batch(self, update: int, micro: int, of_critic: bool) -> float:
+        """The gradient of one batch, and its loss as a share of the update's."""
         count = self.settings.accumulate
-        number = (self.done * count + micro) * self.accelerator.num_processes + self.accelerator.process_index
+        place = (self.done * (self.updates + 1) + update) * count + micro
+        number = place * self.accelerator.num_processes + self.accelerator.process_index
         turn, chosen = self.order.batch(number)
         rows = [self.rows[index] for index in chosen]
         inputs = [self.inputs(row, turn, index) for row, index in zip(rows, chosen, strict=True)]
@@ -120,7 +154,7 @@ class Loop:
         last = micro + 1 == count
         with torch.random.fork_rng(), self._synced(last):
             torch.manual_seed(seed)  # dropout within networks
-            losses = self.module(rows, inputs, torch.Generator().manual_seed(seed))
+            losses = self.module(rows, inputs, torch.Generator().manual_seed(seed), of_critic)
             loss = losses.mean() / count
             self.accelerator.backward(loss)
         shared: Tensor = self.accelerator.reduce(loss.detach(), "mean")
@@ -160,7 +194,10 @@ class Loop:
         parameters = {name: p.detach() for name, p in self.trained.parameters.items()}
         average = None if self.average is None else self.average.values
         scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
-        return Checkpoint(self.done, parameters, average, self.optimizer.state_dict(), facts, scaler)
+        critic, critics = self.plain.critic, None
+        if critic is not None:
+            critics = {name: value.detach() for name, value in critic.values.items()}, critic.optimizer.state_dict()
+        return Checkpoint(self.done, parameters, average, self.optimizer.state_dict(), facts, scaler, critics)
 
     @torch.no_grad()
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -175,6 +212,8 @@ class Loop:
             for name, value in self.average.values.items():
                 value.copy_(checkpoint.average[name])
         self.optimizer.load_state_dict(dict(checkpoint.optimizer))
+        if self.plain.critic is not None and checkpoint.critic is not None:
+            self.plain.critic.restore(*checkpoint.critic)
         if self.accelerator.scaler is not None and checkpoint.scaler:
             self.accelerator.scaler.load_state_dict(dict(checkpoint.scaler))
         self.done = checkpoint.step

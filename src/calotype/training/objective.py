@@ -57,6 +57,9 @@ class Predict(Protocol):
     def before_training(self, shown: Any, levels: Sequence[Level], conditions: Mapping[str, Any]) -> Any:
         """The same by the parameters that training began with, without gradients."""
 
+    def by_critic(self, shown: Any, levels: Sequence[Level], conditions: Mapping[str, Any]) -> Any:
+        """The same by the critic's parameters, where the objective has a critic."""
+
 
 class Objective(Value):
     """Turns a batch into a loss. Stateless: everything random comes from the generator that it is given.

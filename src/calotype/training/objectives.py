@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from calotype.training.distillation import DirectDistillation, TrajectoryImitation
+from calotype.training.distribution import DistributionMatching
 from calotype.training.objective import Denoising
 from calotype.training.preference import Preference
 
@@ -18,6 +19,7 @@ AnyObjective = Annotated[
     Annotated[Denoising, Tag("denoising")]
     | Annotated[Preference, Tag("preference")]
     | Annotated[DirectDistillation, Tag("direct_distillation")]
-    | Annotated[TrajectoryImitation, Tag("trajectory_imitation")],
+    | Annotated[TrajectoryImitation, Tag("trajectory_imitation")]
+    | Annotated[DistributionMatching, Tag("distribution_matching")],
     Discriminator(_kind),
 ]

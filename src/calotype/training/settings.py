@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from calotype.configured import explained
 from calotype.errors import ConfigError
 from calotype.graph.memo import fingerprint
+from calotype.training.distribution import DistributionMatching
 from calotype.training.objective import Denoising
 from calotype.training.objectives import AnyObjective
 from calotype.training.optimizer import AdamW, Optimizer, Rate
@@ -47,6 +48,8 @@ class TrainingSettings(Value):
         average: the decay of the moving average that is saved and validated with; None saves the last parameters.
         precision: `"bf16"` or `"fp16"` computes in half precision what allows it; parameters stay float32.
         recompute: compute activations again in the backward pass, which takes less memory and more time.
+        compile: have `torch.compile` make one program of each network that is trained or changed, by its backend
+            `"inductor"` or the one that is named. The first steps take longer.
         dropout: the share of the rows in which a text is left out, by input.
         inputs: inputs that all rows have in common.
         loop, clean: which loop, and which wire holds the data, where the pipeline leaves a choice.
@@ -55,7 +58,7 @@ class TrainingSettings(Value):
         checkpoint_every: after how many steps a checkpoint is written; one is at the end too.
         keep: how many checkpoints are kept.
         validation: what is looked at while it trains.
-        log: where losses go: a table of the run's folder, and TensorBoard's files.
+        log: where losses go: a table of the run's folder, TensorBoard's files, and Weights & Biases.
         seed: of everything that is random.
     """
 
@@ -70,6 +73,7 @@ class TrainingSettings(Value):
     average: float | None = Field(default=None, gt=0.0, lt=1.0)
     precision: Literal["no", "bf16", "fp16"] = "no"
     recompute: bool = False
+    compile: bool | str = False
     dropout: Mapping[str, float] = {}
     inputs: Mapping[str, Any] = {}
     loop: str | None = None
@@ -79,8 +83,14 @@ class TrainingSettings(Value):
     checkpoint_every: int = Field(default=500, ge=1)
     keep: int | None = Field(default=3, ge=1)
     validation: Validation = Validation()
-    log: tuple[Literal["csv", "tensorboard"], ...] = ("csv",)
+    log: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ("csv",)
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_loss(self) -> Self:
+        if self.precision == "fp16" and isinstance(self.objective, DistributionMatching):
+            raise ValueError("precision 'fp16' scales one loss, and distribution_matching has two; give 'bf16'")
+        return self
 
     def described(self, leave_out: Iterable[str] = ()) -> dict[str, Any]:
         """The fields as JSON has them. A picture, which JSON has no form for, is there as what it is known by."""
