@@ -1,4 +1,4 @@
-"""training: a LoRA's step of Stable Diffusion 1.5's size with a cache, without one and by the peer; filling a cache."""
+"""training: a LoRA's step of Stable Diffusion 1.5's size, cached, online and by the peer; filling a cache; kills."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from benchmarks.harness import Options, Row, at_least, at_most, count_row, exact
 from benchmarks.scratch import free_bytes, scratch_folder, warm
 from benchmarks.stable_diffusion import FULL, SMALL, TINY, sd_repository
 
-PROBE = "benchmarks.probes.training"
+PROBE, KILLS = "benchmarks.probes.training", "benchmarks.probes.kills"
 NEEDED = 9e9
 """Bytes of memory that a step of the largest variant takes, with some to spare."""
 VARIANTS = ("online", "cached", "peer")
@@ -18,7 +18,7 @@ VARIANTS = ("online", "cached", "peer")
 
 def run(options: Options) -> list[Row]:
     side = options.pick(256, 256, 16)
-    return [*_steps(side, options), *_filling(max(16, side // 2), options)]
+    return [*_steps(side, options), *_filling(max(16, side // 2), options), *_kills(options.pick(20, 20, 1))]
 
 
 def pictures(count: int, side: int) -> Path:
@@ -94,4 +94,16 @@ def _filling(side: int, options: Options) -> list[Row]:
             sides="rows/s", peer_name="one worker", counts={"rows": many - few, "threads of each": 1},
         ),
         Row(f"{title}: seconds until two workers run", interval(startup), unit="s"),
+    ]  # fmt: skip
+
+
+def _kills(wanted: int) -> list[Row]:
+    """A run that is killed again and again, beside one that is not."""
+    found = run_module(KILLS, wanted)
+    title = "training killed and gone on with"
+    more: dict[str, Any] = {"counts": {"steps": found["steps"]}}
+    return [
+        count_row(f"{title}: kills", found["kills"], exactly(wanted), **more),
+        count_row(f"{title}: tensors and rows of the log that differ from an uninterrupted run",
+                  found["tensors"] + found["rows"], exactly(0), **more),
     ]  # fmt: skip

@@ -4,8 +4,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from calotype.errors import TrainingError
 from calotype.training import Trainer
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint
 from calotype.training.log import read_table
@@ -39,3 +41,34 @@ def test_two_processes_do_what_one_does_in_two_batches(tmp_path: Path) -> None:
         torch.testing.assert_close(two.trained[name], value, rtol=1e-5, atol=1e-6)
     losses = [[float(row["loss"]) for row in read_table(tmp_path / name)] for name in ("one", "two")]
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    """Where a step has as many batches as before: weights differ by the order of sums alone; else it is refused."""
+    shared = {**SETTINGS, "checkpoint_every": 2, "optimizer": {"kind": "sgd", "rate": 1e-2}, "rate": {}}
+    Trainer(small(), rows(5), tmp_path / "one", **{**shared, "steps": 4}).train(progress=False)
+    Trainer(small(), rows(5), tmp_path / "both", **{**shared, "steps": 2}).train(progress=False)
+    spread(tmp_path / "both", {**shared, "steps": 4, "accumulate": 1})
+    one, both = (load_checkpoint(last_checkpoint(tmp_path / name) or tmp_path) for name in ("one", "both"))
+    for name, value in one.trained.items():
+        torch.testing.assert_close(both.trained[name], value, rtol=1e-5, atol=1e-6)
+    with pytest.raises(TrainingError, match="is of another run: batches of a step was 2, is 1"):
+        Trainer(small(), rows(5), tmp_path / "both", **{**shared, "steps": 6, "accumulate": 1}).train(
+            resume=True, progress=False
+        )
+
+
+def test_two_processes_share_a_critic(tmp_path: Path) -> None:
+    """Each has the same one, which learns from the batches of both."""
+    shared = {
+        **SETTINGS, "checkpoint_every": 2, "optimizer": {"kind": "sgd", "rate": 1e-2}, "rate": {}, "clip": None,
+        "objective": {"kind": "distribution_matching", "steps": 2, "critic_updates": 2,
+                      "critic": {"kind": "sgd", "rate": 1e-2}},
+    }  # fmt: skip
+    Trainer(small(), rows(5), tmp_path / "one", **{**shared, "steps": 2}).train(progress=False)
+    spread(tmp_path / "two", {**shared, "steps": 2, "accumulate": 1})
+    one, two = (load_checkpoint(last_checkpoint(tmp_path / name) or tmp_path) for name in ("one", "two"))
+    assert one.critic is not None and two.critic is not None
+    for own, other in ((one.trained, two.trained), (one.critic[0], two.critic[0])):
+        for name, value in own.items():
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5)

@@ -28,13 +28,17 @@ class TrainingConfig(TrainingSettings):
         pipeline: a folder, or an id on a hub.
         data: what to train on.
         output: the folder of the run.
-        device: where it runs; by default the first GPU, else the CPU.
+        device: where it runs; by default the first GPU, else the CPU. Of several processes each has a GPU of its own.
+        dtype: the type of the weights, as of `from_pretrained`, of all or by component; float32 by default.
+        memory: a budget of memory, or the precision that a component is stored in, as of `from_pretrained`.
     """
 
     pipeline: str
     data: AnyData
     output: str
     device: str | None = None
+    dtype: str | Mapping[str, str] | None = None
+    memory: int | str | Mapping[str, int | str] | None = None
 
     @property
     def settings(self) -> TrainingSettings:
@@ -130,8 +134,26 @@ def _prepare(fields: Mapping[str, Any], progress: bool, failures: Any) -> None:
 def _loaded(config: TrainingConfig, only: list[str] | None = None) -> "DiffusionPipeline":
     from calotype.pipelines.base import DiffusionPipeline
 
-    options: dict[str, Any] = {} if config.device is None else {"device": config.device}
+    given = {"device": _device(config.device), "dtype": config.dtype, "memory": config.memory}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return DiffusionPipeline.from_pretrained(config.pipeline, only=only, memo=0, **options)
+
+
+def _device(given: str | None) -> str | None:
+    """Where this process runs: of several that train together, each on a GPU of its own.
+
+    Raises:
+        ConfigError: one GPU is named for several processes.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1 or given == "cpu":
+        return given
+    if given is not None and ":" in given:
+        kind = given.partition(":")[0]
+        raise ConfigError(f"device: {given!r} is one, and {processes} processes train together; give {kind!r}")
+    if given is None and not torch.cuda.is_available():
+        return None
+    return f"{given or 'cuda'}:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def _needed(config: TrainingConfig) -> list[str] | None:

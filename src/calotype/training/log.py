@@ -1,6 +1,8 @@
-"""What a run says of itself: a table of losses, and TensorBoard's files where they are asked for."""
+"""What a run says of itself: a table of losses, and TensorBoard's or W&B's files where they are asked for."""
 
 import csv
+import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 from calotype.atomic import atomic_file
 from calotype.errors import ConfigError
 
-COLUMNS = ("step", "loss", "rate", "gradient", "held_out", "seconds")
+COLUMNS = ("step", "loss", "rate", "gradient", "critic", "held_out", "seconds")
 TABLE = "log.csv"
 
 
@@ -37,6 +39,42 @@ class Table:
         """Nothing is left open."""
 
 
+class WandB:
+    """A run of Weights & Biases, whose files are below the run's folder; a run that goes on is the same run there.
+
+    Whether it is sent, and where to, is as the package's own settings say (`WANDB_MODE=offline` keeps it here).
+
+    Raises:
+        ConfigError: the package is missing, or it cannot start: it has no key, for example.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise ConfigError("log='wandb' needs a package: pip install wandb") from None
+        mark = folder / "wandb-run"
+        if not mark.exists():
+            with atomic_file(mark) as aside:
+                aside.write_text(secrets.token_hex(4), encoding="utf-8")
+        try:
+            self._run: Any = wandb.init(
+                dir=str(folder), id=mark.read_text(encoding="utf-8"), resume="allow", reinit="create_new",
+                project=os.environ.get("WANDB_PROJECT", "calotype"), name=os.environ.get("WANDB_NAME", folder.name),
+            )  # fmt: skip
+        except wandb.Error as error:
+            raise ConfigError(f"log='wandb' cannot start: {error}; WANDB_MODE=offline needs no account") from None
+        self._run.define_metric("*", step_metric="step")  # steps that are done again are not refused
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Add the values of a step."""
+        self._run.log({name: value for name, value in values.items() if value is not None})
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self._run.finish()
+
+
 class TensorBoard:
     """Event files for TensorBoard below the run's folder. Raises `ConfigError` where the package is missing."""
 
@@ -50,7 +88,7 @@ class TensorBoard:
     def write(self, values: Mapping[str, Any]) -> None:
         """Add the values of a step."""
         for name, value in values.items():
-            if name not in ("step", "seconds"):
+            if name not in ("step", "seconds") and value is not None:
                 self._writer.add_scalar(name, value, values["step"])
 
     def close(self) -> None:
@@ -58,9 +96,9 @@ class TensorBoard:
         self._writer.close()
 
 
-def open_logs(kinds: Sequence[str], folder: Path, step: int) -> "list[Table | TensorBoard]":
+def open_logs(kinds: Sequence[str], folder: Path, step: int) -> "list[Table | TensorBoard | WandB]":
     """The logs of a run that has done so many steps."""
-    known: dict[str, type[Table | TensorBoard]] = {"csv": Table, "tensorboard": TensorBoard}
+    known: dict[str, type[Table | TensorBoard | WandB]] = {"csv": Table, "tensorboard": TensorBoard, "wandb": WandB}
     return [known[kind](folder, step) for kind in kinds]
 
 

@@ -4,18 +4,21 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import nn
 
-from calotype.errors import ConfigError, InputError, TrainingError, did_you_mean
+from calotype.errors import ComponentError, ConfigError, InputError, TrainingError, did_you_mean
 from calotype.graph.hints import bare, members
+from calotype.graph.plan import in_bytes
 from calotype.training.cache import Cached, CacheReport, fingerprint_of, prepare_cache
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from calotype.training.compiled import compiled
 from calotype.training.drawn import DrawnRows, examples
 from calotype.training.facts import digest, parted, refuse_another_run
 from calotype.training.items import Items, Source
@@ -32,6 +35,8 @@ from calotype.training.wires import TrainedWires, check_item, needed, trained_wi
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from calotype.memory.placed import Placed
+    from calotype.memory.residency import Residency
     from calotype.pipelines.base import DiffusionPipeline
 
 logger = logging.getLogger(__name__)
@@ -137,13 +142,18 @@ class Trainer:
             self._check()
             refuse_started(self.output, resume)
             accelerator = _accelerator(self.pipe, self.settings)
-            source, facts = self._source(accelerator, progress), self._facts()
+            source, facts = self._source(accelerator, progress), self._facts(accelerator.num_processes)
+            stack.enter_context(self._brought(accelerator.device))
             trained = stack.enter_context(self._put())
             loop = self._loop(trained, accelerator, source)
             self._restore(loop, facts)
             if self.settings.recompute:
                 for network in self.settings.target.networks(self.pipe).values():
                     stack.enter_context(recomputed(network))
+            if self.settings.compile:
+                backend = "inductor" if self.settings.compile is True else self.settings.compile
+                for name, network in self.settings.target.networks(self.pipe).items():
+                    stack.enter_context(compiled(name, network, backend))
             last = self._run(loop, facts, progress)
             files = self._save(loop) if accelerator.is_main_process else []
             accelerator.wait_for_everyone()
@@ -232,11 +242,38 @@ class Trainer:
             for network, mode in modes.items():
                 network.train(mode)
 
+    def _brought(self, device: torch.device) -> AbstractContextManager[None]:
+        """Have what every step uses on the device that trains. With a budget it stays there while the context lasts,
+        and the other components come and leave as in any call.
+
+        Raises:
+            ComponentError: it does not fit the budget as a whole.
+        """
+        residency = self.pipe._residency
+        if self.pipe.device != device:
+            self.pipe.to(device)
+        components = {name: self.pipe.components[name] for name in self.wires.components}
+        if residency.budget is not None:
+            self._refuse_streamed(residency)
+            for name in self.settings.target.components if self.settings.target.kept_whole else ():
+                residency.restore(components[name])  # its numbers are changed in place
+            return residency.hold(components)
+        for component in components.values():
+            if isinstance(component, nn.Module):
+                component.to(device)
+        return nullcontext()
+
+    def _refuse_streamed(self, residency: "Residency | Placed") -> None:
+        """Raise `ComponentError` where a budget would have layers of what every step uses take turns."""
+        wanted = {n: size for n, size in residency.sizes().items() if n in self.wires.components}
+        if residency.budget is not None and sum(wanted.values()) > residency.budget:
+            names, whole = ", ".join(n for n, size in wanted.items() if size), sum(wanted.values())
+            raise ComponentError(
+                f"gradients need the whole of {names}, {in_bytes(whole)}, on {residency.device}, but the budget is "
+                f"{in_bytes(residency.budget)}; give memory={whole} (bytes) or more"
+            )
+
     def _loop(self, trained: Trained, accelerator: "Accelerator", source: Source | None) -> Loop:
-        self.pipe.to(accelerator.device)
-        for name in self.wires.components:
-            if isinstance(component := self.pipe.components[name], nn.Module):
-                component.to(accelerator.device)
         if self.settings.objective.needs_original:
             trained.keep_original()  # before a checkpoint is restored
         return Loop(trained, self._module(trained, source), self.rows, self.settings, accelerator)
@@ -256,11 +293,15 @@ class Trainer:
         loop.restore(checkpoint)
         logger.info("going on from %s", last)
 
-    def _facts(self) -> dict[str, Any]:
-        """What the run is of, before anything is put in: with other facts, its checkpoints are of no use."""
-        settings, kept = self.settings.described(leave_out=LATER), self.settings.target.kept_whole
-        names = {*self.wires.components, self.wires.loop.scheduler}
-        names -= set(self.settings.target.components if kept else ())
+    def _facts(self, processes: int) -> dict[str, Any]:
+        """What the run is of, before anything is put in: with other facts, its checkpoints are of no use. How many
+        processes share the batches of a step does not matter."""
+        settings = self.settings.described(leave_out={*LATER, "accumulate"})
+        settings["batches of a step"] = self.settings.accumulate * processes
+        kept = self.settings.target.kept_whole
+        names = {*self.wires.components, self.wires.loop.scheduler} - {
+            *(self.settings.target.components if kept else ())
+        }
         base = {name: fingerprint_of(self.pipe, name) for name in sorted(names)}
         return {**settings, "pipeline": type(self.pipe).__name__, "data": digest(self.rows), "base": base}
 
@@ -320,9 +361,15 @@ class Trainer:
         folder = self.output / RESULT
         values = loop.average.values if loop.average else {n: p.detach() for n, p in loop.trained.parameters.items()}
         with loop.trained.swapped(values):
-            files = loop.trained.save(folder)
-        settings = json.dumps(self.settings.described(), indent=2)
-        (self.output / "settings.json").write_text(settings + "\n", encoding="utf-8")
+            try:
+                files = loop.trained.save(folder)
+                settings = json.dumps(self.settings.described(), indent=2)
+                (self.output / "settings.json").write_text(settings + "\n", encoding="utf-8")
+            except OSError as error:
+                raise TrainingError(
+                    f"what was learned could not be saved to {folder}: {error}; {self._kept()}, and resume=True saves "
+                    "what it has"
+                ) from error
         return files
 
 
@@ -346,9 +393,12 @@ def _accelerator(pipe: "DiffusionPipeline", settings: TrainingSettings) -> "Acce
     except ImportError:
         raise ConfigError("training needs the package accelerate: pip install 'calotype[train]'") from None
     try:
-        return Accelerator(cpu=pipe.device.type == "cpu", mixed_precision=settings.precision)
+        found = Accelerator(cpu=pipe.device.type == "cpu", mixed_precision=settings.precision)
     except ValueError as error:  # it keeps both for as long as the process lives
         raise ConfigError(
             f"precision: {settings.precision!r} on {pipe.device.type!r} cannot be set up: {error}; a process trains in "
             "one precision, on one kind of device: start another"
         ) from None
+    if found.num_processes == 1:
+        found.state.device = pipe.device  # it would take the first of several
+    return found
