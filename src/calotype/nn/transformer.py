@@ -23,7 +23,7 @@ KeysAndValues: TypeAlias = tuple[Tensor, Tensor]
 class PicturePrompt(NamedTuple):
     """A picture as tokens that layers attend to beside the text (Ye et al., "IP-Adapter", 2023, section 3.2).
 
-    `layers` are each layer's keys and values `[b, tokens, channels]`, in the order of the layers' `place`. What they
+    `layers` are each layer's keys and values `[b, tokens, channels]`, in the order of the blocks' `place`. What they
     give is multiplied by `scale`, one number or one for each layer, and, where there is one, by a mask of any size,
     `[#b, 1, h, w]`.
     """
@@ -32,20 +32,21 @@ class PicturePrompt(NamedTuple):
     scale: float | tuple[float, ...] = 1.0
     mask: Tensor | None = None
 
-    def at(self, place: int) -> float:
-        """The scale in a layer."""
-        return self.scale[place] if isinstance(self.scale, tuple) else self.scale
+    def of(self, place: int) -> "PicturePrompt":
+        """The same for one layer alone."""
+        scale = self.scale[place] if isinstance(self.scale, tuple) else self.scale
+        return self._replace(layers=(self.layers[place],), scale=scale)
 
 
 class Text(NamedTuple):
     """What cross-attention attends to.
 
-    `states` are the text's hidden states `[b, tokens, channels]`, or the keys and values of every layer, in the
-    order of the layers' `index`. `bias` is added to the scores, `[b, 1, 1, tokens]`, or `None`. `pictures` are attended
-    to apart from the text, and added. `controls` look into every layer, for maps of `size`.
+    `states` are the text's hidden states `[b, tokens, channels]`, or the keys and values of every layer, in the order
+    of the layers. `bias` is added to the scores, `[b, 1, 1, tokens]`, or `None`. `pictures` are attended to apart from
+    the text, and added. `controls` look into every layer, for maps of `size`.
     """
 
-    states: Tensor | Sequence[KeysAndValues]
+    states: Tensor | tuple[KeysAndValues, ...]
     bias: Tensor | None = None
     pictures: tuple[PicturePrompt, ...] = ()
     controls: tuple[AttentionControl, ...] = ()
@@ -57,6 +58,14 @@ class Text(NamedTuple):
         if all(picture.mask is None for picture in self.pictures):
             return text
         return text._replace(pictures=tuple(_sized(picture, height, width) for picture in self.pictures))
+
+    def of(self, block: "TransformerBlock") -> "Text":
+        """The same for one block: of what there is for every layer, that of its own. All blocks are then given values
+        of one form, so that what is compiled for one fits the others."""
+        text = self
+        if not isinstance(self.states, Tensor):
+            text = text._replace(states=self.states[block.first : block.first + block.text_layers])
+        return text._replace(pictures=tuple(p.of(block.place) for p in self.pictures)) if self.pictures else text
 
 
 def _sized(picture: PicturePrompt, height: int, width: int) -> PicturePrompt:
@@ -70,17 +79,28 @@ class Attention(nn.Module):
     """Attention with several heads: to the tokens of a text that is `text_channels` wide, or of the rows to one another
     where that is `None`.
 
-    `index` is the layer's place among those of its network that attend to the text, and `place` that among those that
-    may attend to pictures as well, or `None`; `name` is its name there. The network sets them.
+    Args:
+        index: the layer's place among those of its block that attend to the text.
+        sees_pictures: it attends to pictures as well.
+
+    `name` is the layer's name in its network, which sets it.
     """
 
-    def __init__(self, channels: int, heads: int, text_channels: int | None = None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        text_channels: int | None = None,
+        *,
+        index: int = 0,
+        sees_pictures: bool = False,
+    ) -> None:
         super().__init__()
         context_channels = text_channels or channels
         self.heads = heads
         self.of_text = text_channels is not None
-        self.index = 0
-        self.place: int | None = None
+        self.index = index
+        self.sees_pictures = sees_pictures
         self.name = ""
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(context_channels, channels, bias=False)
@@ -104,16 +124,16 @@ class Attention(nn.Module):
         else:
             attended = scaled_dot_product_attention(query, keys, values, attn_mask=bias)
         seen = attended.transpose(1, 2).reshape(rows.shape)
-        if self.place is not None:
+        if self.sees_pictures:
             for picture in text.pictures:
-                if scale := picture.at(self.place):
-                    part = self._of(picture, picture.layers[self.place], query, batch)
-                    seen = seen + scale * part.view(rows.shape)
+                if picture.scale:
+                    seen = seen + picture.scale * self._of(picture, query, batch).view(rows.shape)
         out: Tensor = self.to_out[0](seen)
         return out
 
-    def _of(self, picture: PicturePrompt, layer: tuple[Tensor, Tensor], query: Tensor, batch: int) -> Tensor:
-        """What the rows see of a picture: [b, pixels, c]."""
+    def _of(self, picture: PicturePrompt, query: Tensor, batch: int) -> Tensor:
+        """What the rows see of a picture, which is for this layer alone: [b, pixels, c]."""
+        (layer,) = picture.layers
         keys, values = (self._heads(part.flatten(0, 1), len(part)).expand(batch, -1, -1, -1) for part in layer)
         seen = scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
         return seen if picture.mask is None else seen * picture.mask.to(seen)
@@ -157,15 +177,19 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention among the pixels, attention to the text, a gated layer; each normalised before and added after.
 
-    With `only_text`, the first attention is to the text as well.
+    With `only_text`, the first attention is to the text as well. `first` is the place of the first layer that attends
+    to the text among those of the network, and `place` the block's among those that may attend to pictures; the network
+    sets them.
     """
 
     def __init__(self, channels: int, heads: int, text_channels: int, *, only_text: bool = False) -> None:
         super().__init__()
+        self.first = self.place = 0
+        self.text_layers = 1 + only_text
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = Attention(channels, heads, text_channels if only_text else None)
         self.norm2 = nn.LayerNorm(channels)
-        self.attn2 = Attention(channels, heads, text_channels)
+        self.attn2 = Attention(channels, heads, text_channels, index=int(only_text), sees_pictures=True)
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
@@ -224,6 +248,6 @@ class SpatialTransformer(nn.Module):
         rows = self.proj_in(self.norm(x).permute(0, 2, 3, 1).reshape(-1, channels))
         text = text.at(height, width)
         for block in self.transformer_blocks:
-            rows = block(rows, batch, text, alone)
+            rows = block(rows, batch, text.of(block), alone)
         h: Tensor = self.proj_out(rows).view(batch, height, width, channels)
         return x + h.permute(0, 3, 1, 2)

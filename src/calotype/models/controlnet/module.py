@@ -16,7 +16,7 @@ from calotype.nn.activations import ACTIVATIONS
 from calotype.nn.conditions import added_vector, times
 from calotype.nn.network import Network
 from calotype.nn.time import SinusoidalTime, TimestepEmbedding
-from calotype.nn.transformer import Attention, Text
+from calotype.nn.transformer import Text
 from calotype.nn.unet_blocks import BlockSettings, LevelAttention, TextDownBlock, TextMidBlock
 
 _DISCARDED = -10000.0
@@ -99,9 +99,6 @@ class ControlNetModel(Network):
             maps += [width] * (config.layers_per_block + (level < config.levels - 1))
         self.controlnet_down_blocks = nn.ModuleList(_zeroed(nn.Conv2d(width, width, 1)) for width in maps)
         self.controlnet_mid_block = _zeroed(nn.Conv2d(widths[-1], widths[-1], 1))
-        layers = [layer for layer in self.modules() if isinstance(layer, Attention) and layer.of_text]
-        for index, layer in enumerate(layers):
-            layer.index = index
 
     @classmethod
     def from_unet(cls, unet: Network, **fields: Any) -> "ControlNetModel":

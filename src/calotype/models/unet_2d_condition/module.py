@@ -74,10 +74,11 @@ class UNet2DConditionModel(Network):
         self.conv_out = nn.Conv2d(
             widths[0], config.out_channels, config.conv_out_kernel, padding=(config.conv_out_kernel - 1) // 2
         )
-        for index, layer in enumerate(self._text_layers()):
-            layer.index = index
-        for place, layer in enumerate(self.picture_layers()):
-            layer.place = place
+        for place, block in enumerate(self._picture_blocks()):
+            block.place = place
+        first = 0
+        for block in self._text_blocks():
+            block.first, first = first, first + block.text_layers
         for name, module in self.named_modules():
             if isinstance(module, Attention):
                 module.name = name
@@ -115,36 +116,37 @@ class UNet2DConditionModel(Network):
             encoder_hidden_states: the text's hidden states, or what `project_text` made of them.
             class_labels: one for each item. Required by a network with classes, and refused by one without.
             timestep_cond: the guidance scale's waves, for a network with `time_cond_proj_dim`.
-            attention_mask: not taken; there to keep the places of the arguments.
-            cross_attention_kwargs: not taken; there to keep the places of the arguments.
+            attention_mask, cross_attention_kwargs: not taken; there to keep the places of the arguments.
             added_cond_kwargs: for a network with `addition_embed_type="text_time"` the pooled `text_embeds` `[b, c]`
-                and `time_ids` `[b, n]`: original height and width, crop top and left, then target height and width or
-                an aesthetic score.
-            down_block_additional_residuals: a ControlNet's, one for each map on the way down; with the next.
-            mid_block_additional_residual: a ControlNet's, for the middle.
-            down_intrablock_additional_residuals: a T2I-Adapter's, one for each level on the way down and, if there is
-                one more, for the middle.
+                and `time_ids` `[b, n]`: original size, crop top and left, then target size or an aesthetic score.
+            down_block_additional_residuals, mid_block_additional_residual: a ControlNet's, one for each map on the way
+                down, and for the middle.
+            down_intrablock_additional_residuals: a T2I-Adapter's, one for each level and perhaps one for the middle.
             encoder_attention_mask: 1 for tokens that count, 0 for others.
             return_dict: `False` for a plain tuple.
             perturbation: `"identity_attention"` of the middle, for guidance away from what that predicts.
             picture_prompts: an IP-Adapter's, one for each picture.
             attention: what observes and alters the attention of every layer.
-            cache: what may leave out all but the outermost layers, those at the picture's own size next to the first
-                and the last convolution ("DeepCache: Accelerating Diffusion Models for Free", section 3.2).
+            cache: what may leave out all but the outermost layers, next to the first and the last convolution
+                ("DeepCache: Accelerating Diffusion Models for Free", section 3.2).
 
         Raises:
             InputError: a shape does not fit, or a condition is missing or has no meaning for this network.
         """
         self._check(sample, encoder_hidden_states, attention_mask, cross_attention_kwargs)
-        temb = self._time_vector(sample, timestep, timestep_cond, class_labels, added_cond_kwargs)
         text = self._text(encoder_hidden_states, encoder_attention_mask, sample)
-        steering = self._steering(down_block_additional_residuals, mid_block_additional_residual)
-        extra = self._extra(down_intrablock_additional_residuals)
-        alone = self._alone(perturbation)
-        pictures = self._pictures(picture_prompts, len(sample))
-        text = text._replace(pictures=pictures, controls=tuple(attention))
+        given = _Given(
+            self._time_vector(sample, timestep, timestep_cond, class_labels, added_cond_kwargs),
+            text._replace(pictures=self._pictures(picture_prompts, len(sample)), controls=tuple(attention)),
+            self._extra(down_intrablock_additional_residuals),
+            self._alone(perturbation),
+            self._steering(down_block_additional_residuals, mid_block_additional_residual),
+        )
+        x = self._through(sample, given, cache)
+        return UNet2DConditionOutput(x) if return_dict else (x,)
 
-        given = _Given(temb, text, extra, alone, steering)
+    def _through(self, sample: Tensor, given: "_Given", cache: BlockCache | None) -> Tensor:
+        """All layers, but those that a cache leaves out."""
         x, maps = self._enter(self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample), given)
         inner = partial(self._inner, maps=maps, given=given)
         if cache is None:
@@ -153,9 +155,9 @@ class UNet2DConditionModel(Network):
             outer = x
             x = cache.passed(BlockPass(type(self).__name__, first=lambda: outer, hidden=_itself, rest=inner))
         last = cast(TextUpBlock, self.up_blocks[-1])
-        x = last(x, temb, text, maps, slice(len(last.resnets) - len(maps), None))
-        x = self.conv_out(activated(self.act, self.conv_norm_out(x)))
-        return UNet2DConditionOutput(x) if return_dict else (x,)
+        x = last(x, given.temb, given.text, maps, slice(len(last.resnets) - len(maps), None))
+        out: Tensor = self.conv_out(activated(self.act, self.conv_norm_out(x)))
+        return out
 
     def _enter(self, x: Tensor, given: "_Given") -> tuple[Tensor, list[Tensor]]:
         """The first layer, and the maps up to it for the last ones; of a network of one level, all on the way down."""
@@ -198,12 +200,20 @@ class UNet2DConditionModel(Network):
         The numbers are those that each step would compute.
         """
         states = self._hidden(encoder_hidden_states)
-        return ProjectedText(tuple(layer.project(states) for layer in self._text_layers()), len(states))
+        layers = (layer for block in self._text_blocks() for layer in (block.attn1, block.attn2) if layer.of_text)
+        return ProjectedText(tuple(layer.project(states) for layer in layers), len(states))
 
     def picture_layers(self) -> list[Attention]:
         """The layers that attend to pictures beside the text, in the order of published adapters: the middle last."""
+        return [block.attn2 for block in self._picture_blocks()]
+
+    def _picture_blocks(self) -> list[TransformerBlock]:
         parts = [part for part in (self.down_blocks, self.up_blocks, self.mid_block) if part is not None]
-        return [m.attn2 for part in parts for m in part.modules() if isinstance(m, TransformerBlock)]
+        return [m for part in parts for m in part.modules() if isinstance(m, TransformerBlock)]
+
+    def _text_blocks(self) -> list[TransformerBlock]:
+        """The blocks in the order of a forward pass."""
+        return [block for block in self.modules() if isinstance(block, TransformerBlock)]
 
     def _pictures(self, prompts: Sequence[PicturePrompt], batch: int) -> tuple[PicturePrompt, ...]:
         wanted = [layer.to_q.out_features for layer in self.picture_layers()] if prompts else []
@@ -217,10 +227,6 @@ class UNet2DConditionModel(Network):
             if {len(part) for layer in prompt.layers for part in layer} - {1, batch}:
                 raise InputError(f"picture_prompts must be for {batch} items, as sample is, or one for all")
         return tuple(prompts)
-
-    def _text_layers(self) -> list[Attention]:
-        """The layers that attend to the text, in the order of a forward pass."""
-        return [layer for layer in self.modules() if isinstance(layer, Attention) and layer.of_text]
 
     def _hidden(self, states: Tensor) -> Tensor:
         if states.ndim != 3 or states.shape[-1] != self.config.text_channels:

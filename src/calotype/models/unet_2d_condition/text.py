@@ -1,11 +1,12 @@
 """A text as the network's layers see it, computed once for all steps of a call."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from calotype.nn.transformer import KeysAndValues
 
 
-class ProjectedText(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ProjectedText:
     """The keys and values of a text in every layer that attends to it, in the order of the layers.
 
     `UNet2DConditionModel.project_text` makes one, and the network takes it in place of the hidden states: the text

@@ -18,7 +18,13 @@ from calotype.pipelines.stable_diffusion.sdxl_units import (
     time_ids,
 )
 from calotype.pipelines.stable_diffusion.sizes import size
-from calotype.pipelines.stable_diffusion.units import beside_latents, masks, prompt_mask, start_latents
+from calotype.pipelines.stable_diffusion.units import (
+    beside_latents,
+    masks,
+    projected_text,
+    prompt_mask,
+    start_latents,
+)
 from calotype.sampling import Denoise
 
 
@@ -63,13 +69,13 @@ class StableDiffusionXLEnsemblePipeline(Components):
             predicted,
             sigmas="base_sigmas",
             guidance=guidance,
+            once=[projected_text],
             after_step=[keep_known.renamed(sigmas="base_sigmas")],
             noise_source="noise_source",
             cache="cache",
         ),
         Denoise(
             predicted.renamed(
-                prompt_embeds="refiner_embeds",
                 prompt_mask="refiner_mask",
                 pooled_embeds="refiner_pooled",
                 time_ids="refiner_ids",
@@ -79,6 +85,7 @@ class StableDiffusionXLEnsemblePipeline(Components):
             name="refine",
             sigmas="refiner_sigmas",
             guidance=guidance,
+            once=[projected_text.renamed(prompt_embeds="refiner_embeds", unet="refiner")],
             after_step=[keep_known.renamed(sigmas="refiner_sigmas")],
             noise_source="noise_source",
             cache="cache",

@@ -16,7 +16,7 @@ from calotype.pipelines.pictures import Picture, fitted, to_array
 from calotype.pipelines.stable_diffusion.inputs import SizeInputs, TextInputs
 from calotype.pipelines.stable_diffusion.pipeline import Components
 from calotype.pipelines.stable_diffusion.sizes import size
-from calotype.pipelines.stable_diffusion.units import predicted, prompt_embeds, prompt_mask
+from calotype.pipelines.stable_diffusion.units import predicted, projected_text, prompt_embeds, prompt_mask
 from calotype.sampling import Denoise, Guidance
 from calotype.sampling.guidance.text_and_image import NEITHER, TextAndImage
 
@@ -64,7 +64,7 @@ class StableDiffusionInstructPix2PixPipeline(Components):
         beside_latents,
         all_sigmas.renamed(all_sigmas="sigmas"),
         pure_noise.renamed(pure_noise="latents"),
-        Denoise(predicted, guidance=guidance, noise_source="noise_source", cache="cache"),
+        Denoise(predicted, guidance=guidance, once=[projected_text], noise_source="noise_source", cache="cache"),
         pixels,
         image,
     )

@@ -25,7 +25,13 @@ from calotype.pipelines.stable_diffusion.sdxl_units import (
 )
 from calotype.pipelines.stable_diffusion.sizes import size
 from calotype.pipelines.stable_diffusion.text import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-from calotype.pipelines.stable_diffusion.units import beside_latents, masks, prompt_mask, start_latents
+from calotype.pipelines.stable_diffusion.units import (
+    beside_latents,
+    masks,
+    projected_text,
+    prompt_mask,
+    start_latents,
+)
 from calotype.sampling import Denoise, Scheduler
 
 
@@ -135,7 +141,14 @@ UNITS = (
     sigmas.renamed(steps="num_inference_steps"),
     between.renamed(between="sigmas"),
     latents,
-    Denoise(predicted, guidance=guidance, after_step=[keep_known], noise_source="noise_source", cache="cache"),
+    Denoise(
+        predicted,
+        guidance=guidance,
+        once=[projected_text],
+        after_step=[keep_known],
+        noise_source="noise_source",
+        cache="cache",
+    ),
     pixels,
     pasted.renamed(pasted="pixels"),
     image,

@@ -11,7 +11,7 @@ from calotype.errors import ConfigError, InputError, UnusedInput
 from calotype.graph.branches import Branches
 from calotype.graph.hints import Pad, Settings
 from calotype.graph.unit import unit
-from calotype.models.unet_2d_condition import UNet2DConditionModel
+from calotype.models.unet_2d_condition import ProjectedText, UNet2DConditionModel
 from calotype.nn.perturbation import Perturbation
 from calotype.pipelines.latents import CleanLatents, Latents, Noise
 from calotype.pipelines.latents import latents as noised_latents
@@ -199,7 +199,7 @@ def _told(unet: UNet2DConditionModel, pooled: int) -> int:
 def predicted(
     latents: Latents,
     step: Step,
-    prompt_embeds: Annotated[Float[Tensor, "b l c"], Pad(1)],
+    projected_text: ProjectedText,
     prompt_mask: Annotated[Bool[Tensor, "b l"], Pad(1)],
     pooled_embeds: Float[Tensor, "b p"],
     time_ids: Float[Tensor, "b n"],
@@ -215,7 +215,7 @@ def predicted(
     output = unet(
         beside(latents, beside_latents).to(unet.dtype),
         step.each_timestep,
-        prompt_embeds.to(unet.dtype),
+        projected_text,
         added_cond_kwargs={"text_embeds": pooled_embeds.to(unet.dtype), "time_ids": time_ids},
         encoder_attention_mask=attended(prompt_mask, latents.device),
         perturbation=perturbation,

@@ -20,7 +20,7 @@ from calotype.pipelines.latents import CleanLatents, Latents, Noise, keep_known,
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.stable_diffusion.sdxl_units import predicted as predicted_xl
 from calotype.pipelines.stable_diffusion.sdxl_units import time_ids
-from calotype.pipelines.stable_diffusion.units import beside_latents, masks, predicted
+from calotype.pipelines.stable_diffusion.units import beside_latents, masks, predicted, projected_text
 from calotype.sampling import Denoise, NoiseLevels, Scheduler
 
 
@@ -88,6 +88,7 @@ def high_resolution(predicted: Unit[..., Any], *more: Node) -> UnitPack:
                 name="hires",
                 sigmas="hires_sigmas",
                 guidance=guidance,
+                once=[projected_text],
                 after_step=[
                     keep_known.renamed(
                         mask_latents="hires_mask_latents",

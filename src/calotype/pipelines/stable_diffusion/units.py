@@ -12,7 +12,7 @@ from calotype.errors import InputError
 from calotype.graph.hints import Pad, Settings
 from calotype.graph.unit import unit
 from calotype.memory.imagined import has_data
-from calotype.models.unet_2d_condition import UNet2DConditionModel
+from calotype.models.unet_2d_condition import ProjectedText, UNet2DConditionModel
 from calotype.nn.perturbation import Perturbation
 from calotype.pipelines.autoencoder import Autoencoder, Size, encoded, mask_of, scaled
 from calotype.pipelines.latents import CleanLatents, Latents, shrink_mask
@@ -47,6 +47,14 @@ def prompt_embeds(
 def prompt_mask(prompt_embeds: Annotated[Float[Tensor, "b l c"], Pad(1)]) -> Annotated[Bool[Tensor, "b l"], Pad(1)]:
     """Which of the prompt's hidden states are there [1, l]: all, until prompts of other lengths join the batch."""
     return torch.ones(prompt_embeds.shape[:2], dtype=torch.bool)
+
+
+@unit
+def projected_text(
+    prompt_embeds: Annotated[Float[Tensor, "b l c"], Pad(1)], *, unet: UNet2DConditionModel
+) -> ProjectedText:
+    """The prompt's keys and values in every layer of the network: the same in every step."""
+    return unet.project_text(prompt_embeds.to(unet.dtype))
 
 
 class Mask(NamedTuple):
@@ -121,7 +129,7 @@ def beside_latents(
 def predicted(
     latents: Latents,
     step: Step,
-    prompt_embeds: Annotated[Float[Tensor, "b l c"], Pad(1)],
+    projected_text: ProjectedText,
     prompt_mask: Annotated[Bool[Tensor, "b l"], Pad(1)],
     beside_latents: Float[Tensor, "b extra h w"] | None,
     steering: UNetSteering | None,
@@ -135,7 +143,7 @@ def predicted(
     output = unet(
         beside(latents, beside_latents).to(unet.dtype),
         step.each_timestep,
-        prompt_embeds.to(unet.dtype),
+        projected_text,
         encoder_attention_mask=attended(prompt_mask, latents.device),
         perturbation=perturbation,
         attention=looked_into(attention),
