@@ -93,10 +93,14 @@ def test_the_embedded_models_blocks_are_one_graph(tmp_path: Path) -> None:
 
 
 def test_a_unets_blocks_trace_without_a_break(tmp_path: Path) -> None:
-    reference_pipeline(diffusers.StableDiffusionPipeline).save_pretrained(tmp_path / "sd")
+    """Of a layout with as many kinds of blocks as the published ones: more than PyTorch compiles one code for."""
+    levels = {"block_out_channels": (8, 16, 24, 24), "layers_per_block": 2}
+    levels |= {"down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)}
+    levels |= {"up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3}
+    reference_pipeline(diffusers.StableDiffusionPipeline, unet=levels).save_pretrained(tmp_path / "sd")
     found = compiled(tmp_path / "sd", tmp_path)
-    assert 0 < found.pop("graphs") <= found["compiled"]
-    assert found.pop("compiled") > 0
+    assert 8 < found.pop("graphs") <= found["compiled"]
+    assert found.pop("compiled") == 38
     assert found == {
         "error": 0.0, "cached": 0.0, "breaks": {}, "same keys": True, "saved": 0.0, "left": 0, "undone": 0.0,
     }  # fmt: skip

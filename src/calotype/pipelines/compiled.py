@@ -1,6 +1,7 @@
 """Compiling the repeated blocks of networks, which `torch.compile` does once for all blocks that are alike."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -17,26 +18,40 @@ def compile_blocks(
 
     What is compiled is the blocks' own code, without a break; it happens at the first call, and again for another
     shape or type. A block with a hook in it, such as that of an adapter which is not fused, runs as it is written:
-    what was compiled for one block runs for all that are alike, and does not see the hooks of one.
+    what was compiled for one block runs for all that are alike, and does not see the hooks of one. Blocks of another
+    class or width are compiled apart: PyTorch gives up on code that it has compiled for eight kinds of arguments, and a
+    U-Net has more than eight kinds of blocks.
     """
     options: dict[str, Any] = {"fullgraph": True, "mode": mode, "dynamic": dynamic}
     if backend is not None:
         options["backend"] = backend
-    for network in networks.values():
+    for name, network in networks.items():
+        kinds: dict[Any, Callable[..., Any]] = {}
         for block in repeated(network):
-            block._compiled_call_impl = _compiled(block, options)
+            kind = type(block), tuple((key, tensor.shape) for key, tensor in block.named_parameters())
+            if kind not in kinds:
+                own = _own_code(_called, f"{name}_{type(block).__name__}_{len(kinds)}")
+                kinds[kind] = torch.compile(own, **options)
+            block._compiled_call_impl = _compiled(block, kinds[kind])
 
 
-def _compiled(block: nn.Module, options: Mapping[str, Any]) -> Callable[..., Any]:
-    as_written: Callable[..., Any] = block._call_impl
-    fast: Callable[..., Any] = torch.compile(as_written, **options)
+def _compiled(block: nn.Module, fast: Callable[..., Any]) -> Callable[..., Any]:
     inside = tuple(block.modules())
 
     def call(*args: Any, **kwargs: Any) -> Any:
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in inside)
-        return as_written(*args, **kwargs) if hooked else fast(*args, **kwargs)
+        return block._call_impl(*args, **kwargs) if hooked else fast(block, *args, **kwargs)
 
     return call
+
+
+def _called(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return block._call_impl(*args, **kwargs)
+
+
+def _own_code(function: Any, name: str) -> FunctionType:
+    """A copy with code and a name of its own: what is compiled is kept by code, and shapes that were seen by name."""
+    return FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
 
 
 def undo(networks: Mapping[str, Any]) -> None:
