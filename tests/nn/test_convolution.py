@@ -45,3 +45,13 @@ def test_elsewhere_it_is_pytorchs(monkeypatch, case):
     monkeypatch.setattr(functional, "linear", lambda *_: pytest.fail("was taken apart"))
     with torch.set_grad_enabled(case == "gradients"):
         assert torch.equal(layer(x), functional.conv2d(x, layer.weight, layer.bias, 1, 1))
+
+
+@pytest.mark.parametrize("size", [(4, 5), (1, 1), (1, 6), (7, 2)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [True, False])
+def test_of_a_doubled_map(size, layout, bias):
+    layer = Conv2d(3, 5, 3, padding=1, bias=bias)
+    x = torch.randn(2, 3, *size).contiguous(memory_format=layout)
+    expected = layer(functional.interpolate(x, scale_factor=2.0))
+    torch.testing.assert_close(layer(x, doubled=True), expected, rtol=1e-5, atol=1e-5)

@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 from calotype.models.autoencoder_kl import AutoencoderKL
-from calotype.nn import normalization, strips
+from calotype.nn import convolution, normalization, strips
+from calotype.nn.convolution import Conv2d
 from calotype.nn.strips import doubled_conv, normed_conv
 
 
@@ -59,6 +60,27 @@ def test_a_doubled_convolution(size):
     rows = watched(conv)
     torch.testing.assert_close(doubled_conv(x, conv), expected, rtol=1e-5, atol=1e-5)
     assert max(rows) <= 12
+
+
+@pytest.mark.parametrize("size", [(9, 5), (4, 7), (6, 6)])
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.usefixtures("small_strips")
+@torch.no_grad()
+def test_a_doubled_convolution_the_short_way(size, hooked, monkeypatch):
+    """Of the map itself, unless something is added to what the layer makes of its input, such as an adapter's part."""
+    torch.manual_seed(0)
+    conv = Conv2d(8, 6, 3, padding=1)
+    x = torch.randn(2, 8, *size)
+    expected = conv(functional.interpolate(x, scale_factor=2.0))
+    if hooked:
+        conv.register_forward_hook(lambda _, given, out: out + given[0][:, :1])
+        expected = expected + functional.interpolate(x[:, :1], scale_factor=2.0)
+    doubled = []
+    monkeypatch.setattr(
+        convolution, "of_doubled", lambda *given, real=convolution.of_doubled: doubled.append(1) or real(*given)
+    )
+    torch.testing.assert_close(doubled_conv(x, conv), expected, rtol=1e-5, atol=1e-5)
+    assert bool(doubled) is not hooked
 
 
 @pytest.mark.usefixtures("small_strips")

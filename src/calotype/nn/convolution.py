@@ -10,14 +10,21 @@ _FEW_ROWS = 160
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d`, with two differences that change no more than the order of sums.
+    """`torch.nn.Conv2d`, with three differences that change no more than the order of sums.
 
     A vector that is the same at every pixel of every item (the time) joins the bias, which spares a pass over the map.
-    And on a processor, where the weight is far larger than the map, inference takes the map apart and multiplies two
-    matrices: the library's convolution would spend its time on bringing the weight into a layout of its own.
+    On a processor, where the weight is far larger than the map, inference takes the map apart and multiplies two
+    matrices: the library's convolution would spend its time on bringing the weight into a layout of its own. And of a
+    map at twice its height and width, pixels repeated, only what differs is computed (`doubled`).
     """
 
-    def forward(self, x: Float[Tensor, "b c h w"], shift: Float[Tensor, "1 c2"] | None = None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], shift: Float[Tensor, "1 c2"] | None = None, *, doubled: bool = False
+    ) -> Tensor:
+        """With `doubled`, the convolution of the map at twice its height and width, for a kernel of 3x3 that keeps the
+        size: [b, c2, 2 h, 2 w]."""
+        if doubled:
+            return of_doubled(x, self.weight, self.bias)
         bias = self.bias
         if shift is not None:
             bias = shift.view(-1) if bias is None else bias + shift.view(-1)
@@ -48,3 +55,30 @@ class Conv2d(nn.Conv2d):
         rows = patches.transpose(1, 2).reshape(len(x) * height * width, -1)
         out = functional.linear(rows, weight.flatten(1), bias)
         return out.view(len(x), height, width, -1).permute(0, 3, 1, 2).contiguous()
+
+
+def of_doubled(
+    x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c2 c 3 3"], bias: Float[Tensor, " c2"] | None
+) -> Float[Tensor, "b c2 h2 w2"]:
+    """A convolution, with zeros around, of `x` at twice its height and width, pixels repeated.
+
+    Of three rows that the kernel sees, two are the same row of `x`, and of three columns as well: which two depends on
+    whether the pixel's place is even. So four kernels of 2x2, whose entries are sums of the kernel's, each give a
+    quarter of the pixels, with 16 products where the repeated map takes 36.
+    """
+    batch, _, height, width = x.shape
+    out = torch.empty(
+        (batch, len(weight), 2 * height, 2 * width), dtype=x.dtype, device=x.device,
+        memory_format=torch.channels_last,
+    )  # fmt: skip
+    for down, rows in enumerate(_halves(weight, 2)):
+        for right, kernel in enumerate(_halves(rows, 3)):
+            pairs = functional.conv2d(x, kernel, bias, padding=1)  # of every two neighbours, the zeros around included
+            out[:, :, down::2, right::2] = pairs[:, :, down : down + height, right : right + width]
+    return out
+
+
+def _halves(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The kernels of two entries along a dimension, for even places and for odd ones."""
+    first, middle, last = weight.unbind(dim)
+    return torch.stack((first, middle + last), dim), torch.stack((first + middle, last), dim)
