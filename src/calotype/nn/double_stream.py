@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calotype.nn.attention_backends import Attend
+from calotype.nn.linear import Linear, linear_gelu
 from calotype.nn.rope import rotated
 
 _EPS = 1e-6
@@ -30,10 +31,6 @@ class Change(NamedTuple):
     scale: Tensor
     gate: Tensor
 
-    def at(self, item: int) -> "Change":
-        """One item's, where items have their own."""
-        return self if self.shift.ndim == 1 else Change(*(part[item, 0] for part in self))
-
 
 class Changes(NamedTuple):
     """How the time changes the attention and the feed-forward layer of one stream."""
@@ -47,11 +44,6 @@ class BlockTime(NamedTuple):
 
     image: tuple[Changes, ...]
     text: Changes
-
-    def at(self, item: int) -> "BlockTime":
-        """One item's, where items have their own."""
-        image = tuple(Changes(each.attention.at(item), each.feed.at(item)) for each in self.image)
-        return BlockTime(image, Changes(self.text.attention.at(item), self.text.feed.at(item)))
 
 
 @dataclass(frozen=True)
@@ -90,14 +82,14 @@ class JointAttention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(channels, channels)
-        self.to_k = nn.Linear(channels, channels)
-        self.to_v = nn.Linear(channels, channels)
-        self.add_q_proj = nn.Linear(channels, channels)
-        self.add_k_proj = nn.Linear(channels, channels)
-        self.add_v_proj = nn.Linear(channels, channels)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
-        self.to_add_out = nn.Linear(channels, channels)
+        self.to_q = Linear(channels, channels)
+        self.to_k = Linear(channels, channels)
+        self.to_v = Linear(channels, channels)
+        self.add_q_proj = Linear(channels, channels)
+        self.add_k_proj = Linear(channels, channels)
+        self.add_v_proj = Linear(channels, channels)
+        self.to_out = nn.ModuleList([Linear(channels, channels)])
+        self.to_add_out = Linear(channels, channels)
         self.norm_q = nn.RMSNorm(channels // heads, eps=_EPS)
         self.norm_k = nn.RMSNorm(channels // heads, eps=_EPS)
         self.norm_added_q = nn.RMSNorm(channels // heads, eps=_EPS)
@@ -138,14 +130,10 @@ class Gelu(nn.Module):
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(channels, inner)
+        self.proj = Linear(channels, inner)
 
     def forward(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n inner"]:
-        fresh: Tensor = self.proj(rows)
-        if torch.is_grad_enabled():
-            return functional.gelu(fresh, approximate="tanh")
-        in_place: Tensor = torch.ops.aten.gelu_.default(fresh, approximate="tanh")
-        return in_place
+        return linear_gelu(self.proj, rows)
 
 
 class FeedForward(nn.Module):
@@ -153,7 +141,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList([Gelu(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)])
+        self.net = nn.ModuleList([Gelu(channels, 4 * channels), nn.Identity(), Linear(4 * channels, channels)])
 
     def forward(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         out: Tensor = self.net[2](self.net[0](rows))
@@ -175,6 +163,11 @@ class DoubleStreamBlock(nn.Module):
         """How the times change this block, from their activated vectors: the drawn picture's first, and the text's."""
         image = tuple(_changes(self.img_mod[1](vector)) for vector in active)
         return BlockTime(image, _changes(self.txt_mod[1](active[0])))
+
+    def times(self, active: Sequence[Float[Tensor, "steps c"]]) -> list[BlockTime]:
+        """The same of each of several times for itself: the weights are read once for all."""
+        image = zip(*(_each(self.img_mod[1](vector)) for vector in active), strict=True)
+        return [BlockTime(*both) for both in zip(image, _each(self.txt_mod[1](active[0])), strict=True)]
 
     def entering(
         self, image: Float[Tensor, "n c"], time: BlockTime | Sequence[Tensor], joint: Joint
@@ -242,6 +235,14 @@ def _changes(raw: Float[Tensor, "m six_c"]) -> Changes:
     six[:, 1::3].add_(1)
     parts = six[0].unbind(0) if len(raw) == 1 else six.unsqueeze(1).unbind(2)
     return Changes(Change(*parts[:3]), Change(*parts[3:]))
+
+
+def _each(raw: Float[Tensor, "steps six_c"]) -> list[Changes]:
+    """The six vectors of each of several times: all of them are parts of one tensor, cut in one go."""
+    six = raw.view(len(raw), 6, -1)
+    six[:, 1::3].add_(1)
+    parts = six.flatten(0, 1).unbind(0)
+    return [Changes(Change(*parts[at : at + 3]), Change(*parts[at + 3 : at + 6])) for at in range(0, len(parts), 6)]
 
 
 def _finite(rows: Tensor) -> Tensor:

@@ -102,3 +102,8 @@ class Network(Configured, nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are: the first one's device."""
         return next((p.device for p in self.parameters()), torch.get_default_device())
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module was told to run compiled, by `pipe.compile()` or its own `compile()`."""
+    return module._compiled_call_impl is not None

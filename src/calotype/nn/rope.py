@@ -27,10 +27,11 @@ def rope_table(
     return torch.stack((whole.cos(), whole.sin()), dim=-1)
 
 
-def turns_of(table: Float[Tensor, "n half 2"]) -> Shaped[Tensor, "n 1 half *two"]:
-    """The table as `rotated` wants it: complex numbers, but where code is compiled, for which there are none."""
+def turns_of(table: Float[Tensor, "n half 2"], *, real: bool = False) -> Shaped[Tensor, "n 1 half *two"]:
+    """The table as `rotated` wants it: complex numbers, but for code that is compiled, which makes loops of its own
+    only of real ones. `real` says that what will turn is compiled, where this is not."""
     rows = table.unsqueeze(1)
-    return rows if torch.compiler.is_compiling() else torch.view_as_complex(rows)
+    return rows if real or torch.compiler.is_compiling() else torch.view_as_complex(rows)
 
 
 def rotated(fresh: Float[Tensor, "b n h c"], turns: Shaped[Tensor, "n 1 half *two"]) -> Float[Tensor, "b n h c"]:

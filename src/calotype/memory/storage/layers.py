@@ -130,4 +130,5 @@ def _stored_class(cls: type[nn.Module]) -> type[Stored]:
     """The packed kind of a class of layers."""
     if cls in (nn.Linear, nn.Embedding):
         return StoredLinear if cls is nn.Linear else StoredEmbedding
-    return type(f"Stored{cls.__name__}", (Stored, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+    kind = StoredLinear if issubclass(cls, nn.Linear) else Stored
+    return type(f"Stored{cls.__name__}", (kind, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})

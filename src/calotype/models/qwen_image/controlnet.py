@@ -11,7 +11,7 @@ from calotype.models.qwen_image.config import QwenImageControlNetConfig
 from calotype.models.qwen_image.parts import Modulation, Prepared, TimeText, activated_times, one_time, prepared
 from calotype.models.qwen_image.shapes import shared_grids
 from calotype.nn.double_stream import DoubleStreamBlock
-from calotype.nn.network import Network
+from calotype.nn.network import Network, is_compiled
 from calotype.nn.streams import Grid, Words
 
 
@@ -122,7 +122,7 @@ class QwenImageControlNetModel(Network):
         attention: str = "sdpa",
     ) -> list[Tensor]:
         """One sample for each of its blocks, `[b, n, w]`, from tokens of noisy latents and the embedded control."""
-        joint = ready.joint(attention, several_times=False)
+        joint = ready.joint(attention, several_times=False, compiled=is_compiled(self.transformer_blocks[0]))
         image, text = (self.img_in(tokens) + control).flatten(0, 1), ready.text
         samples = []
         last = len(self.transformer_blocks) - 1

@@ -16,7 +16,7 @@ from calotype.models.qwen_image.config import QwenImageTransformer2DConfig
 from calotype.models.qwen_image.parts import Modulation, Prepared, TimeText, activated_times, one_time, prepared
 from calotype.models.qwen_image.shapes import shared_grids
 from calotype.nn.double_stream import DoubleStreamBlock, Joint
-from calotype.nn.network import Network
+from calotype.nn.network import Network, is_compiled
 from calotype.nn.perturbation import Perturbation
 from calotype.nn.reuse import BlockCache, in_turn, residual_pass
 from calotype.nn.streams import Condition, Grid, Residual, Words, block_samples
@@ -166,13 +166,10 @@ class QwenImageTransformer2DModel(Network):
     ) -> tuple[Modulation, ...]:
         """What every time of a loop does to the network, each block's weights of it read once for all times."""
         whole = self.modulate(timesteps, additional_t_cond, batch=len(timesteps))
-        blocks = [cast(DoubleStreamBlock, block).time(whole.active) for block in self.transformer_blocks]
+        blocks = [cast(DoubleStreamBlock, block).times(whole.active) for block in self.transformer_blocks]
         return tuple(
-            Modulation(
-                tuple(vector[step : step + 1] for vector in whole.active),
-                tuple(time.at(step) for time in blocks),
-            )
-            for step in range(len(timesteps))
+            Modulation(tuple(vector[step : step + 1] for vector in whole.active), of_step)
+            for step, of_step in enumerate(zip(*blocks, strict=True))
         )
 
     def predict(
@@ -208,7 +205,7 @@ class QwenImageTransformer2DModel(Network):
                 f"prepared, got {list(tokens.shape)}"
             )
         several = len(time.active) > 1 and len(ready.layout.grids) > 1
-        joint = ready.joint(attention, several_times=several)
+        joint = ready.joint(attention, several_times=several, compiled=is_compiled(self.transformer_blocks[0]))
         image = self.img_in(tokens)
         if ready.pictures is not None:
             image = torch.cat((image, ready.pictures), dim=1)

@@ -43,13 +43,14 @@ class Prepared:
         """How many items there are."""
         return len(self.text) // self.layout.text_length
 
-    def joint(self, attention: str, *, several_times: bool) -> Joint:
-        """The same as the blocks take it: with the pictures beside the drawn one apart where they have another time."""
+    def joint(self, attention: str, *, several_times: bool, compiled: bool = False) -> Joint:
+        """The same as the blocks take it: with the pictures beside the drawn one apart where they have another time,
+        and for blocks that are compiled without complex numbers."""
         grids = self.layout.grids
         first = prod(grids[0])
         rest = self.layout.image_length - first
         spans = (first, rest) if several_times and rest else (first + rest,)
-        turns = turns_of(torch.cat((self.rope, self.rope)))
+        turns = turns_of(torch.cat((self.rope, self.rope)), real=compiled)
         return Joint(self.batch, self.layout.text_length, spans, turns, self.mask, attention_backend(attention))
 
 
@@ -71,7 +72,7 @@ class Modulation:
         if self.blocks is None:
             return self.active if several_times else self.active[:1]
         time = self.blocks[index]
-        return time if several_times else time._replace(image=time.image[:1])
+        return time if several_times or len(time.image) == 1 else time._replace(image=time.image[:1])
 
 
 class TimeText(nn.Module):

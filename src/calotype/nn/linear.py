@@ -1,0 +1,80 @@
+"""Linear layers whose products run on the kernel that is the fastest on a processor.
+
+For float32 PyTorch takes its BLAS library's product, bfloat16 goes to oneDNN. With many rows oneDNN is the faster for
+float32 as well, most of all on processors of another maker than the library's, and it applies an activation while the
+numbers are at hand.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_WORTH = 1 << 24
+"""Multiplications below which calling oneDNN takes as long as it spares."""
+
+_PLAIN = (Tensor, nn.Parameter)
+"""What holds numbers and nothing else: not what is imagined for a prediction, nor a weight of another precision."""
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, of which `linear` makes the product."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product of rows [..., c] and a weight [c2, c], and the bias: [..., c2].
+
+    Many float32 rows on a processor are multiplied by oneDNN. With gradients, or anywhere else, it is PyTorch's own.
+    """
+    return _product(rows, weight, bias, "none") if _is_fast(rows, weight) else functional.linear(rows, weight, bias)
+
+
+def linear_gelu(layer: nn.Linear, rows: Tensor) -> Tensor:
+    """The Gaussian error linear unit, by its approximation with a hyperbolic tangent, of what a layer gives."""
+    alone = isinstance(layer, Linear) and not (layer._forward_hooks or layer._forward_pre_hooks)
+    if alone and _is_fast(rows, layer.weight):
+        return _product(rows, layer.weight, layer.bias, "gelu")
+    fresh: Tensor = layer(rows)
+    if torch.is_grad_enabled():
+        return functional.gelu(fresh, approximate="tanh")
+    in_place: Tensor = torch.ops.aten.gelu_.default(fresh, approximate="tanh")
+    return in_place
+
+
+def _is_fast(rows: Tensor, weight: Tensor) -> bool:
+    return (
+        rows.numel() * len(weight) >= _WORTH
+        and rows.device.type == "cpu"
+        and rows.dtype is torch.float32
+        and weight.dtype is torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and (torch.compiler.is_compiling() or (type(rows) in _PLAIN and type(weight) in _PLAIN))
+        and _HAS_ONEDNN
+    )
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
+    whole = _whole if torch.compiler.is_compiling() else _onednn
+    out: Tensor = whole(rows, weight, bias, act)
+    return out
+
+
+def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, act, [], "tanh" if act == "gelu" else "")
+    return out
+
+
+@torch.library.custom_op("calotype::linear", mutates_args=())
+def _whole(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
+    """The same as one operation, which a compiler leaves as it is: it would look for a weight that never changes."""
+    return _onednn(rows, weight, bias, act)
+
+
+@_whole.register_fake
+def _(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
+    return rows.new_empty((*rows.shape[:-1], len(weight)))

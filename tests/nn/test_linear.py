@@ -1,0 +1,139 @@
+"""Linear layers that run on oneDNN where that is faster: the same numbers, and elsewhere PyTorch's own product."""
+
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from calotype.nn import linear
+from calotype.nn.linear import Linear, linear_gelu
+
+MANY, WIDE = 64, 512
+"""Rows and channels that make just as many multiplications as oneDNN is worth."""
+
+
+def layers(bias: bool = True) -> tuple[Linear, nn.Linear]:
+    """One of each kind, with the same numbers."""
+    torch.manual_seed(0)
+    ours, plain = Linear(WIDE, WIDE, bias=bias).eval(), nn.Linear(WIDE, WIDE, bias=bias).eval()
+    plain.load_state_dict(ours.state_dict())
+    return ours, plain
+
+
+def gone(layer: Any, rows: Tensor) -> tuple[Tensor, int]:
+    """What a layer, or a function of rows, gives, and how many of its products were oneDNN's."""
+    with patch.object(linear, "_onednn", wraps=linear._onednn) as fast:
+        return layer(rows), fast.call_count
+
+
+def test_it_is_a_linear_layer_to_everything_that_looks_for_one() -> None:
+    ours, plain = layers()
+    assert isinstance(ours, nn.Linear)
+    assert list(ours.state_dict()) == list(plain.state_dict())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(MANY, WIDE), (2, MANY // 2, WIDE), (1, MANY + 3, WIDE)])
+def test_many_rows_give_the_same_as_pytorchs_own(bias: bool, shape: tuple[int, ...]) -> None:
+    ours, plain = layers(bias)
+    rows = torch.randn(shape)
+    found, fast = gone(ours, rows)
+    assert fast == 1
+    torch.testing.assert_close(found, plain(rows), rtol=1e-5, atol=1e-5)
+    activated, fast = gone(lambda x: linear_gelu(ours, x), rows)
+    assert fast == 1
+    torch.testing.assert_close(activated, functional.gelu(plain(rows), approximate="tanh"), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_that_lie_apart_are_read_where_they_are() -> None:
+    ours, plain = layers()
+    rows = torch.randn(MANY, 2 * WIDE)[:, ::2]
+    found, fast = gone(ours, rows)
+    assert fast == 1
+    torch.testing.assert_close(found, plain(rows), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "grad"),
+    [(MANY - 1, torch.float32, False), (MANY, torch.bfloat16, False), (MANY, torch.float64, False),
+     (MANY, torch.float32, True)],
+)  # fmt: skip
+def test_few_rows_other_types_and_gradients_are_pytorchs(rows: int, dtype: torch.dtype, grad: bool) -> None:
+    ours, plain = (layer.to(dtype) for layer in layers())
+    x = torch.randn(rows, WIDE, dtype=dtype)
+    with torch.set_grad_enabled(grad):
+        for found, fast in (gone(ours, x), gone(lambda x: linear_gelu(ours, x), x)):
+            assert fast == 0
+            assert found.requires_grad == grad
+        assert torch.equal(ours(x), plain(x))
+        assert torch.equal(linear_gelu(ours, x), functional.gelu(plain(x), approximate="tanh"))
+
+
+@torch.no_grad()
+def test_autocast_and_what_is_only_imagined_are_pytorchs() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    ours, _ = layers()
+    rows = torch.randn(MANY, WIDE)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, fast = gone(ours, rows)
+        assert (found.dtype, fast) == (torch.bfloat16, 0)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        found, fast = gone(ours, mode.from_tensor(rows))
+        assert (found.shape, fast) == ((MANY, WIDE), 0)
+
+
+@torch.no_grad()
+def test_what_is_hooked_to_a_layer_runs_before_its_activation() -> None:
+    ours, plain = layers()
+    rows = torch.randn(MANY, WIDE)
+    ours.register_forward_hook(lambda layer, args, out: out + 1)
+    found, fast = gone(lambda x: linear_gelu(ours, x), rows)
+    assert fast == 1
+    torch.testing.assert_close(found, functional.gelu(plain(rows) + 1, approximate="tanh"), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_layer_of_another_class_has_its_own_product() -> None:
+    _, plain = layers()
+    rows = torch.randn(MANY, WIDE)
+    found, fast = gone(lambda x: linear_gelu(plain, x), rows)
+    assert fast == 0
+    assert torch.equal(found, functional.gelu(plain(rows), approximate="tanh"))
+
+
+@torch.no_grad()
+def test_a_compiler_sees_one_operation() -> None:
+    ours, plain = layers()
+    rows = torch.randn(MANY, WIDE)
+
+    def both(x: Tensor) -> Tensor:
+        return ours(x) + linear_gelu(ours, x)
+
+    expected = plain(rows) + functional.gelu(plain(rows), approximate="tanh")
+    compiled = torch.compile(both, backend="aot_eager", fullgraph=True)
+    found, fast = gone(compiled, rows)
+    assert fast == 2
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch._dynamo.reset()
+
+
+@torch.no_grad()
+def test_a_packed_layer_of_this_class_multiplies_packed_and_comes_back() -> None:
+    from calotype.memory.storage.layers import StoredLinear, is_stored
+
+    network = nn.Sequential(layers()[0])
+    plain = network(rows := torch.randn(MANY, WIDE))
+    from calotype.memory.storage.layers import _stored_class
+
+    kind = _stored_class(Linear)
+    assert issubclass(kind, StoredLinear)
+    assert issubclass(kind, Linear)
+    assert kind.__bases__[1] is Linear
+    assert not is_stored(network[0])
+    assert torch.equal(network(rows), plain)
