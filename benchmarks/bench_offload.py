@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fresh import run_module
-from benchmarks.harness import Bar, Options, Row, at_most, count_row, exactly, interval, ratio_row, skipped
+from benchmarks.harness import Bar, Options, Row, at_most, count_row, exactly, interval, ratio_row, skipped, within
 from benchmarks.scratch import free_bytes, scratch_folder, warm
+from benchmarks.subjects import MODEL
 
 WIDE: dict[str, Any] = {"attention_head_dim": 128, "num_attention_heads": 12, "joint_attention_dim": 1024}
 LARGE: dict[str, Any] = {**WIDE, "num_layers": 10}
@@ -19,13 +20,45 @@ TINY: dict[str, Any] = {
     "axes_dims_rope": (4, 6, 6),
 }  # fmt: skip
 PEERS = ("group_disk", "accelerate_disk")
+CALL: dict[str, Any] = {"prompt": "a red apple", "negative_prompt": "blue", "seed": 7, "steps": 4}
+WITHIN: dict[str, Any] = {
+    "12 MiB": "12MiB",
+    "16 MiB": "16MiB",
+    "40 MiB, streamed": {"cpu": "40MiB", "transformer": "stream"},
+}
+"""What the embedded pipeline, whose weights are 26 MiB, is to make do with."""
 
 
 def run(options: Options) -> list[Row]:
-    rows = _rows("1.7 GB", options.pick(LARGE, LARGE, TINY), 6 * 10**9, options)
+    rows = [row for name, memory in WITHIN.items() for row in _plan_rows(name, memory)]
+    rows += _rows("1.7 GB", options.pick(LARGE, LARGE, TINY), 6 * 10**9, options)
     if options.scale == "full":
         rows += _rows("6 GB", LARGER, 20 * 10**9, options)
     return rows
+
+
+def _plan_rows(name: str, memory: Any) -> list[Row]:
+    """What the plan of a pipeline says of its first call within a budget, over what the call then takes."""
+    from benchmarks.counting import brought
+    from benchmarks.subjects import embedded
+    from calotype.memory.peak import watched
+
+    pipe = embedded(device="cpu", memory=memory, memo=0)
+    plan = pipe.plan(**CALL)
+    with brought() as came, watched() as watch:
+        pipe(**CALL)
+    title, peak = f"{MODEL} within {name}", watch.peak + came.peak
+    return [
+        count_row(
+            f"{title}: predicted peak over measured", round(plan.predicted_peak / peak, 3), within(0.9, 1.1), unit="x",
+            ours=plan.predicted_peak / 1e6, peer=peak / 1e6, sides="MB", peer_name="measured",
+        ),
+        count_row(
+            f"{title}: bytes of weights that come, over those of the plan", round(came.total / plan.bytes_moved, 3),
+            within(0.95, 1.05), unit="x", ours=came.total / 1e6, peer=plan.bytes_moved / 1e6, sides="MB",
+            peer_name="plan",
+        ),
+    ]  # fmt: skip
 
 
 def transformer(config: dict[str, Any]) -> Path:

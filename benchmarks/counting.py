@@ -54,6 +54,51 @@ def calls_of(**networks: nn.Module) -> Iterator[Counter[str]]:
             handle.remove()
 
 
+class Brought:
+    """Bytes of weights that came: in `total`, and the most that were mapped and in use at once, in `peak`."""
+
+    def __init__(self) -> None:
+        self.total = self.peak = 0
+        self._mapped: dict[Any, int] = {}
+
+    def come(self, group: Any) -> None:
+        self._mapped[group] = group.nbytes
+        self.peak = max(self.peak, sum(self._mapped.values()))
+
+    def leave(self, group: Any) -> None:
+        self._mapped.pop(group, None)
+
+
+@contextmanager
+def brought() -> Iterator[Brought]:
+    """Counts what the memory of pipelines on a processor brings while the context lasts."""
+    from unittest.mock import patch
+
+    from calotype.memory.lanes import HostLane
+    from calotype.memory.mapped import MappedPages
+
+    count, start, bring, give_back = Brought(), HostLane.start, MappedPages.bring, MappedPages.give_back
+
+    def starting(self: HostLane, group: Any, buffer: Any) -> Any:
+        count.total += group.nbytes
+        return start(self, group, buffer)
+
+    def bringing(self: MappedPages, group: Any) -> None:
+        count.come(group)
+        bring(self, group)
+
+    def giving(self: MappedPages, group: Any) -> None:
+        count.leave(group)
+        give_back(self, group)
+
+    with (
+        patch.object(HostLane, "start", starting),
+        patch.object(MappedPages, "bring", bringing),
+        patch.object(MappedPages, "give_back", giving),
+    ):
+        yield count
+
+
 class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows every tensor storage made while it is entered: bytes that are `live` now, and their `peak`.
 

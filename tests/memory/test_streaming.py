@@ -189,6 +189,45 @@ def test_a_network_that_is_away_says_so(tmp_path: Path) -> None:
         loaded(tmp_path / "half.safetensors", width=64)(X)
 
 
+def test_a_network_that_is_away_is_not_converted_by_itself(tmp_path: Path) -> None:
+    path = stored(tmp_path / "half.safetensors", torch.float16, width=64)
+    network, expected = loaded(path, width=64), dict(real_tensors(loaded(path, width=64)))
+    for convert in (
+        network.double, lambda: network.to("meta"), lambda: network.blocks[2].to(torch.float64),
+        copy.copy(network.blocks)[1].inner.half,
+    ):  # fmt: skip
+        with pytest.raises(
+            ComponentError, match=r"of this \w+ are not in memory, .* cannot be converted or moved"
+        ):
+            convert()
+    assert network.to(torch.float32).cpu() is network and is_resting(network.blocks[1].inner.weight)
+    twin = copy.deepcopy(network).double()
+    assert all(torch.equal(tensor, expected[name].double()) for name, tensor in twin.state_dict().items())
+    memory(network, 1)[0].restore(network)
+    assert all(torch.equal(t, expected[n].double()) for n, t in network.double().state_dict().items())
+    assert pickle.loads(pickle.dumps(network)).to(torch.float32).blocks[1].inner.weight.dtype is torch.float32
+
+
+def test_a_network_is_restored_when_the_call_that_uses_it_has_ended(path: Path) -> None:
+    network = loaded(path)
+    held, _ = memory(network, smallest(loaded(path)))
+    begun, done = threading.Event(), threading.Event()
+
+    def change() -> None:
+        begun.set()
+        held.restore(network)
+        done.set()
+
+    thread = threading.Thread(target=change, daemon=True)
+    with held.hold({"net": network}):
+        with pytest.raises(ComponentError, match="this Stack cannot be changed by a call that uses it"):
+            held.restore(network)
+        thread.start()
+        assert begun.wait(5) and not done.wait(0.05)
+        assert torch.equal(network(X), wanted(path))
+    assert done.wait(5) and held._held == {}
+
+
 def test_the_state_and_a_copy_of_a_network_that_is_away_have_its_numbers(tmp_path: Path) -> None:
     path = stored(tmp_path / "half.safetensors", torch.float16, width=64)
     expected = {n: t.float() for n, t in loaded(path, torch.float16, width=64).state_dict().items()}

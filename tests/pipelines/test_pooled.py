@@ -18,6 +18,7 @@ from calotype import (
     unit,
 )
 from calotype.errors import ComponentError, InputError, UnknownInput, WeightsError
+from calotype.weights.sources import is_resting
 from pool_files import save, state
 from stubs import Net
 
@@ -141,3 +142,15 @@ MISSPELLED = ModelConfig(path=FILES.path, name="transfomer")
 def test_wrong_calls_are_refused(call, error, message) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_within_a_budget_nothing_is_converted_when_it_is_loaded(whole: TextToImagePipeline, given: bool) -> None:
+    call = {"prompt": "a cat", "steps": 2, "seed": 3, "outputs": ["latents"]}
+    pipe = TextToImagePipeline.from_pretrained(
+        ModelPool(FILES) if given else FILES,
+        tokenizer=whole.tokenizer, scheduler=whole.scheduler, device="cpu", memory="14MiB", memo=0,
+    )  # fmt: skip
+    assert is_resting(pipe.transformer.blocks[0].to_qkv.weight)
+    assert pipe.plan(**call).memory["transformer"].waits == "disk"
+    assert torch.equal(pipe(**call).latents, whole(**call).latents)

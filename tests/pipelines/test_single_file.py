@@ -23,6 +23,7 @@ from calotype.pipelines.stable_diffusion import (
     StableDiffusionXLPipeline,
 )
 from calotype.sampling import PNDMScheduler
+from calotype.weights.sources import is_resting
 from hub import Hub
 from original_files import clip_file, leftovers, open_clip_file, whole_file
 from tiny_sd import (
@@ -156,6 +157,17 @@ def test_it_is_the_pipeline_that_the_folder_makes(checkpoint) -> None:
     assert {n: p for n, p in one.components.items() if isinstance(p, bool)} == {
         n: p for n, p in other.components.items() if isinstance(p, bool)
     }
+
+
+def test_within_a_budget_nothing_is_converted_when_it_is_loaded(tmp_path: Path) -> None:
+    pipe, state = of_1()
+    pipe.save_pretrained(tmp_path / "repository")
+    path = save(state, tmp_path / "model.safetensors")
+    given: dict[str, Any] = {"config": tmp_path / "repository", "device": "cpu", "dtype": "bfloat16", "memo": 0}
+    small = StableDiffusionPipeline.from_single_file(path, **given, memory="2MiB")
+    assert is_resting(small.unet.conv_in.weight) and is_resting(small.vae.decoder.conv_in.weight)
+    call = {"prompt": "a cat", "num_inference_steps": 2, "seed": 3, "outputs": ["latents"]}
+    assert torch.equal(small(**call).latents, StableDiffusionPipeline.from_single_file(path, **given)(**call).latents)
 
 
 # -- without a repository ----------------------------------------------------------------------------------------------

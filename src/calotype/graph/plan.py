@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calotype.errors import (
     ComponentNotLoaded,
@@ -22,6 +22,9 @@ from calotype.graph.graph import Graph, lifted_twins
 from calotype.graph.hints import accepts_none, bare, spell
 from calotype.graph.inputs import ABSENT, RESERVED, Call
 from calotype.graph.node import Active, Node
+
+if TYPE_CHECKING:
+    from calotype.graph.devices import Edge, Route
 
 
 @dataclass(frozen=True)
@@ -46,24 +49,35 @@ class PlannedNode:
 class Stay(NamedTuple):
     """Where a component is in a call that has a budget: the bytes that stay on the device while it is used, those that
     are copied there in every pass through it, how often it comes, and where it waits meanwhile: `"disk"` for files that
-    it was loaded from, else `"host"`."""
+    it was loaded from, else `"host"`. `moved` are the bytes that come in the whole call, from a device that has
+    nothing yet; None where that is not known."""
 
     stays: int
     streamed: int
     comes: int
     waits: str
+    moved: int | None = None
 
     def __str__(self) -> str:
         often = "" if self.comes == 1 else f", comes {self.comes} times"
         if not self.streamed:
             return f"whole, from the {self.waits}{often}"
-        return f"{in_bytes(self.stays)} stays, {in_bytes(self.streamed)} a pass from the {self.waits}{often}"
+        call = "" if self.moved is None else f", {in_bytes(self.moved)} a call"
+        return f"{in_bytes(self.stays)} stays, {in_bytes(self.streamed)} a pass from the {self.waits}{often}{call}"
 
 
 @dataclass(frozen=True)
 class Plan:
     """What one call will do. `skipped` names each triggered unit that stays out, with the wires that are None;
-    `pruned` the units whose results nothing reads. Sizes are in bytes."""
+    `pruned` the units whose results nothing reads. Sizes are in bytes.
+
+    Where there is a budget, `computed` are the most bytes of values that live while each node runs, `passes` how often
+    each node passes through groups of layers, `moved` the bytes of weights that come to the device for each node, by
+    name, and `chosen` says in words what the call does another way than it would without a budget, as nothing less
+    fits: `in_turn` names the loops whose branches do not share a batch. `computed` is None where it is not known.
+    `route` says which device each node runs on, where that is not the CPU alone, and `crossed` the bytes that move
+    between devices, by wire and reader.
+    """
 
     owner: str
     call: Call
@@ -76,7 +90,16 @@ class Plan:
     images: int
     sizes: Mapping[str, int] = field(default_factory=dict)
     memory: Mapping[str, Stay] = field(default_factory=dict)
+    computed: tuple[int, ...] | None = None
+    passes: tuple[Mapping[tuple[str, str], int], ...] | None = None
+    moved: Mapping[str, int] = field(default_factory=dict)
+    in_turn: frozenset[str] = frozenset()
+    chosen: tuple[str, ...] = ()
+    route: "Route | None" = None
+    crossed: Mapping[tuple[str, str], int] | None = None
     _predict: Callable[[], int | None] = field(default=lambda: None, repr=False)
+    _crossed: Callable[[], Mapping[tuple[str, str], int] | None] = field(default=lambda: None, repr=False)
+    _predict_each: Callable[[], Mapping[str, int] | None] = field(default=lambda: None, repr=False)
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -88,6 +111,32 @@ class Plan:
         """The most bytes that components and values will hold at once, found by running the call on tensors that have
         shapes but no data. None where a unit needs the data. Worked out when first asked for."""
         return self._predict()
+
+    @property
+    def bytes_moved(self) -> int:
+        """The bytes of weights that come to the device in the whole call, from one that has nothing yet."""
+        return sum(self.moved.values())
+
+    @cached_property
+    def predicted_peaks(self) -> Mapping[str, int] | None:
+        """The same for each of several devices, by its name; what is computed counts where its node runs."""
+        return self._predict_each()
+
+    @property
+    def devices(self) -> Mapping[str, str]:
+        """The device that each node runs on, by name, where there are several; one that is not there is told nothing
+        but values of the caller."""
+        return self.route.nodes if self.route is not None and self.route.is_split else {}
+
+    @property
+    def edges(self) -> "Mapping[Edge, int | None]":
+        """The values that move between devices, and how many bytes; None where the call cannot be rehearsed. What has
+        no tensors, or was moved for an earlier node already, is not among them where that is known."""
+        edges = () if self.route is None else self.route.edges
+        crossed = self._crossed() if edges else None
+        if crossed is None:
+            return dict.fromkeys(edges)
+        return {e: crossed[e.wire, e.reader] for e in edges if crossed.get((e.wire, e.reader))}
 
     @property
     def bytes(self) -> int:
@@ -103,14 +152,21 @@ class Plan:
             uses = f"uses {', '.join(sorted(run))}" if run else ""
             runs = f"x{n.runs}" if n.runs > 1 else ""
             hits = f"memo {n.hits} of {n.runs}" if n.hits else ""
-            lines.append("  " + "  ".join(part for part in (n.name.ljust(width), runs, uses, hits) if part).rstrip())
+            moved = f"brings {in_bytes(self.moved[n.name])}" if self.moved.get(n.name) else ""
+            on = f"on {self.devices[n.name]}" if n.name in self.devices else ""
+            parts = (n.name.ljust(width), on, runs, uses, hits, moved)
+            lines.append("  " + "  ".join(part for part in parts if part).rstrip())
         lines += [f"  skipped {name}: {why}" for name, why in self.skipped.items()]
         lines += [f"  pruned {name}: nothing reads what it makes" for name in self.pruned]
         sizes = ", ".join(f"{name} {in_bytes(self.sizes[name])}" for name in self.components if name in self.sizes)
         lines.append(f"  components: {sizes or 'none'}; together {in_bytes(self.bytes)}")
         lines += [f"  {name}: {stay}" for name, stay in self.memory.items()]
+        lines += [f"  {choice}" for choice in self.chosen]
+        lines += [f"  moves {edge}" + ("" if n is None else f": {in_bytes(n)}") for edge, n in self.edges.items()]
         if self.predicted_peak is not None:
-            lines.append(f"  predicted peak: {in_bytes(self.predicted_peak)}")
+            peaks = (self.predicted_peaks or {}) if self.devices else {}
+            each = ", ".join(f"{in_bytes(n)} on {device}" for device, n in peaks.items())
+            lines.append(f"  predicted peak: {in_bytes(self.predicted_peak)}{each and f', of which at most {each}'}")
         return "\n".join(lines)
 
 

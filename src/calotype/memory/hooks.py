@@ -16,14 +16,19 @@ def hooked(group: Group, window: Window) -> list[RemovableHandle]:
     """Hooks that have a group come when its module, or a layer in it, is called, and leave after its module."""
     module = group.module()
     assert module is not None
+    called = called_by(group, module)
+    handles = [m.register_forward_pre_hook(_entering(window, group, m), prepend=True) for m in called]
+    handles.append(module.register_forward_hook(_leaving(window, group, module), always_call=True))
+    return handles
+
+
+def called_by(group: Group, module: nn.Module) -> list[nn.Module]:
+    """A group's module, and the layers in it that have its tensors: whichever is called first needs the group."""
     own = {id(slot.tensor) for slot in group.slots}
     layers = [
         m for m in module.modules() if not own.isdisjoint(map(id, (*m._parameters.values(), *m._buffers.values())))
     ]
-    called = list(dict.fromkeys((module, *layers)))
-    handles = [m.register_forward_pre_hook(_entering(window, group, m), prepend=True) for m in called]
-    handles.append(module.register_forward_hook(_leaving(window, group, module), always_call=True))
-    return handles
+    return list(dict.fromkeys((module, *layers)))
 
 
 def unhook(handles: Iterable[RemovableHandle]) -> None:

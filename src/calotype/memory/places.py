@@ -1,6 +1,7 @@
 """Components that are moved as a whole, and what `Residency` asks of whatever moves them."""
 
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -12,10 +13,14 @@ if TYPE_CHECKING:
 
 
 class Share(NamedTuple):
-    """What a node has of a component on the device: the bytes that stay, and those that are streamed in every pass."""
+    """What a node has of a component on the device: the bytes that stay, and those that are streamed in every pass.
+    Where it is cut, `staying` and `turning` are the bytes of its groups of layers by name; those of `staying` can
+    leave."""
 
     stays: int
     streamed: int
+    staying: Mapping[str, int] = MappingProxyType({})
+    turning: Mapping[str, int] = MappingProxyType({})
 
 
 class Transfer(Protocol):
@@ -107,6 +112,13 @@ class Whole:
 
     def leave(self, component: Any) -> None:
         self._transfer.move(component, self._host)
+
+
+def has_tensors(component: Any) -> bool:
+    """Whether a component is a network with weights, which are somewhere."""
+    if not isinstance(component, torch.nn.Module):
+        return False
+    return next((True for _ in (*component.parameters(), *component.buffers())), False)
 
 
 class Owner:

@@ -2,15 +2,15 @@
 
 Without a budget they stay there. With one, those whose next use lies furthest ahead leave when room is needed (Belady's
 rule: the plan knows every coming use), and a network that is too large for what is left is streamed, group of layers by
-group of layers.
+group of layers. What is computed with them takes its part of the budget too, where the caller knows it.
 """
 
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -20,6 +20,7 @@ from calotype.memory.amounts import parse_bytes, parse_device
 from calotype.memory.places import ModuleTransfer, Owner, Places, Share, Transfer, Whole
 
 if TYPE_CHECKING:
+    from calotype.memory.groups import Group
     from calotype.memory.lanes import Lane
 
 __all__ = ["Residency", "Share", "parse_bytes", "parse_device"]
@@ -44,7 +45,14 @@ class Residency:
         stays: `"keep"` or `"stream"` by the pattern of a component or of its layers.
         pinned: the most bytes of host memory for copies of what streams to a GPU; None for as many as there are.
         lane: the device, where it is another kind than torch's own.
+
+    Attributes:
+        rehearsed: what pipelines know of calls that they planned within the budget.
+        is_one_of_several: whether it is the memory of one device of a `Placed`.
     """
+
+    is_placed: ClassVar[bool] = False
+    """Whether components are on several devices; see `Placed`."""
 
     def __init__(
         self,
@@ -64,7 +72,11 @@ class Residency:
         self._transfer, self._stays, self._pinned, self._lane = transfer, dict(stays or {}), pinned, lane
         self._made_places: Places | None = None
         self._held: Counter[int] = Counter()
+        self._computed = 0
+        self.rehearsed: dict[Hashable, Any] = {}
+        self._threads: Counter[int] = Counter()
         self._changed = threading.Condition(threading.RLock())
+        self._retired = self.is_one_of_several = False
 
     @property
     def _places(self) -> Places:
@@ -98,30 +110,54 @@ class Residency:
                     self._let_go_of(component)
             self.device, self._made_places = device, None
 
+    def place(self, name: str) -> torch.device:
+        """Where a component of that name runs."""
+        return self.device
+
+    def memory_of(self, components: Mapping[str, Any]) -> "Residency":
+        """The memory that these components run in together."""
+        return self
+
+    def option(self, amount: int) -> str:
+        """What to type for another budget."""
+        return f"memory={{{str(self.device)!r}: {amount}}}" if self.is_one_of_several else f"memory={amount}"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several pipelines that are alive have their components here."""
+        return len([sharer for sharer in self._sharers if sharer()]) > 1
+
+    def retire(self) -> None:
+        """Look after nothing any more, because the components are placed anew. Waits until no call holds one; a call
+        that began before ends with an error when it asks for the next."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held)
+            for _, component in self._all():
+                self._let_go_of(component)
+            self._retired = True
+
     @property
     def evicts(self) -> bool:
         """Whether components leave the device to make room: there is a budget, and another place to go."""
         return self.budget is not None and (self.is_tiered or self.host != self.device)
 
-    def check(self, components: Mapping[str, Any]) -> None:
-        """Raise `ComponentError` unless these components, needed together, fit the budget, streamed if need be."""
+    def check(self, components: Mapping[str, Any], computed: int = 0) -> None:
+        """Raise `ComponentError` unless these components, needed together, fit the budget, streamed if need be, beside
+        the bytes of what is computed with them."""
         if self.budget is None:
             return
         with self._changed:
             parts = self._parts(components)
             wanted = self._places.least(parts.values())
-            if wanted <= self.budget:
+            if wanted + computed <= self.budget:
                 return
             whole = sum(self._places.size(c) for c in {id(c): c for c in parts.values()}.values())
-        names, budget = ", ".join(sorted(parts)), in_bytes(self.budget)
-        if wanted < whole:
-            raise ComponentError(
-                f"{names} must be on {self.device} together and, with the largest layers taking turns, take "
-                f"{in_bytes(wanted)}, but the budget is {budget}; give memory={wanted} (bytes) or more"
-            )
+        turns = ", with the largest layers taking turns," if wanted < whole else ""
+        beside = f" beside {in_bytes(computed)} of what is computed" if computed else ""
         raise ComponentError(
-            f"{names} must be on {self.device} together and take {in_bytes(wanted)}, but the "
-            f"budget is {budget}; give memory={wanted} (bytes) or more"
+            f"{', '.join(sorted(parts))} must be on {self.device} together{beside} and{turns} take "
+            f"{in_bytes(wanted + computed)}, but the budget is {in_bytes(self.budget)}; give "
+            f"{self.option(wanted + computed)} (bytes) or more"
         )
 
     def least(self, components: Mapping[str, Any]) -> int:
@@ -137,16 +173,25 @@ class Residency:
             self._refresh(c for _, c in self._all())
             return {name: self._places.size(c) for name, c in self._all()}
 
-    def shares(self, components: Mapping[str, Any]) -> tuple[dict[str, Share], int]:
+    def shares(self, components: Mapping[str, Any], computed: int = 0) -> tuple[dict[str, Share], int]:
         """What a node that needs these components would have of each on the device, and the bytes of the buffers that
         streamed layers take turns in. Raises as `check` does."""
-        self.check(components)
+        self.check(components, computed)
         with self._changed:
             parts, places = self._parts(components), self._places
             if self.budget is None or not self.is_tiered:
                 return {name: Share(places.size(c), 0) for name, c in parts.items()}, 0
-            found, window = places.layout(parts.values(), self.budget)  # type: ignore[attr-defined]
-            return {name: Share(*found[id(c)]) for name, c in parts.items()}, window
+            found, window = places.layout(parts.values(), self.budget - computed)  # type: ignore[attr-defined]
+            return {name: found[id(c)] for name, c in parts.items()}, window
+
+    def groups(self, components: Mapping[str, Any]) -> "dict[str, list[Group]]":
+        """The groups of layers that each component is cut into, where they may take turns."""
+        if not self.is_tiered:
+            return {}
+        with self._changed:
+            parts = self._parts(components)
+            self._refresh(parts.values())
+            return {name: self._places.kept(c).all for name, c in parts.items()}  # type: ignore[attr-defined]
 
     def is_in_files(self, name: str) -> bool:
         """Whether most of a component's bytes are in files, so that it takes no memory while it waits."""
@@ -160,13 +205,16 @@ class Residency:
             return tuple(name for name, c in self._all() if self._places.is_here(c))
 
     @contextmanager
-    def hold(self, components: Mapping[str, Any], upcoming: Sequence[frozenset[str]] = ()) -> Iterator[None]:
+    def hold(
+        self, components: Mapping[str, Any], upcoming: Sequence[frozenset[str]] = (), computed: int = 0
+    ) -> Iterator[None]:
         """Have these components on the device while the context lasts. Waits while another call holds what would have
         to make room.
 
         Args:
             components: by name; what is None or has no device is left alone.
             upcoming: the names of the components of each later node, soonest first; they decide who makes room.
+            computed: the bytes of the budget that are left for what is computed meanwhile.
 
         Raises:
             ComponentError: together they are larger than the budget, even streamed.
@@ -176,27 +224,35 @@ class Residency:
         with ExitStack() as held:
             for owner in sorted((self, *elsewhere), key=id):  # in one order, so that calls cannot wait for each other
                 if owner is self:
-                    mine = {n: c for n, c in components.items() if _owner(c) in (None, self)}
-                    held.enter_context(self._hold(mine, upcoming))
+                    mine = {n: c for n, c in components.items() if owner_of(c) in (None, self)}
+                    held.enter_context(self._hold(mine, upcoming, computed))
                 else:
                     held.enter_context(owner.hold(elsewhere[owner], upcoming))
             yield
 
     @contextmanager
-    def _hold(self, components: Mapping[str, Any], upcoming: Sequence[frozenset[str]]) -> Iterator[None]:
+    def _hold(self, components: Mapping[str, Any], upcoming: Sequence[frozenset[str]], computed: int) -> Iterator[None]:
         with self._changed:
+            if self._retired:
+                raise ComponentError(
+                    "the pipeline's components were placed anew after this call began; finish or close a call before "
+                    "place() or to()"
+                )
             places, parts = self._places, self._parts(components)
             keys = {id(c) for c in parts.values()}
             for component in parts.values():
                 self._own(component)
             self._refresh(parts.values())
-            room = self._make_room(parts, upcoming)
+            room = self._make_room(parts, upcoming, computed)
             before = {key for key, count in self._held.items() if count}
             self._held.update(keys)
+            me = threading.get_ident()  # who lets go may be another thread
+            self._threads[me] += 1
+            self._computed += computed
             try:
                 places.enter(parts.values(), room, before)
             except BaseException:
-                self._release(keys)
+                self._release(keys, computed, me)
                 raise
         try:
             yield
@@ -205,7 +261,7 @@ class Residency:
                 try:
                     places.rest()
                 finally:
-                    self._release(keys)
+                    self._release(keys, computed, me)
 
     @contextmanager
     def alone(self, components: Mapping[str, Any]) -> Iterator[None]:
@@ -222,15 +278,27 @@ class Residency:
             yield
 
     def restore(self, component: Any) -> None:
-        """Have a component's numbers in its own tensors, whatever it takes, for somebody who changes them."""
+        """Have a component's numbers in its own tensors, whatever it takes, for somebody who changes them. Waits until
+        no call holds it.
+
+        Raises:
+            ComponentError: it is a call of this very thread that holds it.
+            WeightsError: the file of it is not what it was.
+        """
         if not isinstance(component, torch.nn.Module):
             return
-        if (owner := _owner(component) or self) is not self:
+        if (owner := owner_of(component) or self) is not self:
             owner.restore(component)
             return
         from calotype.weights.sources import read_resting  # only who changes weights needs it
 
         with self._changed:
+            if self._held[id(component)] and threading.get_ident() in self._threads:
+                raise ComponentError(
+                    f"this {type(component).__name__} cannot be changed by a call that uses it; change it before or "
+                    "after"
+                )
+            self._changed.wait_for(lambda: not self._held[id(component)])
             self._let_go_of(component)
             read_resting(component)
 
@@ -238,7 +306,7 @@ class Residency:
         """Take a component's numbers as they are now for its own: they were changed in a way that cannot be noticed."""
         if not isinstance(component, torch.nn.Module):
             return
-        if (owner := _owner(component) or self) is not self:
+        if (owner := owner_of(component) or self) is not self:
             owner.changed(component)
             return
         from calotype.weights.sources import sources_of  # only who changes weights needs it
@@ -250,14 +318,16 @@ class Residency:
 
     # -- with the lock held ------------------------------------------------------------------------------------------
 
-    def _release(self, keys: set[int]) -> None:
+    def _release(self, keys: set[int], computed: int, thread: int) -> None:
         self._held -= Counter(keys)
+        self._threads -= Counter((thread,))
+        self._computed -= computed
         self._changed.notify_all()
 
     def _parts(self, components: Mapping[str, Any]) -> dict[str, Any]:
         """What has a place among some components, and not in the memory of another pipeline."""
         self._places.name(components)
-        mine = {n: c for n, c in components.items() if c is not None and _owner(c) in (None, self)}
+        mine = {n: c for n, c in components.items() if c is not None and owner_of(c) in (None, self)}
         return {n: c for n, c in mine.items() if self._places.moves(c)}
 
     def _refresh(self, components: Iterable[Any]) -> None:
@@ -271,14 +341,14 @@ class Residency:
         found = {id(c): (name, c) for sharer in self._sharers for name, c in sharer().items() if c is not None}
         return list(found.values())
 
-    def _make_room(self, parts: Mapping[str, Any], upcoming: Sequence[frozenset[str]]) -> int:
-        """Send away what is in the way of these components, and say how many bytes there are for them: enough for all
-        of them, or as much as there is where they are streamed."""
-        self.check(parts)
+    def _make_room(self, parts: Mapping[str, Any], upcoming: Sequence[frozenset[str]], computed: int) -> int:
+        """Send away what is in the way of these components and of what is computed with them, and say how many bytes
+        there are for them: enough for all of them, or as much as there is where they are streamed."""
+        self.check(parts, computed)
         if self.budget is None or not self.evicts:
             return 0
         while True:
-            others = sum(self._places.here(c) for _, c in self._others(parts))
+            others = sum(self._places.here(c) for _, c in self._others(parts)) + self._computed + computed
             wanted, least = self._needs(parts)
             if others + wanted <= self.budget:
                 break
@@ -288,7 +358,7 @@ class Residency:
             elif others + least <= self.budget:
                 break  # what other calls hold stays, and these have the rest
             else:
-                assert self._held, "parts alone fit the budget, so something else is held"
+                assert self._held or self._computed, "parts alone fit the budget, so something else is held"
                 self._changed.wait()  # another call holds what would make room
         return self.budget - others
 
@@ -321,26 +391,26 @@ class Residency:
         """The components that the memory of another pipeline looks after, which has a budget for them."""
         found: dict[Residency, dict[str, Any]] = {}
         for name, component in components.items():
-            owner = _owner(component)
+            owner = owner_of(component)
             if owner is not None and owner is not self:
                 found.setdefault(owner, {})[name] = component
         return found
 
     def _own(self, component: Any) -> None:
-        if not self.is_tiered or not isinstance(component, torch.nn.Module) or _owner(component) is self:
+        if not self.is_tiered or not isinstance(component, torch.nn.Module) or owner_of(component) is self:
             return
         self._let_go_of(component)
         component.__dict__[OWNER] = Owner(weakref.ref(self), self._places)
 
     def _let_go_of(self, component: Any) -> None:
         """Look after a component no longer, nor have a memory that is gone do so."""
-        if isinstance(component, torch.nn.Module) and _owner(component) in (None, self):
+        if isinstance(component, torch.nn.Module) and owner_of(component) in (None, self):
             last = component.__dict__.pop(OWNER, None)
             if isinstance(last, Owner) and last.places is not None:
                 last.places.hand_over(component)  # type: ignore[attr-defined]
 
 
-def _owner(component: Any) -> Residency | None:
+def owner_of(component: Any) -> Residency | None:
     """Whose memory looks after a component."""
     found = component.__dict__.get(OWNER) if isinstance(component, torch.nn.Module) else None
     return found.memory() if isinstance(found, Owner) and found.memory is not None else None

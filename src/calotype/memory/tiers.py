@@ -15,6 +15,7 @@ from calotype.memory.hooks import hooked, unhook
 from calotype.memory.kept import Asked, Kept, signature
 from calotype.memory.lanes import Lane
 from calotype.memory.layout import lay_out, least
+from calotype.memory.places import Share
 from calotype.memory.window import Window
 from calotype.weights.guarded import guard
 from calotype.weights.sources import is_resting, sources_of
@@ -86,15 +87,17 @@ class Tiers:
         fixed = sum(k.fixed for k in kept) + sum(group.nbytes for group in must)
         return fixed + least([group.nbytes for group in free], [group.nbytes for group in turns])
 
-    def layout(self, components: Iterable[Any], room: int) -> tuple[dict[int, tuple[int, int]], int]:
+    def layout(self, components: Iterable[Any], room: int) -> tuple[dict[int, Share], int]:
         """What would stay and what would be streamed of each component, by identity, and the bytes of the window."""
         parts = [c for c in _distinct(components) if self.moves(c)]
         kept = [self.kept(c) for c in parts]
         stay, window = self._staying(kept, room)
         shares = {}
         for component, one in zip(parts, kept, strict=True):
-            stays = one.fixed + sum(group.nbytes for group in one.all if group in stay)
-            shares[id(component)] = stays, one.nbytes - stays
+            staying = {group.name: group.nbytes for group in one.all if group in stay}
+            turning = {group.name: group.nbytes for group in one.all if group not in stay}
+            stays = one.fixed + sum(staying.values())
+            shares[id(component)] = Share(stays, one.nbytes - stays, staying, turning)
         return shares, window
 
     def kept(self, network: nn.Module) -> Kept:

@@ -43,7 +43,10 @@ if TYPE_CHECKING:
     from calotype.graph.plan import Plan
     from calotype.graph.run import Holder, Run
     from calotype.graph.split import Split
+    from calotype.memory.placed import Placed
+    from calotype.memory.placement import Placing
     from calotype.memory.request import Memory, MemoryRequest
+    from calotype.memory.residency import Residency
     from calotype.pipelines.report import LoadReport
     from calotype.pipelines.stream import Stream
 
@@ -80,6 +83,7 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         memory: the most bytes of components on the device at once (`"8GiB"`), or a mapping of devices to such budgets
             and of components, or patterns of their layers, to `"keep"`, `"stream"` or the precision that their weights
             are kept in (`{"cuda:0": "20GiB", "unet": "int8"}`). None keeps all of them there.
+        placement: the device of components that run elsewhere (`{"text_encoder": "cuda:1"}`), or `"auto"`; see `place`.
         memo: the most bytes of results that are kept across calls; 0 keeps none.
         components: by name.
 
@@ -132,6 +136,7 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         *,
         device: torch.device | str | None = None,
         memory: "Memory | MemoryRequest | None" = None,
+        placement: "Placing | None" = None,
         memo: int | str = MEMO,
         **components: Any,
     ) -> None:
@@ -159,10 +164,15 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         self._generations = Generations()
         self._digests = Digests(self._generations)
         self._memo = Memo(parse_bytes(memo, "memo")) if memo else None
-        self._residency, request = residency(_components_of(self), self._names, memory, device)
+        self._residency: Residency | Placed
+        self._residency, self._request = residency(
+            components_of(self), self._names, memory, device, placed=placement is not None
+        )
         for name in cls._declared:
             setattr(self, name, components[name] if name in components else copy.copy(getattr(cls, name, None)))
-        pack(self, request)
+        pack(self, self._request)
+        if placement is not None:
+            self.place(placement)
 
     def __setattr__(self, name: str, value: Any) -> None:
         cls = type(self)
@@ -199,15 +209,17 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
             )
         other: Self = object.__new__(type(self))
         memo[id(self)] = other
-        own = ("_generations", "_digests", "_memo", "_residency")
+        own = ("_generations", "_digests", "_memo", "_residency", "_request")
         kept = {n: value for n, value in self.__dict__.items() if n not in own and n not in parts}
         other.__dict__.update(copy.deepcopy(kept, memo))
         other._generations = Generations()
         other._digests = Digests(other._generations)
         other._memo = Memo(self._memo.capacity) if self._memo else None
-        other._residency = Residency(_components_of(other), self._residency.device)
+        other._residency, other._request = Residency(components_of(other), self._residency.device), self._request
         for name, part in copy.deepcopy(parts, memo).items():
             setattr(other, name, part)
+        if self._residency.is_placed:
+            other.place(self.placement)
         return other
 
     # -- components ------------------------------------------------------------------------------------------------
@@ -249,20 +261,46 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
             return next((t.device for t in weights), self._residency.device)
         return self._residency.device
 
+    @property
+    def placement(self) -> dict[str, torch.device]:
+        """Where each component runs that has weights."""
+        from calotype.pipelines.placing import placement_of  # only who asks needs it
+
+        return placement_of(self)
+
+    def place(self, placement: "Placing | None" = None, /, **devices: torch.device | str) -> Self:
+        """Run components on several devices, from the next call on: `pipe.place(text_encoder="cuda:1")`. Values move to
+        where they are read, and results stay the same. What is not named stays where it runs, or goes with what the
+        same loop needs. `to(device)` has everything on one device again. Returns the pipeline.
+
+        Args:
+            placement: a mapping of components to devices, or `"auto"`: by what they take and what each device has.
+
+        Raises:
+            UnknownInput: there is no component of that name.
+            InputError: there is no such device, the component has no weights, or a budget is of a device of no use.
+            ComponentError: a loop or a unit would need components of two devices, something fits nowhere, or another
+                pipeline has the same components.
+        """
+        from calotype.pipelines.placing import place  # only who has several devices needs it
+
+        place(self, placement, devices)
+        return self
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> Self:
         """Run on another device, or convert the floating-point weights of every component. Returns the pipeline.
 
         Raises:
             InputError: there is no such device, or the dtype is no floating-point type.
         """
-        from calotype.memory.residency import parse_device
+        from calotype.memory.residency import Residency, parse_device
         from calotype.weights.component import parse_dtype  # only who converts needs it
 
         if isinstance(device, torch.dtype):
             raise InputError(f"to(): {device} is a dtype; write to(dtype={device})")
         target = self._residency.device if device is None else parse_device(device)
         kind = None if dtype is None else parse_dtype(dtype)
-        place = None if self._residency.budget else target
+        place = None if self._residency.budget or self._residency.is_placed else target
         for name, component in self.components.items():
             if isinstance(component, torch.nn.Module):
                 if kind is not None:
@@ -271,7 +309,12 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
                 if kind is not None:
                     self._generations.bump(name)
         if device is not None:
-            self._residency.relocate(target)
+            if isinstance(self._residency, Residency):
+                self._residency.relocate(target)
+            else:
+                from calotype.pipelines.placing import unplace
+
+                unplace(self, target)
         return self
 
     def compile(
@@ -348,11 +391,15 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
 
         Everything wrong with the inputs is raised here, before the first step.
         """
+        return self._stream(inputs)
+
+    def _stream(self, inputs: Mapping[str, Any], in_turn: frozenset[str] = frozenset()) -> "Stream":
+        """A running call. `in_turn` names loops whose branches do not share a batch, as in a call that is repeated."""
         from calotype.pipelines.provenance import recipe_of  # only who calls needs the engine
         from calotype.pipelines.stream import Stream
 
-        call = _with_seed(self._read(inputs))
-        plan = self._planned(call)
+        call = with_seed(self._read(inputs))
+        plan = self._planned(call, in_turn)
         run = self._run(plan, self._memo)
         return Stream(plan, run, recipe_of(self, plan, self._digests, self._source))
 
@@ -365,21 +412,29 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         from calotype.pipelines.memory import forecast
         from calotype.pipelines.prediction import Unmoved, predict_peak  # only who asks for a plan needs it
 
-        call = self._read(inputs)
-        plan = self._planned(call)
-        rehearsal = self._run(replace(plan, call=_with_seed(call)), memo=None, holder=Unmoved())
+        plan = self._planned(self._read(inputs))
         counted = with_facts(plan, self._run(plan, self._memo).counts(), self._residency.sizes(), lambda: None)
-        stays, resident = forecast(self, counted)
+        if self._residency.is_placed or self._residency.is_tiered:
+            return forecast(self, counted)
+        rehearsal = self._run(replace(plan, call=with_seed(plan.call)), memo=None, holder=Unmoved())
         budget = self._residency.budget if self._residency.evicts else None
-        return replace(counted, memory=stays, _predict=partial(
-            predict_peak, rehearsal, self.components, budget, resident
-        ))  # fmt: skip
+        return replace(counted, _predict=partial(predict_peak, rehearsal, self.components, budget))
 
-    def _planned(self, call: Call) -> "Plan":
+    def _planned(self, call: Call, in_turn: frozenset[str] = frozenset()) -> "Plan":
         from calotype.graph.plan import make_plan
 
         components = self.components
         plan = make_plan(self._graph(), call, components)
+        if in_turn:
+            plan = replace(plan, in_turn=in_turn)
+        if self._residency.is_placed or self._residency.device.type != "cpu":
+            from calotype.pipelines.placing import routed  # what one CPU computes is there already
+
+            plan = routed(self, plan)
+        if self._residency.is_tiered:
+            from calotype.pipelines.fitting import fitted  # only who has a budget needs it
+
+            return fitted(self, plan)
         for planned in plan.nodes:
             self._residency.check({name: components[name] for name in planned.active.uses - planned.node.idle})
         return plan
@@ -397,12 +452,13 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
     def _run(self, plan: "Plan", memo: "Memo | None", holder: "Holder | None" = None) -> "Run":
         from calotype.graph.run import Run
         from calotype.pipelines.adapter_records import Steady
+        from calotype.pipelines.memory import crossing, memory_for
 
         used = {name for n in plan.nodes for name in n.active.uses}
-        components = self.components
-        device = str(self._residency.device)
-        generations = {name: (self._generations.of(name, components[name]), device) for name in used}
-        return Run(self._graph(), plan, components, generations, memo, holder or Steady(self._residency, components))
+        components, place = self.components, self._residency.place
+        generations = {name: (self._generations.of(name, components[name]), str(place(name))) for name in used}
+        return Run(self._graph(), plan, components, generations, memo,
+                   holder or Steady(memory_for(self, plan), components), crossing(plan))  # fmt: skip
 
     # -- the graph -------------------------------------------------------------------------------------------------
 
@@ -460,6 +516,7 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         """
         from pydantic import create_model
 
+        from calotype.memory.residency import Residency
         from calotype.pipelines.custom import as_pack  # only who inserts needs it
 
         cls = type(self)
@@ -481,11 +538,16 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         other.__dict__.update(self.__dict__, _names=[*self._names, *added])
         for component in added.keys() | components.keys():
             setattr(other, component, components.get(component))
-        self._residency.share(_components_of(other))
+        if isinstance(self._residency, Residency):
+            self._residency.share(components_of(other))
+        else:
+            from calotype.pipelines.placing import share
+
+            share(other, self._residency)
         return other
 
 
-def _components_of(pipe: DiffusionPipeline) -> Callable[[], Mapping[str, Any]]:
+def components_of(pipe: DiffusionPipeline) -> Callable[[], Mapping[str, Any]]:
     """A way to ask for a pipeline's components that does not keep it alive."""
     there = weakref.ref(pipe)
 
@@ -496,7 +558,7 @@ def _components_of(pipe: DiffusionPipeline) -> Callable[[], Mapping[str, Any]]:
     return components
 
 
-def _with_seed(call: Call) -> Call:
+def with_seed(call: Call) -> Call:
     """The call with a seed drawn where none was given, so that the recipe can repeat it."""
     if call.values["seed"] is not None:
         return call

@@ -22,6 +22,7 @@ from calotype.weights.model_index import ComponentRef, ModelIndex
 from calotype.weights.repository import Repository, open_repository
 
 if TYPE_CHECKING:
+    from calotype.memory.placement import Placing
     from calotype.memory.request import Memory
     from calotype.pipelines.base import DiffusionPipeline
     from calotype.weights.pool.pool import ModelPool
@@ -53,6 +54,7 @@ def load_pipeline(
     local_files_only: bool,
     device: torch.device | str | None,
     memory: "Memory | None",
+    placement: "Placing | None",
     memo: int | str,
 ) -> P:
     """The pipeline of `cls`, or of the class that the index names where `cls` is the base. See `from_pretrained`."""
@@ -66,7 +68,9 @@ def load_pipeline(
         if custom is not None and is_guest(custom):
             raise InputError(f"{custom.__name__} is a pipeline of diffusers, which loads a folder or an id, not files")
         pool = open_pool(source, {"variant": variant, "revision": revision}, dtype=dtype, check=check, **where)
-        return _from_pool(custom or cls, pool, components, only=only, device=device, memory=memory, memo=memo)
+        return _from_pool(
+            custom or cls, pool, components, only=only, device=device, memory=memory, placement=placement, memo=memo
+        )
     repository = open_repository(source, revision=revision, **where)
     index = fetch_index(repository)
     target: type[P] = custom or target_class(cls, index, repository)
@@ -75,7 +79,10 @@ def load_pipeline(
             raise InputError(
                 f"variant must be one word for {target.__name__}, a pipeline of diffusers, got {variant!r}"
             )
-        refused = {"only": only, "check": check, "memory": memory, "memo": None if memo == MEMO else memo}
+        refused = {
+            "only": only, "check": check, "memory": memory, "placement": placement,
+            "memo": None if memo == MEMO else memo,
+        }  # fmt: skip
         guest: P = load_guest(
             target, repository, index, components, dtype=dtype, variant=variant, device=device, refused=refused
         )
@@ -85,18 +92,26 @@ def load_pipeline(
     loaded = load_components(
         repository, wanted,
         optional=optional, overrides=components, only=only, dtype=dtype, variant=variant, check=check, index=index,
-        **loading(memory, device),
+        **loading(memory, device, placed=placement is not None),
     )  # fmt: skip
     absent = {n for n in wanted if n not in loaded or (loaded[n] is None and n in {**index.components, **components})}
     held = {n: c for n, c in loaded.items() if c is not None}
-    pipe = assemble(target, held, absent, index, device=device, memory=memory, memo=memo)
+    pipe = assemble(target, held, absent, index, device=device, memory=memory, placement=placement, memo=memo)
     pipe._source = str(source) if repository.revision is None else f"{repository.name}@{repository.revision}"
     pipe._report = _reported(repository, index, wanted)
     return pipe
 
 
 def _from_pool(
-    cls: type[P], pool: "ModelPool", components: Mapping[str, Any], *, only: Sequence[str] | None, **options: Any
+    cls: type[P],
+    pool: "ModelPool",
+    components: Mapping[str, Any],
+    *,
+    only: Sequence[str] | None,
+    device: torch.device | str | None,
+    memory: "Memory | None",
+    placement: "Placing | None",
+    **options: Any,
 ) -> P:
     """The pipeline of `cls`, with networks of a pool."""
     from calotype.pipelines.base import DiffusionPipeline  # it imports this module
@@ -108,11 +123,14 @@ def _from_pool(
         )
     wanted, optional = wanted_components(cls, cls._declared if cls.units else None, ())
     refuse_unknown(cls, components, wanted)
-    loaded = pooled_components(cls, pool, wanted, optional=optional, given=components, only=only)
+    deferred: bool = loading(memory, device, placed=placement is not None)["deferred"]
+    loaded = pooled_components(cls, pool, wanted, optional=optional, given=components, only=only, deferred=deferred)
     left_out = set() if only is None else set(wanted) - set(only) - set(components)
     absent = {name for name, component in loaded.items() if component is None} | left_out
     held = {name: component for name, component in loaded.items() if component is not None}
-    return assemble(cls, held, absent, ModelIndex(cls.__name__, {}), **options)
+    return assemble(
+        cls, held, absent, ModelIndex(cls.__name__, {}), device=device, memory=memory, placement=placement, **options
+    )
 
 
 def target_class(cls: type[P], index: ModelIndex, repository: Repository) -> type[P]:
@@ -168,6 +186,7 @@ def assemble(
     *,
     device: torch.device | str | None,
     memory: "Memory | None",
+    placement: "Placing | None",
     memo: int | str,
 ) -> P:
     """The pipeline of loaded components. Those `absent` are None even where the class has one of its own; what a
@@ -175,12 +194,13 @@ def assemble(
     if cls.units:
         settings = declared_settings(cls._declared)
         known = {name: index.extras[name] for name in settings if name in index.extras}
-        pipe = cls(device=device, memory=memory, memo=memo, **{**known, **held})
+        pipe = cls(device=device, memory=memory, placement=placement, memo=memo, **{**known, **held})
         for name in absent - settings:
             setattr(pipe, name, None)
         return pipe
-    if memory is not None or memo != MEMO:
-        raise InputError(f"memory= and memo= are for pipelines with units; {cls.__name__} runs by itself")
+    if memory is not None or placement is not None or memo != MEMO:
+        said = "memory= and memo= are" if placement is None else "placement= is"
+        raise InputError(f"{said} for pipelines with units; {cls.__name__} runs by itself")
     kept = {p.name: index.extras[p.name] for p in constructor_parameters(cls) if p.name in index.extras}
     keywords: dict[str, Any] = {**kept, **dict.fromkeys(absent), **held}
     pipe = cls(**keywords)

@@ -45,6 +45,7 @@ def pooled_components(
     optional: Collection[str],
     given: Mapping[str, Any],
     only: Collection[str] | None = None,
+    deferred: bool = False,
 ) -> dict[str, Any]:
     """The components of `cls` by name: those `given`, and networks of the pool by role or type.
 
@@ -52,6 +53,7 @@ def pooled_components(
         wanted: every component and its type.
         optional: the names of those that may be absent, and are then left out.
         only: take these from the pool and leave the others out.
+        deferred: they are for a budget (see `ModelPool.components_for`).
 
     Raises:
         ComponentError: a component is in no file, or more than one file could be it.
@@ -65,7 +67,7 @@ def pooled_components(
                     f"{', '.join(wanted)}"
                 )
     sought = {n: kind for n, kind in wanted.items() if n not in given and (only is None or n in only)}
-    found = pool.components_for(sought)
+    found = pool.components_for(sought, deferred=deferred)
     if missing := [name for name in sought if name not in found and name not in optional]:
         names = ", ".join(missing)
         raise ComponentError(

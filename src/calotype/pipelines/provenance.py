@@ -108,6 +108,7 @@ def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: s
         "units": tuple(node.name for node in pipe.graph.nodes),
         "adapters": adapters_of({name: getattr(pipe, name) for name in components}),
         "code": code_behind(type(pipe)),
+        "in_turn": tuple(sorted(plan.in_turn)),
     }
     return partial(_make, pipe.Inputs, plan.call.values, facts)
 

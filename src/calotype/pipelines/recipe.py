@@ -36,6 +36,7 @@ class Recipe:
         versions: of calotype and of the libraries that compute.
         adapters: those that ran, and the words that were learned; `components` says what the weights are.
         code: of others, that the pipeline's class and inserted packs of units come from.
+        in_turn: the loops whose branches did not share a batch, as memory was too small for it.
     """
 
     pipeline: str
@@ -51,6 +52,7 @@ class Recipe:
     item: int = 0
     adapters: tuple[AdapterRecord, ...] = ()
     code: tuple[CodeRecord, ...] = ()
+    in_turn: tuple[str, ...] = ()
 
     def of_item(self, item: int) -> Self:
         """The recipe of another picture of the same call."""

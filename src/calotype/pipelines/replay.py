@@ -101,7 +101,7 @@ def replay(
     inputs: dict[str, Any] = {name: value for name, value in values.items() if value is not ABSENT}
     if recipe.outputs:
         inputs["outputs"] = recipe.outputs
-    with pipe.stream(**inputs) as stream:
+    with pipe._stream(inputs, frozenset(recipe.in_turn)) as stream:
         result = finish(stream)
     if recipe.item >= len(result.images):
         raise RepositoryError(

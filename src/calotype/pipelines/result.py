@@ -29,10 +29,16 @@ class Result:
 
     `result["latents"]` is the list of an output's values, one for each item; `result.image` is the only value of the
     output `image`, and `result.images` the list of pictures. `save` writes the pictures with their recipe.
+
+    Attributes:
+        chosen: in words, what the call did another way than it would have without a budget of memory. Where it is
+            empty, the outputs are those without one, bit for bit.
     """
 
-    def __init__(self, outputs: Mapping[str, list[Any]], recipe: "Callable[[], Recipe]") -> None:
-        self._outputs, self._make_recipe = dict(outputs), recipe
+    def __init__(
+        self, outputs: Mapping[str, list[Any]], recipe: "Callable[[], Recipe]", chosen: tuple[str, ...] = ()
+    ) -> None:
+        self._outputs, self._make_recipe, self.chosen = dict(outputs), recipe, chosen
 
     @cached_property
     def recipe(self) -> "Recipe":

@@ -12,6 +12,7 @@ from calotype.errors import ComponentError, ConfigError, InputError, RepositoryE
 from calotype.graph.hints import ComponentRef
 from calotype.pipelines.declared import declared_settings, wanted_components
 from calotype.pipelines.loading import assemble, refuse_unknown
+from calotype.pipelines.memory import loading
 from calotype.pipelines.report import LoadReport
 from calotype.weights.components import fetch_index, fits, load_components
 from calotype.weights.gguf import open_tensors
@@ -113,7 +114,8 @@ def load_single_file(
     held = {**others, **given}
     if "scheduler" in wanted and components.get("scheduler", file) is not None:
         held["scheduler"] = _scheduler(file, held.get("scheduler"), prediction_type, "scheduler" in given)
-    held |= pool.components_for(networks)
+    deferred: bool = loading(options.get("memory"), options.get("device"))["deferred"]
+    held |= pool.components_for(networks, deferred=deferred)
     read = {f"tokenizer{name.removeprefix('text_encoder')}" for name in held if name.startswith("text_encoder")}
     _check_there(
         target, [n for n in sought if n not in held and n not in networks and (n not in optional or n in read)]

@@ -100,6 +100,6 @@ def _iterate(
     """The steps of a call, and then its result. Knows nothing of the stream, so that no cycle keeps either alive."""
     try:
         yield from run.execute()
-        results.append(Result({wire: run.results(wire) for wire in run.plan.outputs}, recipe))
+        results.append(Result({wire: run.results(wire) for wire in run.plan.outputs}, recipe, run.plan.chosen))
     finally:
         run.wires.clear()

@@ -1,6 +1,6 @@
 """`Denoise`: the sampling loop as one node of the graph."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -217,18 +217,28 @@ class Denoise(Node):
                 if event.index + 1 < event.total:
                     held.enter_context(run.hold(active.uses))
 
-    def rehearse(self, run: "Run") -> None:
+    def rehearse(self, run: "Run", seen: Callable[[int], None] | None = None) -> list[tuple[str, ...]]:
         """Run only as many steps as show all that a step holds, and leave what they give: for predictions of memory.
 
         That is until every branch was predicted, and past the first step, which holds nothing of one before.
+
+        Args:
+            seen: is told the index of each of these steps when it is done.
+
+        Returns:
+            The names of the branches that each step of the whole loop predicts.
         """
         from calotype.sampling.loop import Loop
 
         loop = Loop(self, run, run.plan.nodes[run.position].active)
-        for step, event in zip(loop.levels.steps, loop.steps(), strict=True):
-            if event is not None and step.index > 0 and len(loop.policy.active(step)) == len(loop.branches):
+        active = [tuple(loop.policy.active(step)) for step in loop.levels.steps]
+        for index, event in enumerate(loop.steps()):
+            if seen is not None:
+                seen(index)
+            if event is not None and index > 0 and len(active[index]) == len(loop.branches):
                 run.enter(self.latents, split_items(event.latents, len(loop.items)), loop.items)
-                return
+                break
+        return active
 
     def policy(self, inputs: Mapping[str, Any]) -> Guidance:
         policy = self._decided(self.guidance, inputs) or NoGuidance()

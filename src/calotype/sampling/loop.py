@@ -263,6 +263,8 @@ class Loop:
         inner = (*self.once, self.node.predict, *self.steer)
         if self.node.batch_branches is False or any(u.branch_parameter is not None for u in inner):
             return False
+        if self.node.name in self.run.plan.in_turn:
+            return False
         branches = [self.branches[name] for name in names]
         leaves = leaves_of(shown)
         small = leaves[0].device.type != "cpu" or sum(t.numel() for t in leaves) <= BATCHED_ELEMENTS

@@ -24,7 +24,7 @@ PLACE = "_sources"
 """The attribute of a network that holds its `Sources`."""
 
 _SMALL = 4096
-_PIECE = 2**23
+_PIECE = 2**20
 _AGAIN = "load the pipeline again"
 
 

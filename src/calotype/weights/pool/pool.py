@@ -158,13 +158,15 @@ class ModelPool:
             return [self._make(_chosen(name, slots, i)) for i in index]
         return self._make(_chosen(name, slots, index))
 
-    def components_for(self, wanted: Mapping[str, Any]) -> dict[str, nn.Module]:
+    def components_for(self, wanted: Mapping[str, Any], *, deferred: bool = False) -> dict[str, nn.Module]:
         """The networks for the components of a pipeline: for each name the network of that role, or else the only one
         of its type that has no role. Names for which there is none are left out.
 
         Args:
             wanted: the type of each component, a class or its name `"library:Class"`; a component of any other type is
                 found by its role only.
+            deferred: they are for a pipeline with a budget: those that were not fetched yet and are put on the CPU
+                wait in their files, as if the pool were made so.
 
         Raises:
             ComponentError: several are of one type, or one type is wanted twice, and no role says which is which; or a
@@ -175,7 +177,7 @@ class ModelPool:
             slot = self._for(name, kind, wanted)
             if slot is not None:
                 found[name] = slot
-        return {name: self._make(slot) for name, slot in found.items()}
+        return {name: self._make(slot, deferred) for name, slot in found.items()}
 
     def _add(self, source: Source, how: Usage) -> None:
         tensors = self._tensors(source)
@@ -259,7 +261,8 @@ class ModelPool:
         return any(slot.role == name for slot in self._slots.values())
 
     @torch.inference_mode(False)  # tensors made in it keep no count of what is written to them
-    def _make(self, slot: _Slot) -> nn.Module:
+    def _make(self, slot: _Slot, deferred: bool = False) -> nn.Module:
+        deferred = self._deferred or (deferred and slot.usage.device.type == "cpu")
         with self._lock:
             if slot.identity not in self._made:
                 found = self._tensors(slot.source)
@@ -268,7 +271,7 @@ class ModelPool:
                 how = slot.usage
                 kept = None if how.storage is None else {"*": str(how.storage).removeprefix("torch.")}
                 network = build(
-                    slot.match, tensors, slot.place, how.dtype, self._check, deferred=self._deferred, storage=kept
+                    slot.match, tensors, slot.place, how.dtype, self._check, deferred=deferred, storage=kept
                 )
                 self._made[slot.identity] = network.to(slot.usage.device)
             return self._made[slot.identity]

@@ -1,0 +1,155 @@
+"""What is computed within a budget: weights make room for it, and what a call does where that is not enough."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from PIL import Image
+
+from calotype import StableDiffusionPipeline, TextToImagePipeline
+from calotype.errors import ComponentError
+from calotype.memory.groups import Group
+from calotype.memory.lanes import HostLane
+from calotype.pipelines.replay import replay
+from tiny_sd import reference_pipeline
+
+MODEL = "calotype/emoji-64"
+CALL: dict[str, Any] = {"prompt": "a red apple", "negative_prompt": "blue", "seed": 7, "steps": 3}
+
+
+def embedded(memory: Any = None, **options: Any) -> Any:
+    return TextToImagePipeline.from_pretrained(MODEL, device="cpu", memory=memory, **{"memo": 0, **options})
+
+
+def smallest(pipe: Any, **call: Any) -> int:
+    """The budget that a refusal asks for."""
+    with pytest.raises(ComponentError, match=r"give memory=\d+ \(bytes\) or more") as caught:
+        pipe.plan(**call)
+    return int(str(caught.value).rpartition("memory=")[2].partition(" ")[0])
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of every group of layers that came."""
+    came: list[int] = []
+    start = HostLane.start
+
+    def counting(self: HostLane, group: Group, buffer: Any) -> Any:
+        came.append(group.nbytes)
+        return start(self, group, buffer)
+
+    monkeypatch.setattr(HostLane, "start", counting)
+    return came
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_the_smallest_budget_is_enough_and_gives_the_same(dtype: str) -> None:
+    call = {**CALL, "outputs": ["latents"]}
+    budget = smallest(embedded("1MiB", dtype=dtype), **call)
+    small = embedded(budget, dtype=dtype)
+    plan = small.plan(**call)
+    assert plan.chosen == () and plan.predicted_peak is not None and plan.predicted_peak <= budget
+    assert torch.equal(small(**call).latents, embedded(dtype=dtype)(**call).latents)
+    with pytest.raises(ComponentError, match=rf"give memory={budget} \(bytes\) or more"):
+        embedded(budget - 1, dtype=dtype)(**call)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "memory"),
+    [("float32", "11MiB"), ("auto", "6MiB"), ("float32", {"cpu": "40MiB", "transformer": "stream"})],
+)
+def test_the_bytes_that_come_are_those_of_the_plan(counted: list[int], dtype: str, memory: Any) -> None:
+    pipe, call = embedded(memory, dtype=dtype), {**CALL, "steps": 6}
+    plan = pipe.plan(**call)
+    assert counted == []
+    pipe(**call)
+    assert 0.95 < sum(counted) / plan.bytes_moved < 1.05
+    assert plan.bytes_moved == sum(stay.moved for stay in plan.memory.values() if stay.moved is not None)
+    assert f"brings {plan.moved['denoise'] / 2**20:.1f} MiB" in str(plan)
+
+
+def test_what_one_call_computes_is_not_there_for_another() -> None:
+    pipe = embedded("20MiB")
+    memory, vae, text = pipe._residency, pipe.vae, pipe.text_encoder
+    room = 20 * 2**20 - memory.least({"vae": vae}) - memory.least({"text_encoder": text})
+    began = threading.Event()
+
+    def other() -> None:
+        with memory.hold({"text_encoder": text}, computed=room // 2 + 1000):
+            began.set()
+
+    thread = threading.Thread(target=other, daemon=True)
+    with memory.hold({"vae": vae}, computed=room // 2 + 1000):
+        thread.start()
+        assert not began.wait(0.1)
+    thread.join(5)
+    assert began.is_set() and memory._computed == 0 and not memory._threads
+
+
+# -- Stable Diffusion --------------------------------------------------------------------------------------------------
+
+LARGE: dict[str, Any] = {
+    "prompt": "a cat", "height": 160, "width": 160, "num_inference_steps": 1, "guidance_scale": 1.0, "seed": 5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sd")
+    reference_pipeline(diffusers.StableDiffusionPipeline).save_pretrained(path)
+    return path
+
+
+def load(folder: Path, memory: Any = None) -> Any:
+    return StableDiffusionPipeline.from_pretrained(folder, device="cpu", memory=memory, memo=0)
+
+
+def test_pictures_are_decoded_in_tiles_only_where_nothing_else_fits(folder: Path, tmp_path: Path) -> None:
+    whole = load(folder, "1GiB").plan(**LARGE)
+    assert whole.computed is not None and whole.chosen == () and whole.call.values["vae_tile"] is None
+    least = smallest(load(folder, "300KiB"), **LARGE)
+    assert least < max(whole.computed)
+    budget = (least + max(whole.computed)) // 2
+    pipe, plain = load(folder, budget), load(folder)
+    plan = pipe.plan(**LARGE)
+    (said,) = plan.chosen
+    assert said.startswith("pixels: in tiles of ") and said in str(plan) and plan.predicted_peak <= budget
+    side = plan.call.values["vae_tile"]
+    result, tiled = pipe(**LARGE), plain(**LARGE, vae_tile=side)
+    assert result.chosen == plan.chosen and tiled.chosen == ()
+    assert pixels(result.image) == pixels(tiled.image) != pixels(plain(**LARGE).image)
+    assert result.recipe.inputs["vae_tile"] == side
+    (saved,) = result.save(tmp_path / "a.png")
+    assert replay(saved, pipe=load(folder)).identical
+
+
+def pixels(image: Image.Image) -> bytes:
+    return image.tobytes()
+
+
+def test_a_side_of_the_tiles_that_was_asked_for_is_kept(folder: Path) -> None:
+    least = smallest(load(folder, "300KiB"), **LARGE)
+    plan = load(folder, "1GiB").plan(**LARGE, vae_tile=152)
+    assert plan.call.values["vae_tile"] == 152
+    with pytest.raises(ComponentError, match=r"pixels computes .* in tiles of 152 pixels, with vae on cpu"):
+        load(folder, least).plan(**LARGE, vae_tile=152)
+
+
+def test_branches_are_predicted_in_turn_where_a_batch_of_them_does_not_fit(folder: Path, tmp_path: Path) -> None:
+    call = {"prompt": "a cat", "height": 64, "width": 64, "num_inference_steps": 2, "seed": 5}
+    plan = load(folder, "1GiB").plan(**call)
+    assert plan.computed is not None
+    at = [node.name for node in plan.nodes].index("denoise")
+    pipe = load(folder, "1GiB")
+    least = pipe._residency.least({"unet": pipe.unet})
+    small = load(folder, least + plan.computed[at] - 1)
+    found = small.plan(**call)
+    assert found.in_turn == {"denoise"} and "denoise: branches in turn, as a batch of them computes" in str(found)
+    assert found.computed is not None and found.computed[at] < plan.computed[at]
+    result = small(**call)
+    assert result.recipe.in_turn == ("denoise",) and result.chosen == found.chosen
+    (saved,) = result.save(tmp_path / "a.png")
+    assert replay(saved, pipe=load(folder)).identical
