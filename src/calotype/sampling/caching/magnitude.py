@@ -1,7 +1,8 @@
 """A step cache that goes by how the size of what a network's blocks add changes, measured beforehand."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -23,7 +24,7 @@ class MagCache(StepCache):
 
     Attributes:
         ratios: for each step of a loop, the size of what the blocks add relative to the step before; the first is 1. A
-            loop of another length reads them in proportion.
+            loop of another length reads them in proportion. `measured` finds them.
         threshold: 0 or more; 0 takes nothing over.
 
     Raises:
@@ -40,6 +41,27 @@ class MagCache(StepCache):
             raise InputError(f"MagCache: ratios must be a tuple of numbers, one for each step, got {self.ratios!r}")
         for number in self.ratios:
             check_number("MagCache: each of ratios", number)
+
+    @classmethod
+    def measured(cls, pipe: Callable[..., Any], *calls: Mapping[str, Any], **fields: Any) -> Self:
+        """The policy with the ratios of a pipeline, measured in calls in which every step computes.
+
+        A ratio is the mean over tokens, of a U-Net over the places of its maps, and over the calls (eq. 3). One prompt
+        is enough for a network, a number of steps, and a guidance.
+
+        Args:
+            pipe: a pipeline that takes a step cache.
+            calls: the inputs of each call: `{"prompt": "a red apple"}`.
+            fields: of the policy: `threshold`, `within`, `most`.
+
+        Raises:
+            InputError: there is no call, one brings a step cache of its own, has not one loop or less than two steps,
+                they differ in their number of steps, or a field is out of range.
+        """
+        from calotype.sampling.caching.measured import measured_ratios
+
+        cls((1.0,), **fields)  # a mistake in a field is told before anything is drawn
+        return cls(measured_ratios(pipe, calls), **fields)
 
     def judge(self, step: Step, sign: Tensor | None, state: Any) -> tuple[bool, Any]:
         product, error = state
