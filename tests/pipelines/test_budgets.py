@@ -153,7 +153,8 @@ def test_what_memory_may_say() -> None:
         load({"cpu": "8"})
     with pytest.raises(InputError, match="memory must be a number of bytes"):
         load("much")
-    assert DiffusionPipeline.from_pretrained(MODEL, memory={"cuda:3": "1GiB"}, device="cpu")._residency.budget is None
+    with pytest.raises(InputError, match=r"memory\['cuda:3'\] is a budget of a device that nothing runs on: cpu has"):
+        DiffusionPipeline.from_pretrained(MODEL, memory={"cuda:3": "1GiB"}, device="cpu")
 
 
 def test_weights_that_are_packed_stream_too() -> None:

@@ -87,6 +87,15 @@ class Holder(Protocol):
     ) -> AbstractContextManager[None]: ...
 
 
+class Edges(Protocol):
+    """What the engine asks of several devices: bring a value to where the node runs that reads it from a wire.
+    `foreseen` is what would be moved of values that are only imagined."""
+
+    foreseen: dict[tuple[str, str], int]
+
+    def bring(self, node: str, wire: str, value: Any) -> Any: ...
+
+
 class Run:
     """The state of one call. Made per call, so that a pipeline holds nothing of it.
 
@@ -95,10 +104,12 @@ class Run:
         generations: the generation of each component, for memo keys.
         memo: results across calls, or None.
         holder: memory; brings a node's components to their device before it runs.
+        edges: brings values to where a node runs, where that is not the same place for all.
 
     Attributes:
         wires: the value on each wire that something still needs.
         position: the node that runs now.
+        edges: as given.
         watched: whether somebody looks at the steps, so that a loop tells of them and lets go of its components between
             them.
     """
@@ -111,9 +122,11 @@ class Run:
         generations: Mapping[str, Hashable],
         memo: Memo | None,
         holder: Holder,
+        edges: Edges | None = None,
     ) -> None:
         self.graph, self.plan, self.memo = graph, plan, memo
         self._components, self._generations, self._holder = components, generations, holder
+        self.edges = edges
         self.wires: dict[str, Cells] = {}
         self.position = 0
         self.watched = True
@@ -266,9 +279,10 @@ class Run:
             cells = self.wires[unit.wire(name)]
             if branches_of(hint) is not None:
                 by_name = {b.name: cells.at(b, place.prompt, place.image) for b in self.plan.branches}
-                values[name] = Branches(**by_name)
+                value: Any = Branches(**by_name)
             else:
-                values[name] = cells.at(place.branch, place.prompt, place.image)
+                value = cells.at(place.branch, place.prompt, place.image)
+            values[name] = self._brought(unit.wire(name), value)
         if any(values[parameter] is None for parameter in unit.needs.values()):
             kept = {
                 w: self.wires[w].at(place.branch, place.prompt, place.image) for w in unit.writes if w in unit.reads
@@ -317,7 +331,7 @@ class Run:
         with self.hold(uses):
             for prompt in range(self.plan.prompts if shape.item else 1):
                 for image in range(self.plan.images if shape.image else 1):
-                    values = {w: self._seen(node, w, prompt, image) for w in node.reads}
+                    values = {w: self._brought(w, self._seen(node, w, prompt, image)) for w in node.reads}
                     state = State(node.name, values, node.reads, node.writes)
                     if any(values[w] is None and not accepts_none(h) for w, h in node.reads.items()):
                         state.written = {w: values.get(w) for w in node.writes}
@@ -372,7 +386,13 @@ class Run:
     def gather(self, wire: str, branch: Branch, items: Sequence[tuple[int, int]]) -> list[Any]:
         """The values of a wire on one branch, one for each item."""
         cells = self.wires[wire]
-        return [cells.at(branch, prompt, image) for prompt, image in items]
+        return [self._brought(wire, cells.at(branch, prompt, image)) for prompt, image in items]
+
+    def _brought(self, wire: str, value: Any) -> Any:
+        """A value where the present node runs."""
+        if self.edges is None:
+            return value
+        return self.edges.bring(self.plan.nodes[self.position].name, wire, value)
 
     def enter(self, wire: str, values: Sequence[Any], items: Sequence[tuple[int, int]]) -> None:
         """Put one value for each item on a wire, the same on every branch."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -17,17 +17,24 @@ class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, counts the bytes of storages that operators make: `live` now, and `peak`.
 
     Tensors that existed before, such as weights, are not counted; nor is scratch memory inside a kernel.
+
+    Args:
+        place: where operators that are told a device make their tensors instead.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: torch.device | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._place = place
         self.live = self.peak = 0
         self._seen: dict[int, weakref.ref[Any]] = {}
         self._ignored: dict[int, torch.UntypedStorage] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        result = func(*args, **(kwargs or {}))
+        given = dict(kwargs or {})
+        if self._place is not None and given.get("device") is not None:
+            given["device"] = self._place
+        result = func(*args, **given)
         for value in tree_leaves(result):
             if isinstance(value, torch.Tensor):
                 self._enter(value.untyped_storage(), before)
@@ -62,11 +69,35 @@ def watched() -> Iterator[StorageWatch]:
 
 @contextmanager
 def imagined(weights: Iterable[torch.Tensor]) -> Iterator[StorageWatch]:
-    """Measure what is computed inside without computing it: tensors have shapes but no data. `weights` do not count."""
+    """Measure what is computed inside without computing it: tensors have shapes but no data. `weights` do not count.
+
+    Weights that are on several devices, or of which some wait elsewhere, are imagined on one, and so is what is
+    computed: where it is has no influence on shapes.
+    """
+    weights = list(weights)
     before = is_imagining.set(True)
+    mode, place = FakeTensorMode(allow_non_fake_inputs=True), _one_place(weights)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, StorageWatch() as watch:
+        moved = [] if place is None else [_moved(mode, weight, place) for weight in weights if weight.device != place]
+        with mode, StorageWatch(place) as watch:
             watch.ignore(mode.from_tensor(weight) for weight in weights)
             yield watch
+        del moved  # the mode knows them as long as they are there
     finally:
         is_imagining.reset(before)
+
+
+def _one_place(weights: Iterable[torch.Tensor]) -> torch.device | None:
+    """Where weights that are not all in one place are imagined: with those that are on a GPU, if any."""
+    places = dict.fromkeys(weight.device for weight in weights)
+    if len(places) < 2:
+        return None
+    return next((place for place in places if place.type not in ("cpu", "meta")), torch.device("cpu"))
+
+
+def _moved(mode: FakeTensorMode, weight: torch.Tensor, place: torch.device) -> FakeTensor:
+    """Have a mode take a weight for one that is in another place."""
+    like = torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device="meta")
+    made = FakeTensor(mode, like, place)
+    mode.fake_tensor_converter.set_tensor_memo(weight, made)
+    return made

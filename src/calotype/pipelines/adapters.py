@@ -17,6 +17,7 @@ from calotype.errors import ComponentError, InputError, did_you_mean
 if TYPE_CHECKING:
     from calotype.adapters.formats import Format
     from calotype.adapters.host import AdapterHost
+    from calotype.memory.placed import Placed
     from calotype.memory.residency import Residency
     from calotype.pipelines.adapter_records import AdapterInfo
     from calotype.pipelines.generations import Generations
@@ -28,7 +29,7 @@ class WithAdapters:
     """The part of a pipeline that knows of adapters."""
 
     if TYPE_CHECKING:
-        _residency: Residency
+        _residency: Residency | Placed
         _generations: Generations
 
         @property

@@ -11,7 +11,7 @@ from calotype.graph.unit import unresolved
 SETTINGS = frozenset({"Inputs", "units", "graph"})
 
 MEMO = "256MiB"
-OPTIONS = frozenset({"device", "memory", "memo"})
+OPTIONS = frozenset({"device", "memory", "placement", "memo"})
 """What the constructor of a pipeline with units takes besides components."""
 
 

@@ -12,6 +12,7 @@ from calotype.graph.node import Node
 from calotype.pipelines.declared import MEMO, constructor_parameters, declared_settings
 
 if TYPE_CHECKING:
+    from calotype.memory.placement import Placing
     from calotype.memory.request import Memory
     from calotype.pipelines.pooled import Files
     from calotype.pipelines.report import LoadReport
@@ -47,6 +48,7 @@ class WithRepositories:
         local_files_only: bool = False,
         device: torch.device | str | None = None,
         memory: "Memory | None" = None,
+        placement: "Placing | None" = None,
         memo: int | str = MEMO,
         **components: Any,
     ) -> Self:
@@ -71,7 +73,7 @@ class WithRepositories:
             revision: a branch, a tag or a commit on the hub.
             cache_dir: where files of a hub are kept, by default the hub client's own cache.
             local_files_only: fetch nothing; take what the cache has.
-            device, memory, memo: as for the class.
+            device, memory, placement, memo: as for the class.
             components: components to use instead of the folder's; `name=None` leaves one out.
 
         Raises:
@@ -86,7 +88,8 @@ class WithRepositories:
         loaded: Self = load_pipeline(
             whole, source, components, custom_pipeline=custom_pipeline, custom_revision=custom_revision,
             only=only, dtype=one_dtype(dtype, torch_dtype), variant=variant, check=check, revision=revision,
-            cache_dir=cache_dir, local_files_only=local_files_only, device=device, memory=memory, memo=memo,
+            cache_dir=cache_dir, local_files_only=local_files_only, device=device, memory=memory,
+            placement=placement, memo=memo,
         )  # fmt: skip
         return loaded
 
@@ -105,6 +108,7 @@ class WithRepositories:
         local_files_only: bool = False,
         device: torch.device | str | None = None,
         memory: "Memory | None" = None,
+        placement: "Placing | None" = None,
         memo: int | str = MEMO,
         **components: Any,
     ) -> Self:
@@ -117,7 +121,8 @@ class WithRepositories:
             config: the folder or the id of a repository of the same family, whose configurations, tokenizers and
                 scheduler are taken, and no weights. By default the published ones are, where the file tells its family.
             prediction_type: what the denoiser predicts, `"epsilon"` or `"v_prediction"`. Files of 2.x do not show it.
-            dtype, revision, cache_dir, local_files_only, device, memory, memo: as for `from_pretrained`.
+            dtype, revision, cache_dir, local_files_only, device, memory, placement, memo: as for
+                `from_pretrained`.
             components: components to use instead of the file's, or that it does not have; `name=None` leaves one out.
 
         Raises:
@@ -134,7 +139,7 @@ class WithRepositories:
         loaded: Self = load_single_file(
             whole, source, components, filename=filename, config=config, prediction_type=prediction_type,
             dtype=one_dtype(dtype, torch_dtype), revision=revision, cache_dir=cache_dir,
-            local_files_only=local_files_only, device=device, memory=memory, memo=memo,
+            local_files_only=local_files_only, device=device, memory=memory, placement=placement, memo=memo,
         )  # fmt: skip
         return loaded
 
