@@ -5,7 +5,7 @@ figure 2, with modulation by the time alone. Tokens are rows, `[batch * tokens, 
 every layer between is a plain matrix product.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from torch.nn import functional
 from calotype.nn.attention_backends import Attend
 from calotype.nn.linear import Linear, linear_gelu
 from calotype.nn.rope import rotated
+from calotype.nn.side_by_side import lay_apart, lay_side_by_side, products
 
 _EPS = 1e-6
 
@@ -94,21 +95,53 @@ class JointAttention(nn.Module):
         self.norm_k = nn.RMSNorm(channels // heads, eps=_EPS)
         self.norm_added_q = nn.RMSNorm(channels // heads, eps=_EPS)
         self.norm_added_k = nn.RMSNorm(channels // heads, eps=_EPS)
+        self.is_fused = False
+        """Whether queries, keys and values of each stream are computed as one product, where their weights allow it."""
+
+    def fuse(self) -> bool:
+        """Have each stream's queries, keys and values be one product. Returns whether the weights allow it now."""
+        self.is_fused = all(lay_side_by_side(layers) for layers in self._inputs())
+        return self.is_fused
+
+    def unfuse(self) -> None:
+        """Have every product be computed by itself, from weights of its own."""
+        if self.is_fused:
+            self.is_fused = False
+            for layers in self._inputs():
+                lay_apart(layers)
+
+    def _inputs(self) -> tuple[tuple[nn.Linear, ...], tuple[nn.Linear, ...]]:
+        """The layers of queries, keys and values: of the text, and of the image."""
+        return (self.add_q_proj, self.add_k_proj, self.add_v_proj), (self.to_q, self.to_k, self.to_v)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "JointAttention":
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.is_fused:
+            for layers in self._inputs():
+                lay_side_by_side(layers)
+        return self
 
     def forward(
         self, image: Float[Tensor, "n c"], text: Float[Tensor, "t c"], joint: Joint, text_goes_on: bool = True
     ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "t c"] | None]:
         """What image and text see. Without `text_goes_on`, what the text sees is left out."""
         batch = joint.batch
-        queries_and_keys = (self.add_q_proj(text), self.to_q(image), self.add_k_proj(text), self.to_k(image))
+        of_text, of_image = self._projected(text, image)
+        queries_and_keys = (of_text[0], of_image[0], of_text[1], of_image[1])
         normed = self._normed([self._heads(rows, batch) for rows in queries_and_keys])
         turned = rotated(normed, joint.turns).to(image.dtype)
         query, key = turned.view(batch, 2, -1, *turned.shape[2:]).transpose(2, 3).unbind(1)
-        value = torch.cat([self._heads(self.add_v_proj(text), batch), self._heads(self.to_v(image), batch)], dim=1)
+        value = torch.cat([self._heads(of_text[2], batch), self._heads(of_image[2], batch)], dim=1)
         seen = joint.attend(query, key, value.transpose(1, 2), joint.mask).transpose(1, 2)
         by_text, by_image = seen.flatten(2).split_with_sizes([joint.text_length, sum(joint.spans)], dim=1)
         drawn: Tensor = self.to_out[0](by_image.reshape(image.shape))
         return drawn, self.to_add_out(by_text.reshape(text.shape)) if text_goes_on else None
+
+    def _projected(self, *streams: Tensor) -> list[list[Tensor]]:
+        """Queries, keys and values of the text and of the image."""
+        if self.is_fused:
+            return [products(rows, layers) for rows, layers in zip(streams, self._inputs(), strict=True)]
+        return [[layer(rows) for layer in layers] for rows, layers in zip(streams, self._inputs(), strict=True)]
 
     def _heads(self, rows: Tensor, batch: int) -> Tensor:
         return rows.view(batch, -1, self.heads, rows.shape[-1] // self.heads)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from calotype.errors import InputError
+from calotype.errors import ComponentError, InputError
 from calotype.models.qwen_image.config import QwenImageTransformer2DConfig
 from calotype.models.qwen_image.parts import Modulation, Prepared, TimeText, activated_times, one_time, prepared
 from calotype.models.qwen_image.shapes import shared_grids
-from calotype.nn.double_stream import DoubleStreamBlock, Joint
+from calotype.nn.double_stream import DoubleStreamBlock, Joint, JointAttention
 from calotype.nn.network import Network, is_compiled
 from calotype.nn.perturbation import Perturbation
 from calotype.nn.reuse import BlockCache, in_turn, residual_pass
@@ -73,6 +73,32 @@ class QwenImageTransformer2DModel(Network):
         )
         self.norm_out = AdaptiveNorm(width)
         self.proj_out = nn.Linear(width, config.patch_size**2 * (config.out_channels or config.in_channels))
+
+    def fuse_qkv_projections(self) -> None:
+        """Have queries, keys and values of each stream be one product, which takes fewer calls.
+
+        Their weights move to one piece of memory and keep their names, so that saving, adapters and `.to(...)` are as
+        ever, and there is no second copy. Where weights are streamed or an adapter runs beside them, and in compiled
+        blocks, they are products of their own. Sums may be rounded otherwise, in the last digit.
+
+        Raises:
+            ComponentError: weights are packed, of several types, or not in memory.
+        """
+        attentions = self._attentions()
+        if not all(attention.fuse() for attention in attentions):
+            self.unfuse_qkv_projections()
+            raise ComponentError(
+                f"fuse_qkv_projections: queries, keys and values of this {type(self).__name__} cannot be one product: "
+                "their weights are packed (storage=), of several types, or wait in a file (memory=)"
+            )
+
+    def unfuse_qkv_projections(self) -> None:
+        """Have every product be computed by itself again, from weights that lie apart."""
+        for attention in self._attentions():
+            attention.unfuse()
+
+    def _attentions(self) -> list[JointAttention]:
+        return [cast(DoubleStreamBlock, block).attn for block in self.transformer_blocks]
 
     def forward(
         self,
