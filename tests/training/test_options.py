@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from calotype import TextToImagePipeline
+import tiny_sd
+from calotype import StableDiffusionPipeline, TextToImagePipeline
 from calotype.errors import ComponentError, ConfigError, TrainingError
 from calotype.training import AdamW, FullWeights, LowRankChange, Trainer
 from calotype.training.compiled import compiled
@@ -134,6 +136,22 @@ def test_what_cannot_be_compiled_is_named(tmp_path: Path) -> None:
     with pytest.raises(ComponentError, match=r"compile: 'net' cannot be compiled: .*; train with compile=False"):
         Trainer(pipe, rows(), tmp_path, steps=1, compile="eager", **LORA).train(progress=False)
     assert isinstance(pipe.net, nn.Module) and "forward" not in vars(pipe.net)
+
+
+def test_blocks_that_hand_on_lists_are_computed_again_as_they_were(tmp_path: Path) -> None:
+    """A U-Net's blocks take from the list of what earlier ones left."""
+    reference = tiny_sd.reference_pipeline(diffusers.StableDiffusionPipeline)
+    data = [{"prompt": "cat", "image": tiny_sd.picture(seed=n)} for n in range(2)]
+    found = []
+    for recompute in (False, True):
+        pipe = tiny_sd.with_weights_of(StableDiffusionPipeline, reference, tmp_path / f"pipe-{recompute}")
+        folder = tmp_path / str(recompute)
+        Trainer(
+            pipe, data, folder, target=LowRankChange(component="unet", rank=2), steps=3, batch=2, recompute=recompute,
+            inputs={"height": 16, "width": 16}, optimizer=AdamW(rate=1e-2),
+        ).train(progress=False)  # fmt: skip
+        found.append(losses(folder))
+    assert found[0] == found[1]
 
 
 # -- logs --------------------------------------------------------------------------------------------------------------
