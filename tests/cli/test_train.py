@@ -1,6 +1,7 @@
 """`calotype train`: a run from a file, in two phases, and gone on with."""
 
 import json
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -102,6 +103,11 @@ def test_json_is_read_too(run: Run, config: Path, here: Path, repo: Path) -> Non
         (("{kind: lora", "{kind: [lora"), "is not YAML"),
         (("steps: 3", "on: 3"), "Keys should be strings, got True"),
         (("path: pictures", "path: gone"), "data: there is no folder gone"),
+        (("kind: folder", "kind: folders"), "'data'"),
+        (("kind: folder", "kind: tars"), "data: the folder pictures has no .tar files"),
+        (("batch: 2", "objective: {kind: distribution_matching, critic_update: 1}"), "critic_update"),
+        (("batch: 2", "precision: fp16\nobjective: {kind: distribution_matching}"), "scales one loss"),
+        (("batch: 2", "log: [wandbe]"), "'log.0'"),
         (("component: transformer", "component: transformr"), "did you mean 'transformer'"),
     ],
 )
@@ -122,3 +128,43 @@ def test_prepare_needs_a_cache(run: Run, config: Path) -> None:
     result = run("train", config, "--prepare")
     assert result.exit_code == 2
     assert "the config has none" in result.stderr
+
+
+def test_a_base_in_few_bits_and_a_type_are_of_the_config(run: Run, config: Path, repo: Path) -> None:
+    """With a cache the components that are stored in few bits are not all loaded, and nothing is said of those."""
+    config.write_text(
+        config.read_text()
+        + "dtype: {text_encoder: float16}\nmemory: {transformer: int8, text_encoder: int8}\ncache: cache\n"
+    )
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert len(read_table(Path("run"))) == 3
+
+
+def test_a_tar_is_data_too(run: Run, config: Path) -> None:
+    with tarfile.open("pictures.tar", "w") as archive:
+        for path in sorted(Path("pictures").iterdir()):
+            archive.add(path, path.name)
+    config.write_text(config.read_text().replace("{kind: folder, path: pictures}", "{kind: tars, path: pictures.tar}"))
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 0, result.output
+
+
+def test_everything_that_can_be_asked_for_is_read_from_a_config(run: Run, config: Path) -> None:
+    """A run of the second objective with a critic, in 8 bits, with a log and a bucket."""
+    more = """
+objective: {kind: distribution_matching, steps: 2, critic_updates: 1, critic: {kind: adamw, rate: 1.0e-3}}
+optimizer: {kind: adamw, eight_bit: true}
+recompute: true
+average: 0.9
+accumulate: 2
+rate: {curve: cosine, warmup: 1}
+checkpoint_every: 1
+log: [csv]
+"""
+    text = config.read_text().replace("inputs: {height: 16, width: 16}", "").replace("steps: 3", "steps: 1")
+    buckets = "buckets: {area: 256, multiple: 16}, broken: 1, check: size"
+    config.write_text(text.replace("path: pictures", f"path: pictures, {buckets}") + more)
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert float(read_table(Path("run"))[0]["critic"]) > 0.0
