@@ -34,7 +34,7 @@ OTHERS = (
     "a green mushroom", "a red key", "a green umbrella", "a pink penguin", "a blue guitar",
 )  # fmt: skip
 SEEDS_EACH = 3
-STEPS = 1200
+STEPS = 600
 LABEL, SIDE = 110, 64
 
 

@@ -79,18 +79,10 @@ def control_tokens(
 
 
 @unit
-def control_ready(
-    control_tokens: Float[Tensor, "b n c"], *, controlnet: QwenImageBlockwiseControlNetModel
-) -> Float[Tensor, "b n w"]:
-    """What all blocks of the network make of the picture: the same in every step."""
-    return controlnet.prepare(control_tokens.to(controlnet.device, controlnet.dtype))
-
-
-@unit
 def controlled(
     latents: Latents,
     step: Step,
-    control_ready: Float[Tensor, "b n w"],
+    control_tokens: Float[Tensor, "b n c"],
     control_scale: float,
     control_start: float,
     control_end: float,
@@ -103,7 +95,8 @@ def controlled(
     """
     if not within(step, (control_start, control_end)) or control_scale == 0:
         return None
-    return Residuals((controlnet.residual(control_ready, control_scale),))
+    ready = controlnet.prepare(control_tokens.to(controlnet.device, controlnet.dtype))  # a hundredth of the step
+    return Residuals((controlnet.residual(ready, control_scale),))
 
 
 def control(name: str = "control", controlnet: str = "controlnet") -> UnitPack:
@@ -117,10 +110,10 @@ def control(name: str = "control", controlnet: str = "controlnet") -> UnitPack:
     Raises:
         InputError: `name` or `controlnet` is no name.
     """
-    names = checked_names("control", name, ControlInputs, "control_tokens", "control_ready")
+    names = checked_names("control", name, ControlInputs, "control_tokens")
     names |= checked_names("controlnet", controlnet)
     return UnitPack(
-        (renamed_unit(control_tokens, names), renamed_unit(control_ready, names)),
+        (renamed_unit(control_tokens, names),),
         renamed_inputs(ControlInputs, names),
         steer=(renamed_unit(controlled, names).named(f"controlled_{name}"),),
         components={controlnet: QwenImageBlockwiseControlNetModel},

@@ -1,0 +1,1 @@
+"""The small double-stream transformer between the embedded model's text encoder and autoencoder."""
