@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from calotype.nn import convolution
-from calotype.nn.convolution import Conv2d
+from calotype.nn.convolution import Conv2d, doubled
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -55,3 +55,19 @@ def test_of_a_doubled_map(size, layout, bias):
     x = torch.randn(2, 3, *size).contiguous(memory_format=layout)
     expected = layer(functional.interpolate(x, scale_factor=2.0))
     torch.testing.assert_close(layer(x, doubled=True), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["inference", "gradients", "half precision", "few pixels", "compiled"])
+def test_the_short_way_of_doubling(monkeypatch, case):
+    short = []
+    real = convolution.of_doubled
+    monkeypatch.setattr(convolution, "of_doubled", lambda *given: short.append(1) or real(*given))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: case == "compiled")
+    kind = torch.bfloat16 if case == "half precision" else torch.float32
+    layer = Conv2d(3, 5, 3, padding=1).to(kind)
+    side = 4 if case == "few pixels" else 32
+    x = torch.randn(1, 3, side, side, dtype=kind)
+    with torch.set_grad_enabled(case == "gradients"):
+        found, expected = doubled(x, layer), layer(functional.interpolate(x, scale_factor=2.0))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert bool(short) is (case == "inference")

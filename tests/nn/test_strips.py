@@ -15,6 +15,7 @@ from calotype.nn.strips import doubled_conv, normed_conv
 def small_strips(monkeypatch):
     monkeypatch.setattr(strips, "_STRIP", 64)
     monkeypatch.setattr(normalization, "_SUMMED", 16)
+    monkeypatch.setattr(convolution, "_MANY_PIXELS", 1)
 
 
 def layers(channels=8, out=6):
@@ -75,12 +76,12 @@ def test_a_doubled_convolution_the_short_way(size, hooked, monkeypatch):
     if hooked:
         conv.register_forward_hook(lambda _, given, out: out + given[0][:, :1])
         expected = expected + functional.interpolate(x[:, :1], scale_factor=2.0)
-    doubled = []
+    short = []
     monkeypatch.setattr(
-        convolution, "of_doubled", lambda *given, real=convolution.of_doubled: doubled.append(1) or real(*given)
+        convolution, "of_doubled", lambda *given, real=convolution.of_doubled: short.append(1) or real(*given)
     )
     torch.testing.assert_close(doubled_conv(x, conv), expected, rtol=1e-5, atol=1e-5)
-    assert bool(doubled) is not hooked
+    assert bool(short) is not hooked
 
 
 @pytest.mark.usefixtures("small_strips")

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 _LARGE_WEIGHT = 1 << 20
 _FEW_ROWS = 160
+_MANY_PIXELS = 512
 
 
 class Conv2d(nn.Conv2d):
@@ -57,6 +58,27 @@ class Conv2d(nn.Conv2d):
         return out.view(len(x), height, width, -1).permute(0, 3, 1, 2).contiguous()
 
 
+def doubled(x: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b c2 h2 w2"]:
+    """`conv`, which keeps the size, of `x` at twice its height and width, pixels repeated.
+
+    In inference on a processor the short way, unless it is of few pixels, for which adding up weights would take
+    longest, or something is added to what the layer makes of its input.
+    """
+    if (
+        isinstance(conv, Conv2d)
+        and x.numel() // x.shape[1] >= _MANY_PIXELS
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not conv._forward_hooks
+        and not torch.compiler.is_compiling()
+    ):
+        short: Tensor = conv(x, doubled=True)
+        return short
+    out: Tensor = conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    return out
+
+
 def of_doubled(
     x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c2 c 3 3"], bias: Float[Tensor, " c2"] | None
 ) -> Float[Tensor, "b c2 h2 w2"]:
@@ -67,10 +89,9 @@ def of_doubled(
     quarter of the pixels, with 16 products where the repeated map takes 36.
     """
     batch, _, height, width = x.shape
-    out = torch.empty(
-        (batch, len(weight), 2 * height, 2 * width), dtype=x.dtype, device=x.device,
-        memory_format=torch.channels_last,
-    )  # fmt: skip
+    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    shape = (batch, len(weight), 2 * height, 2 * width)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
     for down, rows in enumerate(_halves(weight, 2)):
         for right, kernel in enumerate(_halves(rows, 3)):
             pairs = functional.conv2d(x, kernel, bias, padding=1)  # of every two neighbours, the zeros around included

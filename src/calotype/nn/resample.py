@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calotype.nn.convolution import Conv2d
+from calotype.nn.convolution import Conv2d, doubled
 
 
 class Downsample2D(nn.Module):
@@ -43,9 +43,10 @@ class Upsample2D(nn.Module):
         `size` is the height and width to reach where they are not twice those of `x`.
         """
         height, width = x.shape[2:]
-        size = size or (2 * height, 2 * width)
-        double: Tensor = self.conv(functional.interpolate(x, size=size, mode="nearest"))
-        return double
+        if size is None or size == (2 * height, 2 * width):
+            return doubled(x, self.conv)
+        nearly: Tensor = self.conv(functional.interpolate(x, size=size, mode="nearest"))
+        return nearly
 
 
 class Resample(nn.Module):

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from calotype.nn.activations import activated, added
-from calotype.nn.convolution import Conv2d
+from calotype.nn.convolution import doubled
 from calotype.nn.normalization import affine
 
 _STRIP = 1 << 22
@@ -49,25 +48,15 @@ def doubled_conv(x: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, 
     """`conv` of the map at twice the height and width, pixels repeated, for a convolution that keeps the size."""
     batch, _, height, width = x.shape
     if not in_strips(x, times=4):
-        out: Tensor = conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
+        return doubled(x, conv)
     whole: Tensor | None = None
     for top, bottom, low, high in _spans(height, 4 * x[0, :, 0].numel() * batch, 1):
-        part = _doubled(x[:, :, low:high], conv)[:, :, 2 * (top - low) : 2 * (bottom - low)]
+        part = doubled(x[:, :, low:high], conv)[:, :, 2 * (top - low) : 2 * (bottom - low)]
         if whole is None:
             whole = _empty(part, 2 * height, 2 * width)
         whole[:, :, 2 * top : 2 * bottom] = part
     assert whole is not None
     return whole
-
-
-def _doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """`conv` of the map at twice its size: the short way, unless something is added to what a layer makes of it."""
-    if isinstance(conv, Conv2d) and not conv._forward_hooks:
-        short: Tensor = conv(x, doubled=True)
-        return short
-    out: Tensor = conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
-    return out
 
 
 def in_strips(x: Tensor, times: int = 1) -> bool:

@@ -5,7 +5,7 @@ plain matrix product.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -32,10 +32,13 @@ class PicturePrompt(NamedTuple):
     scale: float | tuple[float, ...] = 1.0
     mask: Tensor | None = None
 
+    def at(self, place: int) -> float:
+        """The scale in a layer."""
+        return self.scale[place] if isinstance(self.scale, tuple) else self.scale
+
     def of(self, place: int) -> "PicturePrompt":
         """The same for one layer alone."""
-        scale = self.scale[place] if isinstance(self.scale, tuple) else self.scale
-        return self._replace(layers=(self.layers[place],), scale=scale)
+        return self._replace(layers=(self.layers[place],), scale=self.at(place))
 
 
 class Text(NamedTuple):
@@ -126,8 +129,8 @@ class Attention(nn.Module):
         seen = attended.transpose(1, 2).reshape(rows.shape)
         if self.sees_pictures:
             for picture in text.pictures:
-                if picture.scale:
-                    seen = seen + picture.scale * self._of(picture, query, batch).view(rows.shape)
+                if scale := picture.at(0):
+                    seen = seen + scale * self._of(picture, query, batch).view(rows.shape)
         out: Tensor = self.to_out[0](seen)
         return out
 
@@ -247,7 +250,7 @@ class SpatialTransformer(nn.Module):
         batch, channels, height, width = x.shape
         rows = self.proj_in(self.norm(x).permute(0, 2, 3, 1).reshape(-1, channels))
         text = text.at(height, width)
-        for block in self.transformer_blocks:
+        for block in cast("Sequence[TransformerBlock]", self.transformer_blocks):
             rows = block(rows, batch, text.of(block), alone)
         h: Tensor = self.proj_out(rows).view(batch, height, width, channels)
         return x + h.permute(0, 3, 1, 2)

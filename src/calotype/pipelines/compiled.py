@@ -36,16 +36,17 @@ def compile_blocks(
 
 
 def _compiled(block: nn.Module, fast: Callable[..., Any]) -> Callable[..., Any]:
+    as_written: Callable[..., Any] = block._call_impl
     inside = tuple(block.modules())
 
     def call(*args: Any, **kwargs: Any) -> Any:
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in inside)
-        return block._call_impl(*args, **kwargs) if hooked else fast(block, *args, **kwargs)
+        return as_written(*args, **kwargs) if hooked else fast(block, *args, **kwargs)
 
     return call
 
 
-def _called(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _called(block: Any, *args: Any, **kwargs: Any) -> Any:
     return block._call_impl(*args, **kwargs)
 
 
