@@ -171,10 +171,11 @@ class PoolRows(DrawnRows):
     Args:
         maker: of the pools' files. Those of earlier pools are removed.
         first: the number of the first pool. From 2 on, pools are of all concepts.
+        ahead: make the next pool in the background.
     """
 
-    def __init__(self, maker: PoolMaker, first: int = 0) -> None:
-        self.maker, self.first = maker, first
+    def __init__(self, maker: PoolMaker, first: int = 0, *, ahead: bool = True) -> None:
+        self.maker, self.first, self.ahead = maker, first, ahead
         self._open = -1
         self._turn = (-1, -1)
         self._process: BaseProcess | None = None
@@ -218,7 +219,7 @@ class PoolRows(DrawnRows):
         for old in self.maker.folder.glob("pool-*.safetensors"):
             if int(old.stem.split("-")[1]) < index:
                 old.unlink()
-        if not self.maker.path(index + 1).exists():
+        if self.ahead and not self.maker.path(index + 1).exists():
             context = multiprocessing.get_context("spawn")
             self._process = context.Process(target=self.maker.make_aside, args=(index + 1,))
             self._process.start()

@@ -1,12 +1,15 @@
 """The emoji recipe on a few discs: captions, hold-outs, pools, both trainings at small scale, export, measures."""
 
 import dataclasses
+import functools
 import json
+import operator
+import re
 
 import numpy as np
 import pytest
 import torch
-from recipes.emoji import evaluate, export, pool, settings, train_autoencoder, train_transformer
+from recipes.emoji import evaluate, export, pool, run, settings, train_autoencoder, train_transformer
 from recipes.emoji.captions import (
     CAPTION_WORDS,
     HUES,
@@ -148,7 +151,6 @@ def preset(tmp_path, monkeypatch):
     """A preset of 8 pictures a pool, of 16 pixels, whose pictures are discs; its autoencoder is untrained."""
     monkeypatch.setattr(settings, "WORK", tmp_path)
     monkeypatch.setattr(pool, "CHUNK", 4)
-    monkeypatch.setattr(PoolMaker, "make_aside", lambda self, index: None)  # a pool ahead would be made in a process
     small = dataclasses.replace(
         PRESETS["cpu"], size=16, pool=8, batch=4, width=12, depth=1, heads=2, autoencoder_width=4, transformer_steps=4
     )
@@ -176,19 +178,18 @@ def test_a_pool_follows_from_its_number(composer, monkeypatch):
 
 
 def test_every_pass_goes_through_the_pool_once_in_an_order_of_its_own(preset):
-    rows = PoolRows(PoolMaker(preset, preset.folder / "vae", preset.folder / "pools", "cpu"), first=2)
+    rows = PoolRows(PoolMaker(preset, preset.folder / "vae", preset.folder / "pools", "cpu"), first=2, ahead=False)
     names = [rows[number].name for number in range(8 * preset.passes + 1)]
     passes = [names[at : at + 8] for at in range(0, 8 * preset.passes, 8)]
     assert all(sorted(one) == [f"pool 2, picture {n}" for n in range(8)] for one in passes)
     assert len(set(map(tuple, passes))) == preset.passes
     assert names[-1].startswith("pool 3, ")
     assert [path.name for path in (preset.folder / "pools").iterdir()] == ["pool-3.safetensors"]
-    rows.stop()
 
 
 def test_a_row_is_the_same_whichever_came_before(preset):
     maker = PoolMaker(preset, preset.folder / "vae", preset.folder / "pools", "cpu")
-    one, other = PoolRows(maker), PoolRows(maker)
+    one, other = PoolRows(maker, ahead=False), PoolRows(maker, ahead=False)
     one[0], one[9]
     for rows in (one, other):
         rows[20]
@@ -196,7 +197,6 @@ def test_a_row_is_the_same_whichever_came_before(preset):
     assert torch.equal(one[20].given["image_latents"], other[20].given["image_latents"])
     assert one[20].given["image_latents"].shape == (1, 16, 2, 2)
     assert one.known_by == other.known_by != PoolRows(maker, first=1).known_by
-    one.stop(), other.stop()
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # how bf16 is slow on a CPU
@@ -208,13 +208,12 @@ def test_both_networks_learn_and_a_run_that_was_stopped_ends_the_same(preset, tm
             pipe = train_transformer.fresh(preset)
             before = pipe.text_encoder.word_embedding.weight.detach().clone()
             maker = PoolMaker(preset, preset.folder / "vae", preset.folder / "pools", "cpu")
-            rows, held_out = PoolRows(maker), held_out_rows(maker, 3)
+            rows, held_out = PoolRows(maker, ahead=False), held_out_rows(maker, 3)
             trainer = train_transformer.trainer_of(
                 preset, pipe, rows, tmp_path / name, steps=steps, held_out=held_out, checkpoint_every=1,
                 validation={"every": 2}, rate={"curve": "constant"}, average=0.5,
             )  # fmt: skip
             trainer.train(resume=True, progress=False)
-            rows.stop()
         found.append({**pipe.text_encoder.state_dict(), **pipe.transformer.state_dict()})
         moved = (pipe.text_encoder.word_embedding.weight != before).any(1)
         assert 0 < moved.sum() < len(before) - 1  # words of captions, and no other
@@ -222,7 +221,8 @@ def test_both_networks_learn_and_a_run_that_was_stopped_ends_the_same(preset, tm
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # how bf16 is slow on a CPU
-def test_the_stage_ends_in_a_repository_that_is_exported(preset, tmp_path):
+def test_the_stage_ends_in_a_repository_that_is_exported(preset, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_transformer, "PoolRows", functools.partial(PoolRows, ahead=False))
     train_transformer.main(preset, "cpu", "scratch", steps=2, compiled=False)
     target = export.main(preset, "scratch", tmp_path / "exported")
     learned = TextToImagePipeline.from_pretrained(train_transformer.run_folder(preset, "scratch") / "result")
@@ -255,3 +255,32 @@ def test_an_autoencoder_learns_to_give_pictures_back(preset, tmp_path):
     scaled = train_autoencoder.MiniAutoencoderKL.from_pretrained(tmp_path / "vae")
     with torch.no_grad():
         torch.testing.assert_close(scaled.encode(held).std((0, 2, 3)), torch.ones(16), rtol=1e-4, atol=1e-4)
+
+
+def test_a_stage_runs_in_a_process_of_its_own_and_its_failure_ends_the_recipe():
+    run.apart(operator.truediv, 1, 1)
+    with pytest.raises(SystemExit) as ended:
+        run.apart(operator.truediv, 1, 0)
+    assert ended.value.code == 1
+
+
+def test_a_stage_that_there_is_not_is_named(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["render", "trains"])
+    assert "'trains' is not a stage; they are fetch, render, words," in capsys.readouterr().err
+
+
+def test_a_run_from_the_shipped_model_has_pools_and_a_folder_of_its_own():
+    preset = PRESETS["cpu"]
+    assert train_transformer.run_folder(preset, "shipped") != train_transformer.run_folder(preset, "scratch")
+    assert (train_transformer.vae_folder(preset, "shipped") / "config.json").is_file()
+    assert concepts_in_pool(train_transformer.FURTHER_POOL, 273) == 273
+
+
+def test_muon_moves_the_matrices_of_blocks_and_nothing_else(preset):
+    pipe = train_transformer.fresh(preset)
+    module = torch.nn.ModuleDict({"text_encoder": pipe.text_encoder, "transformer": pipe.transformer})
+    names = [n for n, p in module.named_parameters() if p.ndim == 2 and re.search(train_transformer.MATRICES, n)]
+    parts = {name.split(".", 3)[-1] for name in names}
+    assert {name.split(".")[0] for name in names} == {"text_encoder", "transformer"}
+    assert parts == {f"{part}.weight" for part in ("to_qkv", "text_kv", "to_out", "gate_up", "down")}
