@@ -30,10 +30,11 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 bench: .venv-bench/.installed
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv-bench/bin/python -m benchmarks $(BENCH)
 
-.venv-bench/.installed: pyproject.toml constraints.txt benchmarks/constraints.txt
+.venv-bench/.installed: pyproject.toml constraints.txt benchmarks/constraints.txt benchmarks/alone.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--constraint benchmarks/constraints.txt --editable ".[bench]"
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement benchmarks/alone.txt
 	@touch $@
 
 clean:

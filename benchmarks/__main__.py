@@ -25,6 +25,7 @@ NAMES = (
     "unet_sd",
     "sd_step",
     "qwen",
+    "qwen_lines",
     "control",
     "vae_decode",
     "sd_img2img",

@@ -1,16 +1,19 @@
-"""qwen: Qwen-Image's transformer: operations and host time at full depth, one step at a medium size; the decoder."""
+"""qwen: Qwen-Image: host time at full depth, a step with guidance at a medium size, the loop alone, the decoder."""
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
+from benchmarks import other_peer
 from benchmarks.bench_sd_step import networks
 from benchmarks.counting import dispatched
-from benchmarks.harness import Options, Row, at_most, count_row, cpu_timed, interleaved, ratio_row, wall_timed
+from benchmarks.harness import Options, Row, at_most, count_row, cpu_timed, interleaved, ratio_row, skipped, wall_timed
 from benchmarks.memory import settle
 from benchmarks.peer import diffusers
+from benchmarks.qwen import WORDS, Loops, loops, tokens
 from calotype import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
 NARROW: dict[str, Any] = {
@@ -30,15 +33,16 @@ MEDIUM: dict[str, Any] = {
     "num_attention_heads": 6,
     "joint_attention_dim": 1024,
 }
-WORDS = 40
+REPEATS = 8
+"""Calls of the loop in a round, so that one takes tens of milliseconds."""
 
 
 @torch.no_grad()
 def run(options: Options) -> list[Row]:
-    rows = [*_host(options), *_step(options, compiled=False)]
+    rows = [*_host(options), *_steps(options, compiled=False)]
     if options.scale != "smoke":
-        rows += _step(options, compiled=True)
-    return [*rows, *_decoder(options)]
+        rows += _steps(options, compiled=True)
+    return [*rows, _loop(options), *_decoder(options)]
 
 
 def _host(options: Options) -> list[Row]:
@@ -51,7 +55,7 @@ def _host(options: Options) -> list[Row]:
     )
     times = {side: [1e3 * t for t in values] for side, values in times.items()}
     rows = []
-    for side, what in (("ours", ""), ("kept", ", what stays prepared")):
+    for side, what in (("ours", ", everything anew"), ("kept", "")):
         chosen = {"ours": times[side], "peer": times["peer"]}
         name = f"Qwen-Image, 60 blocks, narrow{what}"
         rows += [
@@ -64,20 +68,59 @@ def _host(options: Options) -> list[Row]:
     return rows
 
 
-def _step(options: Options, *, compiled: bool) -> list[Row]:
-    config = options.pick(MEDIUM, MEDIUM, NARROW | {"num_layers": 2})
-    side = options.pick(24, 16, 4)
-    sides = _sides(config, (1, side, side), compiled=compiled)
-    rounds = options.rounds_of(full=11, quick=6)
-    rows = []
-    times = interleaved({name: wall_timed(work) for name, work in sides.items()}, rounds)
-    how = "compiled" if compiled else "eager"
-    for name, what in (("ours", ""), ("kept", ", what stays prepared")):
-        chosen = {"ours": times[name], "peer": times["peer"]}
-        bar = at_most(0.9 if compiled else 0.95)
-        rows.append(ratio_row(f"Qwen-Image, medium, one step, {how}{what}: wall", chosen, bar, sides="s"))
+def _steps(options: Options, *, compiled: bool) -> list[Row]:
+    """A whole call over its steps: what is made once, by ours, is part of it."""
+    side, steps = options.pick(24, 16, 4), options.pick(4, 4, 2)
+    found = loops(options.pick(MEDIUM, MEDIUM, NARROW | {"num_layers": 2}), side)
+    if compiled:
+        found.compile()
+    _same(found, steps)
+    works = {name: partial(call, steps) for name, call in found.calls.items()}
+    times = interleaved({name: wall_timed(work) for name, work in works.items()}, options.rounds_of(full=11, quick=6))
+    times = {name: [t / steps for t in values] for name, values in times.items()}
     settle()
-    return rows
+    bar = at_most(0.9 if compiled else 0.95)
+    name = f"Qwen-Image, medium, a step with guidance, {'blocks compiled' if compiled else 'eager'}: wall"
+    rows = [ratio_row(name, times, bar, sides="s")]
+    title = f"{name}, beside {other_peer.NAME}"
+    if "other" not in times:
+        return [*rows, skipped(title, other_peer.MISSING)]
+    beside = {"ours": times["ours"], "peer": times["other"]}
+    return [*rows, ratio_row(title, beside, bar, sides="s", peer_name=other_peer.NAME)]
+
+
+def _same(found: Loops, steps: int) -> None:
+    """Raise unless all sides compute the same: whole calls, and one prediction of the other peer's network."""
+    torch.testing.assert_close(found.calls["ours"](steps), found.calls["peer"](steps), atol=1e-3, rtol=1e-3)
+    if found.other is None:
+        return
+    config = found.ours.transformer.config
+    x, text = torch.randn(1, config.out_channels, 8, 8), torch.randn(1, WORDS, config.joint_attention_dim)
+    mask, time = torch.ones(1, WORDS, dtype=torch.long), torch.tensor([0.5])
+    with other_peer.PublishedActivation():
+        theirs = found.other.forward(x, time, text, mask, 64, 64)
+    ours = found.ours.transformer(tokens(x), text, None, time, [[(1, 4, 4)]], return_dict=False)[0]
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def _loop(options: Options) -> Row:
+    """What both pipelines add to a network that returns a ready tensor, per step, with guidance."""
+    few, many = options.pick((20, 220), (20, 220), (2, 6))
+    found = loops(NARROW | {"num_layers": 1}, 2)
+    one = torch.randn(1, 4, 16) * 0.01
+    ready = {1: one, 2: torch.cat((one, one))}
+    found.ours.transformer.predict = lambda tokens, *_, **__: ready[len(tokens)]
+    found.peer.transformer.forward = lambda *_, **__: (one,)
+    torch.testing.assert_close(found.calls["ours"](few), found.calls["peer"](few), atol=1e-5, rtol=1e-5)
+    sides = {side: _per_step(found.calls[side], few, many) for side in ("ours", "peer")}
+    times = interleaved(sides, options.rounds_of(full=21, quick=11), warmup=options.pick(2, 2, 1))
+    times = {side: [1e3 * t for t in values] for side, values in times.items()}
+    return ratio_row("Qwen-Image, loop overhead per step, guidance on", times, at_most(0.7), sides="ms CPU")
+
+
+def _per_step(call: Callable[[int], Any], few: int, many: int) -> Callable[[], float]:
+    short, long = cpu_timed(lambda: call(few), REPEATS), cpu_timed(lambda: call(many), REPEATS)
+    return lambda: (long() - short()) / (many - few)
 
 
 def _decoder(options: Options) -> list[Row]:
@@ -95,9 +138,7 @@ def _decoded(network: Any, latents: torch.Tensor) -> Callable[[], torch.Tensor]:
     return lambda: network.decode(latents, return_dict=False)[0]
 
 
-def _sides(
-    config: dict[str, Any], grid: tuple[int, int, int], *, compiled: bool = False
-) -> dict[str, Callable[[], torch.Tensor]]:
+def _sides(config: dict[str, Any], grid: tuple[int, int, int]) -> dict[str, Callable[[], torch.Tensor]]:
     """One forward pass: of ours, of ours with what stays the same prepared, and of the peer's, with equal weights."""
     peer = diffusers().QwenImageTransformer2DModel(**config).eval()
     ours = QwenImageTransformer2DModel(**config).eval()
@@ -107,14 +148,9 @@ def _sides(
     text, time, shapes = torch.randn(1, WORDS, config["joint_attention_dim"]), torch.tensor([0.5]), [[grid]]
     ready = ours.prepare(text, [grid])
     ahead = ours.modulate_ahead(time)[0]
-    predict = ours.predict
-    if compiled:
-        predict = torch.compile(predict)
-        ours.compile()
-        peer.compile()
     sides: dict[str, Callable[[], Any]] = {
         "ours": lambda: ours(x, text, None, time, shapes, return_dict=False)[0],
-        "kept": lambda: predict(x, ahead, ready),
+        "kept": lambda: ours.predict(x, ahead, ready),
         "peer": lambda: peer(x, text, None, time, shapes, return_dict=False)[0],
     }
     for name in ("ours", "kept"):

@@ -1,0 +1,85 @@
+"""qwen_lines: lines of code of everything that is Qwen-Image's alone, beside both peers'."""
+
+import ast
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks import other_peer
+from benchmarks.harness import Options, Row, count_row, skipped
+
+ROOT = Path(__file__).parent.parent / "src" / "calotype"
+OURS = (
+    "pipelines/qwen_image",
+    "models/qwen_image",
+    "models/qwen_image_blockwise_controlnet",
+    "models/autoencoder_kl_qwen_image",
+    "pipelines/streams.py",
+    *(f"nn/{name}.py" for name in ("double_stream", "streams", "rope", "patches", "attention_backends")),
+)
+"""With what other families will share, and this one is the first to use."""
+OTHER = (
+    "pipelines/qwen_image.py",
+    *(f"models/qwen_image_{name}.py" for name in ("dit", "vae", "controlnet", "text_encoder", "image2lora")),
+    "utils/state_dict_converters/qwen_image_text_encoder.py",
+)
+DIFFUSERS = (
+    "pipelines/qwenimage",
+    "models/transformers/transformer_qwenimage.py",
+    "models/autoencoders/autoencoder_kl_qwenimage.py",
+    "models/controlnets/controlnet_qwenimage.py",
+)
+
+
+def run(options: Options) -> list[Row]:
+    ours = _files(ROOT, OURS)
+    title = "Qwen-Image's pipelines and networks: lines, all written by one formatter"
+    counts = {"files_ours": len(ours)}
+    rows = []
+    for peer, folder, names in (
+        (other_peer.NAME, other_peer.root(), OTHER),
+        ("diffusers", _folder("diffusers"), DIFFUSERS),
+    ):
+        if folder is None:
+            rows.append(skipped(f"{title}, beside {peer}", other_peer.MISSING))
+            continue
+        theirs = _files(folder, names)
+        one, other = written(ours), written(theirs)
+        rows.append(
+            count_row(f"{title}, beside {peer}", one / other, None, unit="x", ours=one, peer=other, sides="lines",
+                      peer_name=peer, counts={**counts, "files_peer": len(theirs)})
+        )  # fmt: skip
+    return rows
+
+
+def written(files: Iterable[Path]) -> int:
+    """Lines of code as Python itself writes them again: no blanks, comments or docstrings, a statement on each line,
+    however a file breaks them."""
+    texts = (ast.unparse(_bare(ast.parse(path.read_text(encoding="utf-8")))) for path in files)
+    return sum(bool(line.strip()) for text in texts for line in text.splitlines())
+
+
+def _bare(tree: ast.Module) -> ast.Module:
+    """Without docstrings and other statements that are a text alone."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]  # type: ignore[attr-defined]
+    return tree
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _files(root: Path, names: Iterable[str]) -> list[Path]:
+    found: list[Path] = []
+    for name in names:
+        path = root / name
+        found += sorted(path.glob("*.py")) if path.is_dir() else [path]
+    return found
+
+
+def _folder(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
