@@ -1,6 +1,7 @@
 """Image to LoRA: the adapter that pictures make, what it does in its call, and that it is gone after it."""
 
 import importlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,33 @@ def test_the_text_encoder_looks_at_pictures_for_the_others(pipe: Any, monkeypatc
     one = [made.pairs["transformer_blocks.1.txt_mod.1"] for made in (result.coarse_adapter, result.fine_adapter)]
     torch.testing.assert_close(up @ down, sum(u @ d for d, u in one))
     assert not torch.allclose(result.latents, pipe(**WORDS, outputs=["latents"]).latents, atol=0.05)
+
+
+def test_it_is_planned_batched_and_streamed(styled: Any) -> None:
+    call = {**WORDS, "adapter_images": pictures()}
+    peak = styled.plan(**call).predicted_peak
+    assert peak is not None and peak > (styled.plan(**WORDS).predicted_peak or 0)  # which has no pictures to look at
+    one = styled(**call, outputs=["latents"]).latents
+    both = styled(**{**call, "prompt": ["a red cat", "a blue dog"]}, outputs=["latents"])["latents"]
+    assert torch.allclose(both[0], one, atol=1e-4) and not torch.allclose(both[1], one, atol=0.01)
+    less = type(styled)(**styled.components, device="cpu", memory={"cpu": "80MiB", "transformer": "stream"})
+    assert torch.equal(less(**call, outputs=["latents"]).latents, one)
+
+
+def test_calls_at_the_same_time_have_their_own(styled: Any) -> None:
+    found: dict[str, torch.Tensor] = {}
+
+    def draw(name: str, **more: Any) -> None:
+        found[name] = styled(**WORDS, **more, outputs=["latents"]).latents
+
+    with_pictures, without = [{"adapter_images": pictures()}, {}]
+    alone = [styled(**WORDS, **more, outputs=["latents"]).latents for more in (with_pictures, without)]
+    several = [threading.Thread(target=draw, args=(f"{n}",), kwargs=(with_pictures, without)[n % 2]) for n in range(4)]
+    for each in several:
+        each.start()
+    for each in several:
+        each.join()
+    assert all(torch.equal(found[f"{n}"], alone[n % 2]) for n in range(4))
 
 
 def test_a_picture_made_with_it_is_replayed(styled: Any, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from calotype.models.qwen_image_image2lora import QwenImageImage2LoRAModel
 from calotype.nn.beside import Pair, check_fits
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.packs import UnitPack
-from calotype.pipelines.pictures import Picture, to_array, to_picture
+from calotype.pipelines.pictures import Picture, to_array
 from calotype.pipelines.qwen_image.editing import check_pixels
 from calotype.pipelines.qwen_image.text import (
     Qwen2_5_VL,
@@ -260,10 +260,14 @@ def image_to_lora(*kinds: Kind) -> UnitPack:
 
 
 def squared(picture: Image.Image, side: int) -> Image.Image:
-    """The middle of a picture, scaled to a square. Raises `InputError` for a picture without pixels."""
+    """The middle of a picture, scaled to a square; transparent parts over white. Raises `InputError` for a picture
+    without pixels."""
     check_pixels(picture)
     scale = max(side / picture.width, side / picture.height)
     width, height = round(picture.width * scale), round(picture.height * scale)
-    whole = to_picture(to_array(picture)).resize((width, height), Image.Resampling.BILINEAR)
+    if picture.has_transparency_data:
+        over = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(over, picture.convert("RGBA"))
+    whole = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - side) / 2), round((height - side) / 2)
     return whole.crop((left, top, left + side, top + side))
