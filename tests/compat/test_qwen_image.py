@@ -1,5 +1,6 @@
 """Qwen-Image written as the first document writes pipelines: it draws what calotype's own pipeline draws."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from calotype import QwenImageBlockwiseControlNetModel, QwenImagePipeline
+from calotype import QwenImageBlockwiseControlNetModel, QwenImageEditPlusPipeline, QwenImagePipeline
 from calotype.compat.diffsynth import BasePipeline, FlowMatchScheduler, PipelineUnit
 from calotype.nn.patches import patched, unpatched
-from calotype.nn.streams import Region, Words, regions
+from calotype.nn.streams import Region, Words, references, regions
 from calotype.pipelines.autoencoder import encoded, scaled
 from calotype.pipelines.pictures import to_array
-from calotype.pipelines.qwen_image import blockwise_control
+from calotype.pipelines.qwen_image import blockwise_control, editing
 from calotype.pipelines.qwen_image import regions as regions_pack
-from calotype.pipelines.qwen_image.text import encoded_text
-from tiny_qwen import SEED, parts, picture, with_weights_of
+from calotype.pipelines.qwen_image.text import encoded_text, encoded_with_pictures
+from tiny_qwen import SEED, parts, picture, tiny_processor, with_weights_of
 
 
 class QwenImageUnit_NoiseInitializer(PipelineUnit):
@@ -212,4 +213,109 @@ def test_the_dialect_draws_the_same(negative: bool | None, controlled: bool, bot
     levels = own.scheduler.schedule(3, image_tokens=12)
     call = {**words, **ours, "guidance_scale": 3.0, "guidance_norm": False, "outputs": ["latents"]}
     wanted = own(**call, given={"sigmas": levels}).latents
+    assert torch.allclose(found, wanted, atol=1e-4)
+
+
+class QwenImageUnit_EditImageEmbedder(PipelineUnit):
+    def __init__(self) -> None:
+        super().__init__(input_params=("edit_image",), output_params=("edit_latents",), onload_model_names=("vae",))
+
+    def process(self, pipe: Any, edit_image: Any) -> dict[str, Any]:
+        pipe.load_models_to_device(self.onload_model_names)
+        return {"edit_latents": [scaled(encoded(to_array(one), pipe.vae, None), pipe.vae) for one in edit_image]}
+
+
+class QwenImageUnit_EditPromptEmbedder(PipelineUnit):
+    def __init__(self) -> None:
+        super().__init__(
+            seperate_cfg=True,
+            input_params_posi={"prompt": "prompt"},
+            input_params_nega={"prompt": "negative_prompt"},
+            input_params=("edit_image",),
+            output_params=("prompt_emb",),
+            onload_model_names=("text_encoder",),
+        )
+
+    def process(self, pipe: Any, prompt: str, edit_image: Any) -> dict[str, Any]:
+        pipe.load_models_to_device(self.onload_model_names)
+        shown = [one.resize((64, 64), Image.Resampling.LANCZOS) for one in edit_image]
+        parts_of = (pipe.tokenizer, pipe.processor, pipe.text_encoder)
+        return {"prompt_emb": encoded_with_pictures(prompt, shown, *parts_of, numbered=True)}
+
+
+def model_fn_qwen_image_edit(
+    dit: Any, latents: Any, timestep: Any, prompt_emb: Any, edit_latents: Any, edit_rope_interpolation: bool = False
+) -> Any:
+    tokens, beside = patched(latents), [references(*(patched(one) for one in edit_latents))]
+    ready = dit.prepare(prompt_emb, [tokens.grid], conditions=beside, interpolate_rope=edit_rope_interpolation)
+    return unpatched(dit.predict(tokens.tokens, dit.modulate(timestep / 1000), ready), tokens.grid)
+
+
+class TinyQwenImageEdit(BasePipeline):
+    def __init__(self, device: str = "cpu", torch_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(device=device, torch_dtype=torch_dtype)
+        self.scheduler = FlowMatchScheduler("Qwen-Image")
+        self.tokenizer: Any = None
+        self.processor: Any = None
+        self.text_encoder: Any = None
+        self.dit: Any = None
+        self.vae: Any = None
+        self.in_iteration_models = ("dit",)
+        self.units = [
+            QwenImageUnit_NoiseInitializer(),
+            QwenImageUnit_EditImageEmbedder(),
+            QwenImageUnit_EditPromptEmbedder(),
+        ]
+        self.model_fn = model_fn_qwen_image_edit
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str,
+        edit_image: Any,
+        negative_prompt: str = "",
+        cfg_scale: float = 4.0,
+        height: int = 48,
+        width: int = 64,
+        seed: int | None = None,
+        rand_device: str = "cpu",
+        num_inference_steps: int = 2,
+        edit_rope_interpolation: bool = False,
+    ) -> Any:
+        self.scheduler.set_timesteps(num_inference_steps, dynamic_shift_len=(height // 16) * (width // 16))
+        posi, nega = {"prompt": prompt}, {"negative_prompt": negative_prompt}
+        shared = {
+            "cfg_scale": cfg_scale, "height": height, "width": width, "seed": seed, "rand_device": rand_device,
+            "edit_image": edit_image, "edit_rope_interpolation": edit_rope_interpolation,
+        }  # fmt: skip
+        for unit in self.units:
+            shared, posi, nega = self.unit_runner(unit, self, shared, posi, nega)
+        self.load_models_to_device(self.in_iteration_models)
+        models = {name: getattr(self, name) for name in self.in_iteration_models}
+        for progress_id, timestep in enumerate(self.scheduler.timesteps):
+            timestep = timestep.unsqueeze(0).to(dtype=self.torch_dtype, device=self.device)
+            velocity = self.model_fn(**models, **shared, **posi, timestep=timestep)
+            other = self.model_fn(**models, **shared, **nega, timestep=timestep)
+            guided = other + cfg_scale * (velocity - other)
+            shared["latents"] = self.step(self.scheduler, progress_id=progress_id, noise_pred=guided, **shared)
+        return shared["latents"]
+
+
+@pytest.mark.parametrize("interpolated", [False, True], ids=["apart", "on the same ground"])
+def test_the_dialect_edits_the_same(interpolated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(editing, "SEEN_AREA", 64**2)
+    own = with_weights_of(QwenImageEditPlusPipeline, parts(), tmp_path, processor=tiny_processor())
+    dialect = TinyQwenImageEdit()
+    own.scheduler = dialect.scheduler
+    for name in ("tokenizer", "processor", "text_encoder", "vae"):
+        setattr(dialect, name, getattr(own, name))
+    dialect.dit = own.transformer
+    images = [picture(32, 32), picture(64, 64, seed=1)]
+    words = {"prompt": "the cat of Picture 1", "negative_prompt": "blue", "height": 48, "width": 64, "seed": 4}
+    found = dialect(**words, edit_image=images, cfg_scale=3.0, edit_rope_interpolation=interpolated)
+    levels = own.scheduler.schedule(2, image_tokens=12)
+    wanted = own(
+        **words, images=images, image_resize=False, interpolate_rope=interpolated, guidance_scale=3.0,
+        guidance_norm=False, outputs=["latents"], given={"sigmas": levels},
+    ).latents  # fmt: skip
     assert torch.allclose(found, wanted, atol=1e-4)
