@@ -27,7 +27,7 @@ from calotype.pipelines.guidance import guidance
 from calotype.pipelines.latents import Latents, keep_known
 from calotype.pipelines.stable_diffusion import HIGH_RESOLUTION, ip_adapter, pipeline, sdxl
 from calotype.pipelines.stable_diffusion.steering import UNetSteering, steered
-from calotype.pipelines.stable_diffusion.units import attended
+from calotype.pipelines.stable_diffusion.units import attended, projected_text
 from calotype.sampling import Denoise
 from calotype.sampling.steering import AttentionSteering, BlockReuse, looked_into, taken_over
 from pipelines.stable_diffusion.test_both_loops import controls
@@ -226,11 +226,13 @@ def test_what_looks_into_attention(pack: str, call: dict[str, Any], folder: Path
 
 
 def test_layers_that_come_from_their_file(folder: Path) -> None:
-    """The network is not there as a whole; its layers come for their keys and values, and again in every step."""
+    """They make keys and values in every step, when they are there in any case."""
     whole = sum(both(folder)[0].plan(**CALL).sizes.values())
     kinds = (StableDiffusionPipeline, InEveryStep)
     pair = tuple(kind.from_pretrained(folder, device="cpu", memo=0, memory=int(0.7 * whole)) for kind in kinds)
     assert_same(pair)
+    embeds = torch.randn(1, 77, pair[0].unet.config.text_channels)
+    assert projected_text.fn(embeds, unet=pair[0].unet) is embeds
 
 
 def test_blocks_are_offered_to_step_caches_as_before(folder: Path) -> None:

@@ -199,7 +199,7 @@ def _told(unet: UNet2DConditionModel, pooled: int) -> int:
 def predicted(
     latents: Latents,
     step: Step,
-    projected_text: ProjectedText,
+    projected_text: ProjectedText | Float[Tensor, "b l c"],
     prompt_mask: Annotated[Bool[Tensor, "b l"], Pad(1)],
     pooled_embeds: Float[Tensor, "b p"],
     time_ids: Float[Tensor, "b n"],

@@ -52,9 +52,15 @@ def prompt_mask(prompt_embeds: Annotated[Float[Tensor, "b l c"], Pad(1)]) -> Ann
 @unit
 def projected_text(
     prompt_embeds: Annotated[Float[Tensor, "b l c"], Pad(1)], *, unet: UNet2DConditionModel
-) -> ProjectedText:
-    """The prompt's keys and values in every layer of the network: the same in every step."""
-    return unet.project_text(prompt_embeds.to(unet.dtype))
+) -> ProjectedText | Float[Tensor, "b l c"]:
+    """The prompt's keys and values in every layer of the network: the same in every step.
+
+    For a network whose layers come when they are called it is the prompt itself: every layer would come once more, and
+    what it makes would take memory that is short.
+    """
+    text = prompt_embeds.to(unet.dtype)
+    come = any(layer.to_k._forward_pre_hooks for layer in unet.picture_layers())
+    return text if come else unet.project_text(text)
 
 
 class Mask(NamedTuple):
@@ -129,7 +135,7 @@ def beside_latents(
 def predicted(
     latents: Latents,
     step: Step,
-    projected_text: ProjectedText,
+    projected_text: ProjectedText | Float[Tensor, "b l c"],
     prompt_mask: Annotated[Bool[Tensor, "b l"], Pad(1)],
     beside_latents: Float[Tensor, "b extra h w"] | None,
     steering: UNetSteering | None,
