@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from calotype.memory.residency import Residency
 
 
+OWNER = "_memory"
+"""The attribute of a network that says whose memory looks after it."""
+
+
 class Share(NamedTuple):
     """What a node has of a component on the device: the bytes that stay, and those that are streamed in every pass.
     Where it is cut, `staying` and `turning` are the bytes of its groups of layers by name; those of `staying` can
@@ -132,3 +136,9 @@ class Owner:
 
     def __reduce__(self) -> Any:
         return Owner, ()
+
+
+def owner_of(component: Any) -> "Residency | None":
+    """Whose memory looks after a component."""
+    found = component.__dict__.get(OWNER) if isinstance(component, torch.nn.Module) else None
+    return found.memory() if isinstance(found, Owner) and found.memory is not None else None

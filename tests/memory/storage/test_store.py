@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from calotype import MiniTransformer2DModel, UNet2DConditionModel
 from calotype.errors import ComponentError, InputError, WeightsError
-from calotype.memory.residency import ModuleTransfer
+from calotype.memory.places import ModuleTransfer
 from calotype.memory.storage import PRECISIONS, precision_of, size_if_stored, size_of, store, unstore
 from calotype.memory.storage.layers import is_stored
 
