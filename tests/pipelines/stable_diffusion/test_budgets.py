@@ -40,13 +40,15 @@ def latents(pipe: Any) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_budget_gives_the_same_numbers(folder: Path, dtype: str) -> None:
     resident = load(folder, dtype)
-    sizes = resident.plan(**CALL).sizes
-    loop = sizes["unet"] + sizes["depth_net"]
+    plan = resident.plan(**CALL)
+    loop = plan.sizes["unet"] + plan.sizes["depth_net"]
     asked = load(folder, dtype, loop)
-    alone = [asked._residency.least({name: asked.components[name]}) for name in ("text_encoder", "vae")]
-    least = asked._residency.least({n: getattr(asked, n) for n in ("unet", "depth_net")})
-    assert least < 0.8 * loop
-    for budget in (max(least, *alone), loop, sum(sizes.values()) + 2**16):
+    roomy = load(folder, dtype, "1GiB").plan(**CALL)
+    parts = [{name: getattr(asked, name) for name in node.components} for node in plan.nodes]
+    needs = [asked._residency.least(p) + n for p, n in zip(parts, roomy.computed, strict=True)]
+    values = max(roomy.computed)
+    assert max(needs) < 0.8 * loop + values
+    for budget in (max(needs), loop + values, sum(plan.sizes.values()) + values + 2**16):
         pipe = load(folder, dtype, budget)
         assert torch.equal(latents(pipe), latents(resident))
         assert torch.equal(latents(pipe), latents(resident))
