@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from calotype.errors import TrainingError
+from calotype.errors import ConfigError, TrainingError
 from calotype.training import Trainer
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint
 from calotype.training.log import read_table
-from training.small import SETTINGS, processes, rows, small, train_spread
+from training.small import SETTINGS, Small, processes, rows, small, train_spread
 
 
 def free_port() -> int:
@@ -72,3 +72,41 @@ def test_two_processes_share_a_critic(tmp_path: Path) -> None:
     for own, other in ((one.trained, two.trained), (one.critic[0], two.critic[0])):
         for name, value in own.items():
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_is_shared_out_learns_the_same(tmp_path: Path) -> None:
+    """Cut over two processes, gone on with by one that has all of it, and by two again."""
+    shared = {
+        **SETTINGS, "checkpoint_every": 2, "optimizer": {"kind": "adamw", "rate": 1e-3}, "rate": {},
+        "recompute": True,
+    }  # fmt: skip
+    Trainer(small(), rows(5), tmp_path / "one", **{**shared, "steps": 6}).train(progress=False)
+    both = {**shared, "accumulate": 1, "sharded": True}
+    spread(tmp_path / "two", {**both, "steps": 2})
+    Trainer(small(), rows(5), tmp_path / "two", **{**shared, "steps": 4}).train(resume=True, progress=False)
+    spread(tmp_path / "two", {**both, "steps": 6})
+    one, two = (load_checkpoint(last_checkpoint(tmp_path / name) or tmp_path) for name in ("one", "two"))
+    assert one.step == two.step == 6 and one.average is not None and two.average is not None
+    for own, other in ((one.trained, two.trained), (one.average, two.average)):
+        assert own.keys() == other.keys()
+        for name, value in own.items():
+            torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-5)
+    made = [Small.from_pretrained(tmp_path / name / "result" / "net") for name in ("one", "two")]
+    for a, b in zip(*(network.state_dict().values() for network in made), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    pictures = [sorted(path.name for path in (tmp_path / name / "validation").iterdir()) for name in ("one", "two")]
+    assert set(pictures[0]) <= set(pictures[1])
+
+
+def test_what_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sharded shares a network out over several processes, and this is one"):
+        Trainer(small(), rows(5), tmp_path, sharded=True, **SETTINGS).train(progress=False)
+    lora = {"kind": "lora", "component": "net"}
+    for change, message in (
+        ({"target": lora}, "a target other than full weights"),
+        ({"optimizer": {"kind": "muon"}}, "needs whole matrices"),
+        ({"optimizer": {"kind": "adamw", "eight_bit": True}}, "eight_bit"),
+        ({"objective": {"kind": "distribution_matching"}}, "which keeps other weights beside"),
+    ):
+        with pytest.raises(ConfigError, match=f"sharded cannot be had with .*{message}"):
+            Trainer(small(), rows(5), tmp_path, **{**SETTINGS, **change, "sharded": True})

@@ -20,6 +20,7 @@ from calotype.training.optimizer import Average
 from calotype.training.predictor import Predictor
 from calotype.training.rows import Row, dropped, mixed
 from calotype.training.settings import TrainingSettings
+from calotype.training.sharded import Shards, placed, placed_state, whole, whole_state
 from calotype.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Loop:
         rows: to train on.
         settings: how.
         accelerator: of processes, devices and precision.
+        shards: the trained networks, where each process has a part of them.
     """
 
     def __init__(
@@ -93,7 +95,9 @@ class Loop:
         rows: Rows,
         settings: TrainingSettings,
         accelerator: "Accelerator",
+        shards: Shards | None = None,
     ) -> None:
+        self.shards = shards
         self.trained, self.rows, self.settings, self.accelerator = trained, rows, settings, accelerator
         self.order = order_of(rows, settings.batch, settings.seed)
         self.done = 0
@@ -101,7 +105,10 @@ class Loop:
         self.updates = settings.objective.critic_updates if isinstance(settings.objective, DistributionMatching) else 0
         optimizer = settings.optimizer.make(trained.parameters)
         self.plain = module
-        self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        if shards is None:
+            self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        else:
+            self.module, self.optimizer = module, accelerator.prepare(optimizer)
 
     def step(self) -> StepReport:
         """Take one step.
@@ -114,7 +121,7 @@ class Loop:
             group["lr"] = rate * group.get("share", 1.0)
         critic = [self._critic_step(turn) for turn in range(self.updates)]
         loss = self._backward(self.updates)
-        gradient = float(self.accelerator.clip_grad_norm_(self._parameters(), self.settings.clip or math.inf))
+        gradient = float(whole(self.accelerator.clip_grad_norm_(self._parameters(), self.settings.clip or math.inf)))
         self._refuse_not_finite("", loss, gradient)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -185,19 +192,31 @@ class Loop:
         """Gradients are exchanged between processes after the last batch of a step only."""
         from contextlib import nullcontext
 
+        if self.shards is not None:
+            self.shards.synced(last)
+            return self.accelerator.autocast()
         return nullcontext() if last else self.accelerator.no_sync(self.module)
+
+    def join(self) -> None:
+        """Have the whole of what is trained, and of its average, in every process."""
+        if self.shards is None:
+            return
+        if self.average is not None:
+            self.average.values = {name: whole(value) for name, value in self.average.values.items()}
+        self.shards.join()
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def state(self, facts: Mapping[str, Any]) -> Checkpoint:
         """Everything that is needed to go on from here."""
-        parameters = {name: p.detach() for name, p in self.trained.parameters.items()}
-        average = None if self.average is None else self.average.values
+        parameters = {name: whole(p.detach()) for name, p in self.trained.parameters.items()}
+        average = None if self.average is None else {n: whole(value) for n, value in self.average.values.items()}
+        optimizer = whole_state(self.optimizer.state_dict())
         scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
         critic, critics = self.plain.critic, None
         if critic is not None:
             critics = {name: value.detach() for name, value in critic.values.items()}, critic.optimizer.state_dict()
-        return Checkpoint(self.done, parameters, average, self.optimizer.state_dict(), facts, scaler, critics)
+        return Checkpoint(self.done, parameters, average, optimizer, facts, scaler, critics)
 
     @torch.no_grad()
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -207,11 +226,11 @@ class Loop:
             other = sorted(parameters.keys() ^ checkpoint.trained.keys())
             raise ConfigError(f"the checkpoint is of other parameters: {', '.join(other[:6])}")
         for name, parameter in parameters.items():
-            parameter.copy_(checkpoint.trained[name])
+            parameter.copy_(placed(checkpoint.trained[name], parameter))
         if self.average is not None and checkpoint.average is not None:
             for name, value in self.average.values.items():
-                value.copy_(checkpoint.average[name])
-        self.optimizer.load_state_dict(dict(checkpoint.optimizer))
+                value.copy_(placed(checkpoint.average[name], value))
+        self.optimizer.load_state_dict(placed_state(checkpoint.optimizer, iter(parameters.values())))
         if self.plain.critic is not None and checkpoint.critic is not None:
             self.plain.critic.restore(*checkpoint.critic)
         if self.accelerator.scaler is not None and checkpoint.scaler:

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from calotype.errors import ConfigError
+from calotype.training.sharded import local
 from calotype.training.trained import matching
 from calotype.training.values import Value
 
@@ -135,5 +136,5 @@ class Average:
     def update(self, parameters: dict[str, nn.Parameter], step: int) -> None:
         """Take in the parameters after a step, from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        own = list(self.values.values())
-        torch._foreach_lerp_(own, [parameters[name].detach().float() for name in self.values], 1.0 - decay)
+        own = [local(value) for value in self.values.values()]
+        torch._foreach_lerp_(own, [local(parameters[name].detach()).float() for name in self.values], 1.0 - decay)

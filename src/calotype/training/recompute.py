@@ -20,7 +20,7 @@ def recomputed(network: nn.Module) -> Iterator[int]:
     Blocks are the members of the outermost lists of modules, which is how networks here and in the ecosystem repeat
     layers.
     """
-    blocks = list(_blocks(network))
+    blocks = list(blocks_of(network))
     for block in blocks:
         block.forward = partial(_again, block.forward)
     try:
@@ -44,9 +44,10 @@ def _again(forward: Any, *args: Any, **kwargs: Any) -> Any:
     return checkpoint(run, *args, use_reentrant=False, **kwargs)
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of the outermost lists of modules."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             yield from child
         else:
-            yield from _blocks(child)
+            yield from blocks_of(child)

@@ -50,6 +50,8 @@ class TrainingSettings(Value):
         recompute: compute activations again in the backward pass, which takes less memory and more time.
         compile: have `torch.compile` make one program of each network that is trained or changed, by its backend
             `"inductor"` or the one that is named. The first steps take longer.
+        sharded: share out the parameters of the network, their gradients and moments over all processes (FSDP), each
+            of which has a part; for full weights.
         dropout: the share of the rows in which a text is left out, by input.
         inputs: inputs that all rows have in common.
         loop, clean: which loop, and which wire holds the data, where the pipeline leaves a choice.
@@ -74,6 +76,7 @@ class TrainingSettings(Value):
     precision: Literal["no", "bf16", "fp16"] = "no"
     recompute: bool = False
     compile: bool | str = False
+    sharded: bool = False
     dropout: Mapping[str, float] = {}
     inputs: Mapping[str, Any] = {}
     loop: str | None = None
@@ -92,6 +95,22 @@ class TrainingSettings(Value):
             raise ValueError("precision 'fp16' scales one loss, and distribution_matching has two; give 'bf16'")
         return self
 
+    @model_validator(mode="after")
+    def _can_be_shared_out(self) -> Self:
+        if not self.sharded:
+            return self
+        reasons = {
+            "a target other than full weights": self.target.kind != "full",
+            f"objective {self.objective.kind!r}, which keeps other weights beside": self.objective.needs_original,
+            f"optimizer {self.optimizer.kind!r}, which needs whole matrices": self.optimizer.kind == "muon",
+            "eight_bit": getattr(self.optimizer, "eight_bit", False),
+            "precision 'fp16'": self.precision == "fp16",
+            "compile": bool(self.compile),
+        }
+        if wrong := [reason for reason, given in reasons.items() if given]:
+            raise ValueError(f"sharded cannot be had with {' or '.join(wrong)}; leave it out")
+        return self
+
     def described(self, leave_out: Iterable[str] = ()) -> dict[str, Any]:
         """The fields as JSON has them. A picture, which JSON has no form for, is there as what it is known by."""
         fields = self.model_dump(exclude=set(leave_out))
@@ -103,7 +122,7 @@ def _known_by(value: Any) -> str:
     return str(value) if isinstance(value, Path) else repr(fingerprint(value))
 
 
-LATER = frozenset({"steps", "checkpoint_every", "keep", "validation", "log", "cache", "workers"})
+LATER = frozenset({"steps", "checkpoint_every", "keep", "validation", "log", "cache", "workers", "sharded"})
 """Settings that may change when a run goes on: none of them changes what a step does, but
 that of a rate that goes down the length of the curve is `steps`."""
 

@@ -28,6 +28,7 @@ from calotype.training.predictor import Predictor
 from calotype.training.recompute import recomputed
 from calotype.training.rows import Row, mixed, variants
 from calotype.training.settings import LATER, TrainingSettings, parse_settings
+from calotype.training.sharded import Shards
 from calotype.training.trained import Trained
 from calotype.training.validation import validate
 from calotype.training.wires import TrainedWires, check_item, needed, trained_wires
@@ -145,7 +146,8 @@ class Trainer:
             source, facts = self._source(accelerator, progress), self._facts(accelerator.num_processes)
             stack.enter_context(self._brought(accelerator.device))
             trained = stack.enter_context(self._put())
-            loop = self._loop(trained, accelerator, source)
+            shards = self._shards(accelerator) if self.settings.sharded else None
+            loop = self._loop(trained, accelerator, source, shards)
             self._restore(loop, facts)
             if self.settings.recompute:
                 for network in self.settings.target.networks(self.pipe).values():
@@ -155,6 +157,7 @@ class Trainer:
                 for name, network in self.settings.target.networks(self.pipe).items():
                     stack.enter_context(compiled(name, network, backend))
             last = self._run(loop, facts, progress)
+            loop.join()
             files = self._save(loop) if accelerator.is_main_process else []
             accelerator.wait_for_everyone()
         return TrainingResult(tuple(files), loop.done, None if last is None else last.loss)
@@ -273,10 +276,19 @@ class Trainer:
                 f"{in_bytes(residency.budget)}; give memory={whole} (bytes) or more"
             )
 
-    def _loop(self, trained: Trained, accelerator: "Accelerator", source: Source | None) -> Loop:
+    def _shards(self, accelerator: "Accelerator") -> Shards:
+        """The trained networks, cut. Raises `ConfigError` where there is one process alone."""
+        if accelerator.num_processes == 1:
+            raise ConfigError(
+                "sharded shares a network out over several processes, and this is one; start it with accelerate launch "
+                "-m calotype train config.yaml"
+            )
+        return Shards(self.settings.target.networks(self.pipe), accelerator.device)
+
+    def _loop(self, trained: Trained, accelerator: "Accelerator", source: Source | None, shards: Shards | None) -> Loop:
         if self.settings.objective.needs_original:
             trained.keep_original()  # before a checkpoint is restored
-        return Loop(trained, self._module(trained, source), self.rows, self.settings, accelerator)
+        return Loop(trained, self._module(trained, source), self.rows, self.settings, accelerator, shards)
 
     def _module(self, trained: Trained, source: Source | None) -> LossModule:
         """What makes losses of rows."""
@@ -319,12 +331,14 @@ class Trainer:
         try:
             while loop.done < self.settings.steps:
                 report = self._step(loop)
-                held_out = self._looked_at(loop) if main else {}
+                held_out = self._looked_at(loop) if main or loop.shards else {}
                 seconds = {"seconds": round(time.monotonic() - began, 3)}
                 for log in logs:
                     log.write({**vars(report), **held_out, **seconds})
-                if main and self._is_due(loop.done, self.settings.checkpoint_every):
-                    save_checkpoint(self.output, loop.state(facts), self.settings.keep)
+                if (main or loop.shards) and self._is_due(loop.done, self.settings.checkpoint_every):
+                    state = loop.state(facts)  # of which every process may have a part
+                    if main:
+                        save_checkpoint(self.output, state, self.settings.keep)
                 bar.set_postfix(loss=f"{report.loss:.4f}")
                 bar.update()
         except OSError as error:
@@ -351,7 +365,8 @@ class Trainer:
     def _looked_at(self, loop: Loop) -> dict[str, float]:
         if not self._is_due(loop.done, self.settings.validation.every):
             return {}
-        return validate(loop, self.settings, self.held_out, self.output / "validation")
+        main = loop.accelerator.is_main_process
+        return validate(loop, self.settings, self.held_out, self.output / "validation", write=main)
 
     def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.settings.steps

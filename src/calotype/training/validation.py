@@ -12,10 +12,13 @@ from calotype.training.settings import TrainingSettings
 logger = logging.getLogger(__name__)
 
 
-def validate(loop: Loop, settings: TrainingSettings, held_out: Sequence[Row], folder: Path) -> dict[str, float]:
+def validate(
+    loop: Loop, settings: TrainingSettings, held_out: Sequence[Row], folder: Path, *, write: bool = True
+) -> dict[str, float]:
     """Save the pictures of the validation calls and return the held-out loss, as `held_out`.
 
-    Both are of the moving average where there is one. Nothing of the run is changed, its random numbers neither.
+    Where processes have a part of the network each, all of them do this, and one of them writes. Both are of the moving
+    average where there is one. Nothing of the run is changed, its random numbers neither.
     """
     trained, wanted = loop.trained, settings.validation
     averaged = trained.swapped(loop.average.values) if loop.average else nullcontext()
@@ -27,8 +30,10 @@ def validate(loop: Loop, settings: TrainingSettings, held_out: Sequence[Row], fo
                 found = {"held_out": loop.loss_of(held_out, settings.seed)}
             trained.changed()
             for number, call in enumerate(wanted.calls):
-                folder.mkdir(parents=True, exist_ok=True)
-                trained.pipe(**{"seed": settings.seed, **call}).save(folder / f"step-{loop.done:08d}-{number}.png")
+                made = trained.pipe(**{"seed": settings.seed, **call})
+                if write:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    made.save(folder / f"step-{loop.done:08d}-{number}.png")
     finally:
         trained.train(True)
     return dict(found)
