@@ -30,7 +30,7 @@ LAYERS = r"(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out
 
 STAGES: Mapping[str, Mapping[str, Any]] = {
     "draw": {
-        "data": (pictures.drawn, 16_384), "steps": 40_000, "batch": 64, "average": 0.999,
+        "data": (pictures.drawn, 16_384), "steps": 8000, "batch": 64, "average": 0.999,
         "target": FullWeights(component="transformer", result="component"),
         "optimizer": Muon(rate=0.02, matrices=r"transformer_blocks\.\d+\.(attn|img_mlp|txt_mlp)"),
     },
