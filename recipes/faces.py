@@ -1,6 +1,6 @@
 """Draws faces of 32 pixels from nothing but noise: the unconditional model that ships as `calotype/faces-32`.
 
-    python -m recipes.emoji.fetch                     # the picture sets
+    python -m recipes.emoji fetch                     # the picture sets
     python -m recipes.faces pictures WORK             # their faces, and each mirrored
     python -m recipes.faces train WORK [STEPS]        # goes on where it was stopped; fewer steps end it earlier
     python -m recipes.faces export WORK src/calotype/assets/faces-32

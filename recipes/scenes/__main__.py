@@ -1,6 +1,6 @@
 """Trains the small double-stream transformer on composed emoji, and then what it can be told beside a prompt.
 
-    python -m recipes.emoji                           # its first stages: the pictures
+    python -m recipes.emoji fetch render              # the pictures
     python -m recipes.scenes draw WORK [STEPS]        # the transformer, from nothing
     python -m recipes.scenes regions WORK [STEPS]     # an adapter: prompts that only a part of the picture sees
     python -m recipes.scenes edit WORK [STEPS]        # an adapter: a picture beside the drawn one
