@@ -47,7 +47,8 @@ class _Apply:
                     "budget, so that they cannot be converted or moved: call to() of the pipeline, or load it without "
                     "memory="
                 )
-        return type(module)._apply(module, fn, recurse)
+        made: nn.Module = type(module)._apply(module, fn, recurse)  # type: ignore[no-untyped-call]
+        return made
 
     def __reduce__(self) -> Any:
         return _Apply, (self._module(),)
