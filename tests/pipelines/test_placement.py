@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import calotype.memory.request
-from calotype import Denoise, DiffusionPipeline, TextToImagePipeline
+from adapters.small import diffusers_keys, factors, written
+from calotype import Denoise, DiffusionPipeline, ModelConfig, ModelPool, TextToImagePipeline
 from calotype.errors import ComponentError, GraphError, InputError, UnknownInput
 from calotype.graph.unit import unit
 from calotype.memory.residency import Residency
@@ -328,6 +330,22 @@ def test_with_one_device_the_choice_is_that_one() -> None:
     assert pipe(**MODEL_CALL).image.tobytes() == embedded()(**MODEL_CALL).image.tobytes()
 
 
+def test_adapters_run_where_their_network_does(tmp_path: Any) -> None:
+    pairs = factors(embedded().transformer, 2, seed=1, size=0.02)
+    file = written(tmp_path / "lora.safetensors", diffusers_keys(pairs, "transformer"))
+    with devices():
+        one = embedded(placement=dict.fromkeys(("text_encoder", "vae", "transformer"), "lazy:0"))
+        two = embedded(placement={"text_encoder": "lazy:1", "vae": "lazy:1", "transformer": "lazy:0"})
+        plain = two(**MODEL_CALL).image.tobytes()
+        for pipe in (one, two):
+            pipe.load_adapter(file, "it")
+        found = two(**MODEL_CALL)
+        assert found.image.tobytes() == one(**MODEL_CALL).image.tobytes() != plain
+        two.unload_adapter("it")
+        assert two(**MODEL_CALL).image.tobytes() == plain
+    assert [record.component for record in found.recipe.adapters] == ["transformer"]
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +362,23 @@ def test_what_is_saved_and_loaded_has_no_place(tmp_path: Any) -> None:
     assert read_recipe(tmp_path / "apple.png") == result.recipe.of_item(0)
     again = replay(tmp_path / "apple.png")
     assert again.made == again.recipe
+
+
+def test_files_may_say_where_their_network_computes() -> None:
+    folder = Path(calotype.__file__).parent / "assets" / "emoji-64"
+    pool = ModelPool(
+        [
+            ModelConfig(path=folder / "text_encoder" / "model.safetensors"),
+            ModelConfig(path=folder / "vae" / "diffusion_pytorch_model.safetensors"),
+            ModelConfig(path=folder / "transformer" / "diffusion_pytorch_model.safetensors",
+                        offload_device="cpu", computation_device="lazy:0"),
+        ]
+    )  # fmt: skip
+    parts = {name: part for name, part in embedded().components.items() if name in ("tokenizer", "scheduler")}
+    pipe = TextToImagePipeline.from_pretrained(pool, device="cpu", **parts)
+    assert {n: str(d) for n, d in pipe.placement.items()} == {
+        "text_encoder": "cpu", "vae": "cpu", "transformer": "lazy:0",
+    }  # fmt: skip
 
 
 def test_networks_that_are_assigned_later_go_where_their_name_is_placed() -> None:

@@ -125,6 +125,11 @@ def _from_pool(
     refuse_unknown(cls, components, wanted)
     deferred: bool = loading(memory, device, placed=placement is not None)["deferred"]
     loaded = pooled_components(cls, pool, wanted, optional=optional, given=components, only=only, deferred=deferred)
+    if cls.units and (placement is None or isinstance(placement, Mapping)):
+        sought = {n: kind for n, kind in wanted.items() if n not in components and (only is None or n in only)}
+        main = parse_device(device)
+        asked = {name: place for name, place in pool.devices_for(sought).items() if place != main}
+        placement = {**asked, **(placement or {})} or None
     left_out = set() if only is None else set(wanted) - set(only) - set(components)
     absent = {name for name, component in loaded.items() if component is None} | left_out
     held = {name: component for name, component in loaded.items() if component is not None}

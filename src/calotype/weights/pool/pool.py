@@ -179,6 +179,12 @@ class ModelPool:
                 found[name] = slot
         return {name: self._make(slot, deferred) for name, slot in found.items()}
 
+    def devices_for(self, wanted: Mapping[str, Any]) -> dict[str, torch.device]:
+        """Where the networks of `components_for` compute, by name: those whose config has a `computation_device`."""
+        slots = {name: self._for(name, kind, wanted) for name, kind in wanted.items()}
+        asked = {name: slot.source.config.computation_device for name, slot in slots.items() if slot is not None}
+        return {name: parse_device(device) for name, device in asked.items() if device is not None}
+
     def _add(self, source: Source, how: Usage) -> None:
         tensors = self._tensors(source)
         shapes = {key: file.entries[key].shape for key, file in tensors.items()}
