@@ -11,12 +11,12 @@ import torch
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, SiglipVisionConfig, SiglipVisionModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from calotype import QwenImageImage2LoRAModel, QwenImagePipeline
+from calotype import QwenImageEditPlusPipeline, QwenImageImage2LoRAModel, QwenImagePipeline
 from calotype.errors import InputError, UnusedInput
-from calotype.pipelines.qwen_image import image_to_lora
+from calotype.pipelines.qwen_image import editing, image_to_lora
 from calotype.pipelines.qwen_image.image2lora import squared
 from calotype.pipelines.replay import replay
-from tiny_qwen import SEED, parts, picture, tiny_processor, with_weights_of
+from tiny_qwen import SEED, parts, picture, tiny_processor, tiny_transformer, with_weights_of
 
 WORDS = {
     "prompt": "a red cat", "negative_prompt": "blue", "guidance_scale": 3.0, "height": 48, "width": 64,
@@ -162,6 +162,19 @@ def test_calls_at_the_same_time_have_their_own(styled: Any) -> None:
     for each in several:
         each.join()
     assert all(torch.equal(found[f"{n}"], alone[n % 2]) for n in range(4))
+
+
+def test_an_edit_may_have_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both take several pictures as a list."""
+    for area in ("DRAWN_AREA", "SEEN_AREA"):
+        monkeypatch.setattr(editing, area, 64**2)
+    components = parts(transformer=tiny_transformer(zero_cond_t=True))
+    editor = with_weights_of(QwenImageEditPlusPipeline, components, tmp_path, processor=tiny_processor())
+    style = maker(use_residual=False)
+    both = editor.with_units(image_to_lora("style"), siglip=siglip(), dinov3=dinov3(), image2lora_style=style)
+    call = {**WORDS, "images": [picture()], "outputs": ["latents"]}
+    changed = both(**call, adapter_images=pictures()).latents
+    assert not torch.allclose(changed, both(**call).latents, atol=0.05)
 
 
 def test_a_picture_made_with_it_is_replayed(styled: Any, tmp_path: Path) -> None:

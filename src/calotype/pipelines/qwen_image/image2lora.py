@@ -90,7 +90,7 @@ class ImageToLoRAInputs(Inputs):
 
     @model_validator(mode="before")
     @classmethod
-    def _several(cls, values: Any) -> Any:
+    def _adapter_pictures(cls, values: Any) -> Any:
         pictures = values.get("adapter_images") if isinstance(values, dict) else None
         if pictures is None:
             return values
