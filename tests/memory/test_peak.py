@@ -61,3 +61,16 @@ def test_what_is_imagined_has_no_data() -> None:
     assert has_data(torch.ones(2))
     with imagined([]):
         assert not has_data(torch.ones(2) > 0)
+
+
+def test_weights_in_several_places_are_imagined_in_one() -> None:
+    """Of a network that has some of its weights elsewhere, and tensors that are made where a network is."""
+
+    def peak(far: nn.Module) -> int:
+        near = nn.Linear(4, 8)
+        with torch.no_grad(), imagined([*near.parameters(), *far.parameters()]) as watch:
+            found = far(near(torch.ones(3, 4))) + torch.zeros(3, 2, device=next(far.parameters()).device)
+            assert found.device.type == "cpu" and found.shape == (3, 2)
+        return watch.peak
+
+    assert peak(nn.Linear(8, 2, device="meta")) == peak(nn.Linear(8, 2)) > 0
