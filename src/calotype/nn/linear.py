@@ -15,7 +15,9 @@ _WORTH = 1 << 24
 _PLAIN = (Tensor, nn.Parameter)
 """What holds numbers and nothing else: not what is imagined for a prediction, nor a weight of another precision."""
 
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_HAS_ONEDNN = bool(torch.backends.mkldnn.is_available()) and hasattr(  # type: ignore[no-untyped-call]
+    torch.ops.mkldnn, "_linear_pointwise"
+)
 
 
 class Linear(nn.Linear):
