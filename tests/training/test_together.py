@@ -1,5 +1,6 @@
 """Units that every step runs, run once for all rows of a batch."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from calotype.errors import GraphError, InputError
 from calotype.graph.unit import unit
 from calotype.pipelines.latents import latents, sigmas
 from calotype.sampling import Denoise
-from calotype.training import FullWeights, LogitNormal, Muon, Row, Trainer
+from calotype.training import FullWeights, LogitNormal, Muon, Row, Trainer, TrainingConfig
 from calotype.training.items import Items
 from calotype.training.objective import Denoising
 from calotype.training.together import joint_units, joint_values
@@ -134,3 +135,12 @@ def test_one_component_twice_or_none_is_refused() -> None:
         FullWeights(component=("net", "net"))
     with pytest.raises(ValueError, match="at least 1 item"):
         FullWeights(component=())
+
+
+def test_several_components_go_through_a_file() -> None:
+    """As `calotype train` hands a run on to another process."""
+    fields = {"pipeline": "calotype/emoji-64", "data": {"kind": "folder", "path": "."}, "output": "run", "steps": 1,
+              "target": {"kind": "full", "component": ["text_encoder", "transformer"]}}  # fmt: skip
+    config = TrainingConfig.model_validate(fields)
+    assert config.target.components == ("text_encoder", "transformer")
+    assert TrainingConfig(**json.loads(config.model_dump_json())) == config
