@@ -37,7 +37,7 @@ def test_captions_beside_the_pictures(folder: Path) -> None:
     assert "prompt" not in rows[1][1]
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_captions_in_a_table(folder: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     lines = [
         {"file_name": "b.jpg", "text": "two, or so", "author": "x"},
@@ -45,6 +45,11 @@ def test_captions_in_a_table(folder: Path, kind: str, caplog: pytest.LogCaptureF
     ]
     if kind == "jsonl":
         (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    elif kind == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(
+            pyarrow.Table.from_pylist(lines), folder / "metadata.parquet"
+        )
     else:
         with (folder / "metadata.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, lines[0])
