@@ -13,9 +13,9 @@ from calotype.graph.inputs import Inputs
 from calotype.graph.unit import unit
 from calotype.models.t2i_adapter import T2IAdapter
 from calotype.pipelines.latents import Latents
+from calotype.pipelines.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask
-from calotype.pipelines.stable_diffusion.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.pipelines.stable_diffusion.steering import UNetSteering
 from calotype.sampling import Step
 from calotype.sampling.steering import within

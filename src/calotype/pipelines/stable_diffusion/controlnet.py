@@ -20,9 +20,9 @@ from calotype.graph.unit import unit
 from calotype.memory.imagined import has_data
 from calotype.models.controlnet import ControlNetModel, EmbeddedCondition
 from calotype.pipelines.latents import Latents
+from calotype.pipelines.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask
-from calotype.pipelines.stable_diffusion.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.pipelines.stable_diffusion.steering import UNetSteering
 from calotype.pipelines.stable_diffusion.units import attended
 from calotype.sampling import Step

@@ -20,9 +20,9 @@ from calotype.models.ip_adapter import IPAdapter
 from calotype.models.unet_2d_condition import UNet2DConditionModel
 from calotype.nn.transformer import PicturePrompt
 from calotype.pipelines.latents import Latents
+from calotype.pipelines.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, fitted, to_mask
-from calotype.pipelines.stable_diffusion.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.pipelines.stable_diffusion.steering import UNetSteering
 from calotype.sampling import Step
 from calotype.sampling.steering import within

@@ -17,9 +17,9 @@ from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.qwen_image_blockwise_controlnet import QwenImageBlockwiseControlNetModel
 from calotype.nn.patches import patched
 from calotype.pipelines.latents import Latents
+from calotype.pipelines.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, fitted, to_array
-from calotype.pipelines.stable_diffusion.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.sampling import Step
 from calotype.sampling.steering import Residuals, within
 
