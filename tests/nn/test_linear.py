@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from calotype.memory.storage import store, unstore
+from calotype.memory.storage.layers import is_stored
 from calotype.nn import linear
 from calotype.nn.linear import Linear, linear_gelu
 
@@ -124,16 +126,34 @@ def test_a_compiler_sees_one_operation() -> None:
 
 
 @torch.no_grad()
-def test_a_packed_layer_of_this_class_multiplies_packed_and_comes_back() -> None:
-    from calotype.memory.storage.layers import StoredLinear, is_stored
-
+def test_a_packed_layer_of_this_class_is_decoded_once_and_comes_back() -> None:
     network = nn.Sequential(layers()[0])
-    plain = network(rows := torch.randn(MANY, WIDE))
-    from calotype.memory.storage.layers import _stored_class
+    store(network, {"0": "int8"})
+    packed, rows = network[0], torch.randn(MANY, WIDE)
+    assert isinstance(packed, Linear) and is_stored(packed)
+    kind = type(packed.precision)
+    with patch.object(kind, "decode", autospec=True, side_effect=kind.decode) as decoded:
+        found = linear_gelu(packed, rows)
+    assert decoded.call_count == 1
+    wanted = functional.gelu(functional.linear(rows, packed.weight, packed.bias), approximate="tanh")
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    unstore(network)
+    assert type(network[0]) is Linear
 
-    kind = _stored_class(Linear)
-    assert issubclass(kind, StoredLinear)
-    assert issubclass(kind, Linear)
-    assert kind.__bases__[1] is Linear
-    assert not is_stored(network[0])
-    assert torch.equal(network(rows), plain)
+
+@torch.no_grad()
+def test_a_precision_that_multiplies_packed_does_so_before_an_activation() -> None:
+    network = nn.Sequential(layers()[0])
+    store(network, {"0": "int8"})
+    packed, own = network[0], torch.full((MANY, WIDE), 2.0)
+    with patch.object(type(packed.precision), "product", return_value=own.clone()):
+        found = linear_gelu(packed, torch.randn(MANY, WIDE))
+    assert torch.equal(found, functional.gelu(own, approximate="tanh"))
+
+
+@torch.no_grad()
+def test_rows_of_another_width_are_refused_in_pytorchs_words() -> None:
+    ours, _ = layers()
+    for product in (ours, lambda x: linear_gelu(ours, x)):
+        with pytest.raises(RuntimeError, match=rf"cannot be multiplied \({MANY}x{WIDE + 8} and {WIDE}x{WIDE}\)"):
+            product(torch.randn(MANY, WIDE + 8))

@@ -37,7 +37,7 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_gelu(layer: nn.Linear, rows: Tensor) -> Tensor:
     """The Gaussian error linear unit, by its approximation with a hyperbolic tangent, of what a layer gives."""
-    alone = isinstance(layer, Linear) and not (layer._forward_hooks or layer._forward_pre_hooks)
+    alone = type(layer) is Linear and not (layer._forward_hooks or layer._forward_pre_hooks)  # a packed one is another
     if alone and _is_fast(rows, layer.weight):
         return _product(rows, layer.weight, layer.bias, "gelu")
     fresh: Tensor = layer(rows)
@@ -50,6 +50,7 @@ def linear_gelu(layer: nn.Linear, rows: Tensor) -> Tensor:
 def _is_fast(rows: Tensor, weight: Tensor) -> bool:
     return (
         rows.numel() * len(weight) >= _WORTH
+        and rows.shape[-1] == weight.shape[1]  # PyTorch's own says what does not fit
         and rows.device.type == "cpu"
         and rows.dtype is torch.float32
         and weight.dtype is torch.float32
