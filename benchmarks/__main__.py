@@ -40,6 +40,7 @@ NAMES = (
     "threads",
     "growth",
     "training",
+    "training_cache",
     "gpu",
 )
 
@@ -115,7 +116,7 @@ def _summary(name: str) -> str:
     """The first line of a benchmark's own documentation, without importing it."""
     text = (Path(__file__).parent / f"bench_{name}.py").read_text(encoding="utf-8")
     first, _, rest = (ast.get_docstring(ast.parse(text)) or name).splitlines()[0].partition(": ")
-    return f"{first:<12}{rest}"
+    return f"{first:<16}{rest}"
 
 
 if __name__ == "__main__":

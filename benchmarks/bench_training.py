@@ -1,4 +1,4 @@
-"""training: a LoRA's step of Stable Diffusion 1.5's size, cached, online and by the peer; filling a cache; kills."""
+"""training: a LoRA's step of Stable Diffusion 1.5's size, cached, online and by the peer."""
 
 import json
 from pathlib import Path
@@ -6,19 +6,18 @@ from typing import Any
 
 from benchmarks.bench_sd_step import free_memory
 from benchmarks.fresh import run_module
-from benchmarks.harness import Options, Row, at_least, at_most, count_row, exactly, interval, ratio_row, skipped
+from benchmarks.harness import Options, Row, at_most, count_row, exactly, ratio_row, skipped
 from benchmarks.scratch import free_bytes, scratch_folder, warm
-from benchmarks.stable_diffusion import FULL, SMALL, TINY, sd_repository
+from benchmarks.stable_diffusion import FULL, TINY, sd_repository
 
-PROBE, KILLS = "benchmarks.probes.training", "benchmarks.probes.kills"
+PROBE = "benchmarks.probes.training"
 NEEDED = 9e9
 """Bytes of memory that a step of the largest variant takes, with some to spare."""
 VARIANTS = ("online", "cached", "peer")
 
 
 def run(options: Options) -> list[Row]:
-    side = options.pick(256, 256, 16)
-    return [*_steps(side, options), *_filling(max(16, side // 2), options), *_kills(options.pick(20, 20, 1))]
+    return _steps(options.pick(256, 256, 16), options)
 
 
 def pictures(count: int, side: int) -> Path:
@@ -46,9 +45,9 @@ def _steps(side: int, options: Options) -> list[Row]:
         return [skipped(title, "less than 9 GB of memory, or 6 GB of the scratch folder, are free")]
     folder, data = sd_repository(options.pick(FULL, FULL, TINY)), pictures(4, side)
     warm(folder)
-    steps = options.pick(7, 4, 3)
+    steps = options.pick(7, 4, 2)
     found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
-    for number in range(options.rounds_of(full=6, quick=2)):
+    for number in range(options.rounds or options.pick(6, 2, 1)):
         for variant in VARIANTS[:: -1 if number % 2 else 1]:
             found[variant].append(run_module(PROBE, variant, folder, data, steps))
     losses = {tuple(report["losses"]) for variant in ("online", "cached") for report in found[variant]}
@@ -71,39 +70,3 @@ def _steps(side: int, options: Options) -> list[Row]:
 
 def _pair(found: dict[str, list[float]], peer: str, own: str = "cached") -> dict[str, list[float]]:
     return {"ours": found[own], "peer": found[peer]}
-
-
-def _filling(side: int, options: Options) -> list[Row]:
-    """Rows a second once the workers run: by the difference between many rows and few, start-up is left out."""
-    folder = sd_repository(options.pick(SMALL, SMALL, TINY))
-    few, many = options.pick(64, 64, 2), options.pick(512, 256, 4)
-    title = f"filling a cache, {side} pixels, a fifth of SD 1.5's width"
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    startup: list[float] = []
-    for number in range(options.rounds_of(full=6, quick=2)):
-        for workers in (1, 2)[:: -1 if number % 2 else 1]:
-            short, long = (
-                run_module(PROBE, f"fill_{workers}", folder, pictures(count, side), 0)["wall"] for count in (few, many)
-            )
-            rates[workers].append((many - few) / max(long - short, 1e-9))
-            if workers == 2:
-                startup.append(max(0.0, short - few / rates[2][-1]))
-    return [
-        ratio_row(
-            f"{title}: rows a second, two workers over one", {"ours": rates[2], "peer": rates[1]}, at_least(1.6),
-            sides="rows/s", peer_name="one worker", counts={"rows": many - few, "threads of each": 1},
-        ),
-        Row(f"{title}: seconds until two workers run", interval(startup), unit="s"),
-    ]  # fmt: skip
-
-
-def _kills(wanted: int) -> list[Row]:
-    """A run that is killed again and again, beside one that is not."""
-    found = run_module(KILLS, wanted)
-    title = "training killed and gone on with"
-    more: dict[str, Any] = {"counts": {"steps": found["steps"]}}
-    return [
-        count_row(f"{title}: kills", found["kills"], exactly(wanted), **more),
-        count_row(f"{title}: tensors and rows of the log that differ from an uninterrupted run",
-                  found["tensors"] + found["rows"], exactly(0), **more),
-    ]  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.harness import Options, Row
 from PIL import Image
 
-from benchmarks import bench_training
+from benchmarks import bench_training, bench_training_cache
 
 
 @pytest.fixture
@@ -27,9 +27,11 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
         return {"wall": wall, "peak": peak, "losses": [0.5] * steps if variant != "peer" else [0.6] * steps}
 
     monkeypatch.setenv("CALOTYPE_BENCH_SCRATCH", str(tmp_path))
-    monkeypatch.setattr(bench_training, "run_module", report)
-    monkeypatch.setattr(bench_training, "sd_repository", lambda sizes: tmp_path)
-    rows = bench_training.run(Options("smoke"))
+    rows: list[Row] = []
+    for bench in (bench_training, bench_training_cache):
+        monkeypatch.setattr(bench, "run_module", report)
+        monkeypatch.setattr(bench, "sd_repository", lambda sizes: tmp_path)
+        rows += bench.run(Options("smoke"))
     return {row.name.rpartition(": ")[2]: row for row in rows}
 
 
