@@ -1,6 +1,7 @@
 """Queries, keys and values as one product: the same picture, the same files, and whatever else is done with weights."""
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ def test_it_stays_so_where_the_weights_go(joint: list[int]) -> None:
     torch.testing.assert_close(drawn(net.to(torch.bfloat16)), wanted, rtol=0.02, atol=0.02)
     assert len(joint) == 4
     torch.testing.assert_close(drawn(copy.deepcopy(net)), wanted, rtol=0.02, atol=0.02)
+    assert len(joint) == 8
+    torch.testing.assert_close(drawn(pickle.loads(pickle.dumps(net))), wanted, rtol=0.02, atol=0.02)
+    assert len(joint) == 12
+    assert all(parameter.is_shared() for parameter in net.share_memory().parameters())
 
 
 def test_gradients_are_of_the_layers(joint: list[int]) -> None:
@@ -84,6 +89,15 @@ def test_packed_weights_cannot_be_joined(tmp_path: Path) -> None:
     with pytest.raises(ComponentError, match="cannot be one product: their weights are packed"):
         net.fuse_qkv_projections()
     assert torch.equal(drawn(net), wanted)
+
+
+def test_a_refusal_leaves_every_weight_where_it_was() -> None:
+    net = network()
+    net.transformer_blocks[1].attn.to_k.to(torch.bfloat16)
+    before = {name: parameter.untyped_storage().nbytes() for name, parameter in net.named_parameters()}
+    with pytest.raises(ComponentError, match="of several types"):
+        net.fuse_qkv_projections()
+    assert {name: p.untyped_storage().nbytes() for name, p in net.named_parameters()} == before
 
 
 @pytest.fixture(scope="module")

@@ -84,3 +84,29 @@ def test_what_cannot_lie_in_one_piece_stays() -> None:
     resting = layers()
     resting[0].weight.data = torch.zeros(()).expand(4, 6)  # which stands for what is in a file
     assert not lay_side_by_side(resting)
+
+
+def test_a_part_that_cannot_be_joined_leaves_all_where_they_are() -> None:
+    several = layers()
+    several[1].bias.data = several[1].bias.data.double()
+    before = [tensor.data_ptr() for tensor in tensors(several)]
+    assert not lay_side_by_side(several)
+    assert [tensor.data_ptr() for tensor in tensors(several)] == before
+
+
+def test_weights_that_lie_so_are_not_moved_again() -> None:
+    several = layers()
+    assert lay_side_by_side(several)
+    before = [tensor.data_ptr() for tensor in tensors(several)]
+    assert lay_side_by_side(several)
+    assert [tensor.data_ptr() for tensor in tensors(several)] == before
+
+
+def test_what_rests_in_a_file_takes_no_memory_when_laid_apart() -> None:
+    several = layers()
+    assert lay_side_by_side(several)
+    for layer in several:
+        for parameter in layer.parameters():
+            parameter.data = torch.zeros(()).expand(parameter.shape)
+    lay_apart(several)
+    assert all(tensor.untyped_storage().nbytes() == 4 for tensor in tensors(several))

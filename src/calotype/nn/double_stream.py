@@ -7,7 +7,7 @@ every layer between is a plain matrix product.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from torch.nn import functional
 from calotype.nn.attention_backends import Attend
 from calotype.nn.linear import Linear, linear_gelu
 from calotype.nn.rope import rotated
-from calotype.nn.side_by_side import lay_apart, lay_side_by_side, products
+from calotype.nn.side_by_side import can_lie_side_by_side, lay_apart, lay_side_by_side, products
 
 _EPS = 1e-6
 
@@ -100,7 +100,8 @@ class JointAttention(nn.Module):
 
     def fuse(self) -> bool:
         """Have each stream's queries, keys and values be one product. Returns whether the weights allow it now."""
-        self.is_fused = all(lay_side_by_side(layers) for layers in self._inputs())
+        self.is_fused = all(can_lie_side_by_side(layers) for layers in self._inputs())
+        self._lay_side_by_side()
         return self.is_fused
 
     def unfuse(self) -> None:
@@ -116,10 +117,17 @@ class JointAttention(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "JointAttention":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._lay_side_by_side()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._lay_side_by_side()  # what is copied or unpickled has weights that lie apart
+
+    def _lay_side_by_side(self) -> None:
         if self.is_fused:
             for layers in self._inputs():
                 lay_side_by_side(layers)
-        return self
 
     def forward(
         self, image: Float[Tensor, "n c"], text: Float[Tensor, "t c"], joint: Joint, text_goes_on: bool = True

@@ -15,24 +15,34 @@ from torch import Tensor, nn
 from calotype.nn.linear import linear
 
 
+def can_lie_side_by_side(layers: Sequence[nn.Linear]) -> bool:
+    """Whether the weights of layers that take the same input can be one tensor, and their biases another.
+
+    Those that have no numbers here, are packed, or are of several types, cannot.
+    """
+    return all(_are_alike(several) for several in _weights_and_biases(layers))
+
+
 @torch.no_grad()
 def lay_side_by_side(layers: Sequence[nn.Linear]) -> bool:
-    """Move the weights of layers that take the same input to one tensor, and their biases to another. Returns whether
-    that could be done: not for weights that have no numbers here, are packed, or are of several types."""
-    weights = [layer._parameters.get("weight") for layer in layers]
-    biases = [layer._parameters.get("bias") for layer in layers]
-    done = _joined(weights)
-    if done and all(bias is not None for bias in biases):
-        return _joined(biases)
-    return done and not any(bias is not None for bias in biases)
+    """Move the weights of layers to one tensor, and their biases to another, unless they lie so. Returns whether that
+    could be done; where not, all of them stay where they are."""
+    if not can_lie_side_by_side(layers):
+        return False
+    for several in _weights_and_biases(layers):
+        if _parts_of_one(several) is None:
+            _join([parameter for parameter in several if parameter is not None])
+    return True
 
 
 @torch.no_grad()
 def lay_apart(layers: Sequence[nn.Linear]) -> None:
-    """Give every layer's weight and bias memory of its own."""
-    for layer in layers:
-        for parameter in layer.parameters(recurse=False):
-            parameter.data = parameter.data.clone()
+    """Give every layer's weight and bias memory of its own, where they lie side by side."""
+    for several in _weights_and_biases(layers):
+        if _parts_of_one(several) is not None:
+            for parameter in several:
+                if parameter is not None:
+                    parameter.data = parameter.data.clone()
 
 
 def products(rows: Float[Tensor, "n c"], layers: Sequence[nn.Linear]) -> list[Float[Tensor, "n _"]]:
@@ -44,16 +54,23 @@ def products(rows: Float[Tensor, "n c"], layers: Sequence[nn.Linear]) -> list[Fl
     return list(linear(rows, *both).split_with_sizes(widths, dim=-1))
 
 
-def _joined(parameters: Sequence[Tensor | None]) -> bool:
-    """Have the numbers of these parameters lie one after the other."""
+def _weights_and_biases(layers: Sequence[nn.Linear]) -> list[list[Tensor | None]]:
+    """The layers' weights, then their biases unless no layer has one; None for each that is not there."""
+    both = [[layer._parameters.get(name) for layer in layers] for name in ("weight", "bias")]
+    return both if any(bias is not None for bias in both[1]) else both[:1]
+
+
+def _are_alike(parameters: Sequence[Tensor | None]) -> bool:
+    """Whether all are there, with numbers in memory, and are of one type, device and width."""
     known = [p for p in parameters if p is not None and not p.is_meta and p.is_contiguous()]
-    alike = len({(p.dtype, p.device, p.shape[1:]) for p in known}) == 1
-    if len(known) < len(parameters) or not alike:
-        return False
-    whole = torch.cat([p.data for p in known])
-    for parameter, part in zip(known, whole.split_with_sizes([len(p) for p in known]), strict=True):
+    return len(known) == len(parameters) and len({(p.dtype, p.device, p.shape[1:]) for p in known}) == 1
+
+
+def _join(parameters: Sequence[Tensor]) -> None:
+    """Have the numbers of these parameters lie one after the other."""
+    whole = torch.cat([p.data for p in parameters])
+    for parameter, part in zip(parameters, whole.split_with_sizes([len(p) for p in parameters]), strict=True):
         parameter.data = part
-    return True
 
 
 def _whole(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None] | None:
@@ -61,14 +78,9 @@ def _whole(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None] | None:
     for layer in layers:
         if layer._forward_hooks or layer._forward_pre_hooks:
             return None
-    weight = _parts_of_one([layer._parameters.get("weight") for layer in layers])
-    if weight is None:
-        return None
-    biases = [layer._parameters.get("bias") for layer in layers]
-    if not any(bias is not None for bias in biases):
-        return weight, None
-    bias = _parts_of_one(biases)
-    return None if bias is None else (weight, bias)
+    wholes = [_parts_of_one(several) for several in _weights_and_biases(layers)]
+    weight, bias = wholes[0], wholes[-1] if len(wholes) > 1 else None
+    return None if any(whole is None for whole in wholes) or weight is None else (weight, bias)
 
 
 def _parts_of_one(parts: Sequence[Tensor | None]) -> Tensor | None:
