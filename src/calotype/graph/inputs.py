@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, ForwardRef, NamedTuple
 
 from calotype.described import Described, Field, described_fields
@@ -89,6 +89,14 @@ class Call:
     @property
     def num_images(self) -> int:
         return int(self.values["num_images"])
+
+    def seeded(self) -> "Call":
+        """The call with a seed drawn where none was given, so that a recipe can repeat it."""
+        if self.values["seed"] is not None:
+            return self
+        import secrets
+
+        return replace(self, values={**self.values, "seed": secrets.randbelow(2**32)})
 
 
 def fields_of(model: type[Inputs], owner: str = "the pipeline") -> dict[str, InputField]:

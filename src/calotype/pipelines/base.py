@@ -6,11 +6,9 @@ A subclass with `units` is run by the engine. One without is free-form: it write
 
 import copy
 import inspect
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Self
 
 import torch
@@ -34,15 +32,15 @@ from calotype.pipelines.declared import (
     check_component,
     declared_components,
 )
-from calotype.pipelines.packs import UnitPack, inserted
+from calotype.pipelines.devices import WithDevices, components_of
 from calotype.pipelines.result import Result
 from calotype.pipelines.stored import WithRepositories
+from calotype.pipelines.wiring import WithGraph
 
 if TYPE_CHECKING:
     from calotype.graph.memo import Memo, MemoInfo
     from calotype.graph.plan import Plan
     from calotype.graph.run import Holder, Run
-    from calotype.graph.split import Split
     from calotype.memory.placed import Placed
     from calotype.memory.placement import Placing
     from calotype.memory.request import Memory, MemoryRequest
@@ -73,7 +71,7 @@ def takes(inputs: Callable[P, AnyInputs]) -> Takes[P]:
     return Takes(inputs)
 
 
-class DiffusionPipeline(WithRepositories, WithAdapters):
+class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
     """A pipeline: typed components, `Inputs`, and `units` that the engine runs.
 
     Components are the annotations of the class; one that may be absent is typed `... | None = None`.
@@ -252,110 +250,6 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         self._refuse_uninitialised()
         return {name: getattr(self, name, None) for name in self._names}
 
-    @property
-    def device(self) -> torch.device:
-        """Where components run: for a free-form pipeline, where its networks are."""
-        if not self.units:
-            networks = (c for c in self.components.values() if isinstance(c, torch.nn.Module))
-            weights = (t for network in networks for t in (*network.parameters(), *network.buffers()))
-            return next((t.device for t in weights), self._residency.device)
-        return self._residency.device
-
-    @property
-    def placement(self) -> dict[str, torch.device]:
-        """Where each component runs that has weights."""
-        from calotype.pipelines.placing import placement_of  # only who asks needs it
-
-        return placement_of(self)
-
-    def place(self, placement: "Placing | None" = None, /, **devices: torch.device | str) -> Self:
-        """Run components on several devices, from the next call on: `pipe.place(text_encoder="cuda:1")`. Values move to
-        where they are read, and results stay the same. What is not named stays where it runs, or goes with what the
-        same loop needs. `to(device)` has everything on one device again. Returns the pipeline.
-
-        Args:
-            placement: a mapping of components to devices, or `"auto"`: by what they take and what each device has.
-
-        Raises:
-            UnknownInput: there is no component of that name.
-            InputError: there is no such device, the component has no weights, or a budget is of a device of no use.
-            ComponentError: a loop or a unit would need components of two devices, something fits nowhere, or another
-                pipeline has the same components.
-        """
-        from calotype.pipelines.placing import place  # only who has several devices needs it
-
-        place(self, placement, devices)
-        return self
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> Self:
-        """Run on another device, or convert the floating-point weights of every component. Returns the pipeline.
-
-        Raises:
-            InputError: there is no such device, or the dtype is no floating-point type.
-        """
-        from calotype.memory.residency import Residency, parse_device
-        from calotype.weights.component import parse_dtype  # only who converts needs it
-
-        if isinstance(device, torch.dtype):
-            raise InputError(f"to(): {device} is a dtype; write to(dtype={device})")
-        target = self._residency.device if device is None else parse_device(device)
-        kind = None if dtype is None else parse_dtype(dtype)
-        place = None if self._residency.budget or self._residency.is_placed else target
-        for name, component in self.components.items():
-            if isinstance(component, torch.nn.Module):
-                if kind is not None:
-                    self._residency.restore(component)
-                component.to(device=place, dtype=kind)
-                if kind is not None:
-                    self._generations.bump(name)
-        if device is not None:
-            if isinstance(self._residency, Residency):
-                self._residency.relocate(target)
-            else:
-                from calotype.pipelines.placing import unplace
-
-                unplace(self, target)
-        return self
-
-    def compile(
-        self,
-        *components: str,
-        mode: str | None = None,
-        dynamic: bool | None = None,
-        backend: str | None = None,
-    ) -> Self:
-        """Run the repeated blocks of networks compiled by `torch.compile`, from now on. Returns the pipeline.
-
-        Blocks that are alike are compiled once. Weights, their names and what is saved stay as they are; pipelines that
-        share the networks run them compiled too. A block that an adapter has a part in runs as it is written, until the
-        adapter is fused. `uncompile()` undoes it.
-
-        Args:
-            components: which networks; by default all that have repeated blocks.
-            mode, dynamic, backend: as of `torch.compile`.
-
-        Raises:
-            UnknownInput: there is no component of that name.
-            ComponentError: it has no repeated blocks, or `memory` brings its weights while it runs.
-        """
-        from calotype.pipelines.compiled import chosen, compile_blocks  # only who compiles needs it
-
-        if self._residency.budget is not None:
-            raise ComponentError(
-                f"compile: this {type(self).__name__} has a memory budget, which brings weights while networks run; "
-                "load it without memory="
-            )
-        networks = chosen(type(self).__name__, self.components, components or None)
-        compile_blocks(networks, mode=mode, dynamic=dynamic, backend=backend)
-        return self
-
-    def uncompile(self) -> Self:
-        """Run all networks as they are written. Returns the pipeline."""
-        from calotype.pipelines.compiled import undo
-
-        undo(self.components)
-        return self
-
     def changed(self, component: str) -> None:
         """Say that a component's weights were changed in a way that cannot be noticed (through `.data`)."""
         if component not in self._names:
@@ -398,7 +292,7 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         from calotype.pipelines.provenance import recipe_of  # only who calls needs the engine
         from calotype.pipelines.stream import Stream
 
-        call = with_seed(self._read(inputs))
+        call = self._read(inputs).seeded()
         plan = self._planned(call, in_turn)
         run = self._run(plan, self._memo)
         return Stream(plan, run, recipe_of(self, plan, self._digests, self._source))
@@ -416,7 +310,7 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         counted = with_facts(plan, self._run(plan, self._memo).counts(), self._residency.sizes(), lambda: None)
         if self._residency.is_placed or self._residency.is_tiered:
             return forecast(self, counted)
-        rehearsal = self._run(replace(plan, call=with_seed(plan.call)), memo=None, holder=Unmoved())
+        rehearsal = self._run(replace(plan, call=plan.call.seeded()), memo=None, holder=Unmoved())
         budget = self._residency.budget if self._residency.evicts else None
         return replace(counted, _predict=partial(predict_peak, rehearsal, self.components, budget))
 
@@ -443,12 +337,6 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         self._graph()
         return read_call(self.Inputs, inputs)
 
-    @classmethod
-    def _graph(cls) -> Graph:
-        if not cls.units:
-            raise GraphError(f"{cls.__name__} has no units: a free-form pipeline is called, it has no plan or stream")
-        return cls.graph
-
     def _run(self, plan: "Plan", memo: "Memo | None", holder: "Holder | None" = None) -> "Run":
         from calotype.graph.run import Run
         from calotype.pipelines.adapter_records import Steady
@@ -460,109 +348,6 @@ class DiffusionPipeline(WithRepositories, WithAdapters):
         return Run(self._graph(), plan, components, generations, memo,
                    holder or Steady(memory_for(self, plan), components), crossing(plan))  # fmt: skip
 
-    # -- the graph -------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def split(cls, trained: Iterable[str]) -> "Split":
-        """What training these components may compute once and cache, and what must run in every step.
-
-        Raises:
-            ComponentError: a name that is not a component, or one that no unit up to the loop uses.
-        """
-        from calotype.graph.split import split_graph  # only who trains needs it
-
-        return split_graph(cls._graph(), [trained] if isinstance(trained, str) else trained)
-
-    @classmethod
-    def draw(cls, form: str = "text") -> str:
-        """The graph as `"text"`, `"svg"` or `"html"`."""
-        from calotype.graph.draw import draw_html, draw_svg, draw_text  # only who looks at it needs it
-
-        forms = {"text": draw_text, "svg": draw_svg, "html": draw_html}
-        if form not in forms:
-            raise InputError(f"draw: form must be one of {', '.join(forms)}, got {form!r}{did_you_mean(form, forms)}")
-        return forms[form](cls._graph())
-
-    def _repr_html_(self) -> str | None:
-        return self.draw("html") if self.units else None
-
     def __repr__(self) -> str:
         held = [f"{n}={'None' if c is None else type(c).__name__}" for n, c in self.components.items()]
         return f"{type(self).__name__}({', '.join(held)})"
-
-    def with_units(
-        self,
-        pack: UnitPack | Sequence[Node] | str | PathLike[str],
-        *,
-        after: str | None = None,
-        before: str | None = None,
-        revision: str | None = None,
-        **components: Any,
-    ) -> Self:
-        """A new pipeline with more units, sharing this one's components. The wiring is checked here.
-
-        Args:
-            pack: units, a `UnitPack` of units with the inputs they add, or where one is: the name of a pack that ships
-                in `calotype.community`, a file, a folder, or the id of a repository on a hub (see `from_pretrained`).
-            revision: of a repository on a hub; by default the one that was approved.
-            after, before: the name of the unit to insert at; by default before the first loop, or before whatever
-                reads an input that a unit of the pack refines.
-            components: those that the pack adds, by name; they may also be assigned later.
-
-        Raises:
-            GraphError: the units do not fit, a name clashes, or there is no unit to insert at.
-            UnknownInput: the pack adds no component of that name.
-            UntrustedCode, RepositoryError: the pack is code of others that was not approved, or cannot be found.
-        """
-        from pydantic import create_model
-
-        from calotype.memory.residency import Residency
-        from calotype.pipelines.custom import as_pack  # only who inserts needs it
-
-        cls = type(self)
-        pack = as_pack(pack, revision)
-        units = inserted(self._graph(), pack, after, before)
-        for unknown in components.keys() - pack.components.keys():
-            raise UnknownInput(f"with_units: the pack adds no {unknown!r}{did_you_mean(unknown, pack.components)}")
-        clashes = set(pack.fields) & set(cls.Inputs.model_fields)
-        if clashes:
-            raise GraphError(f"{cls.__name__} already has the input {', '.join(sorted(clashes))}; rename the pack's")
-        model = cls.Inputs
-        if pack.Inputs is not None:
-            model = create_model(cls.Inputs.__name__, __base__=(cls.Inputs, pack.Inputs))
-        name = f"{cls.__name__}+{'+'.join(unit.name for unit in pack.units or pack.for_loop)}"
-        added = {n: h | None for n, h in pack.components.items() if n not in cls._declared}
-        settings = {"units": units, "Inputs": model, "__module__": cls.__module__, "_inserted": True}
-        wider = type(name, (cls,), {**settings, "__annotations__": added, **dict.fromkeys(added)})
-        other: Self = object.__new__(wider)
-        other.__dict__.update(self.__dict__, _names=[*self._names, *added])
-        for component in added.keys() | components.keys():
-            setattr(other, component, components.get(component))
-        if isinstance(self._residency, Residency):
-            self._residency.share(components_of(other))
-        else:
-            from calotype.pipelines.placing import share
-
-            share(other, self._residency)
-        return other
-
-
-def components_of(pipe: DiffusionPipeline) -> Callable[[], Mapping[str, Any]]:
-    """A way to ask for a pipeline's components that does not keep it alive."""
-    there = weakref.ref(pipe)
-
-    def components() -> Mapping[str, Any]:
-        found = there()
-        return {} if found is None else found.components
-
-    return components
-
-
-def with_seed(call: Call) -> Call:
-    """The call with a seed drawn where none was given, so that the recipe can repeat it."""
-    if call.values["seed"] is not None:
-        return call
-    import secrets
-
-    values = {**call.values, "seed": secrets.randbelow(2**32)}
-    return Call(values, call.explicit, call.outputs, call.given)

@@ -106,9 +106,7 @@ class _Fitting:
 
     def _rehearse(self, plan: Plan) -> Rehearsed | None:
         used = {name: c for parts in self.parts(plan) for name, c in parts.items() if c is not None}
-        from calotype.pipelines.base import with_seed  # it imports this module
-
-        run = self.pipe._run(replace(plan, call=with_seed(plan.call)), memo=None, holder=Unmoved())
+        run = self.pipe._run(replace(plan, call=plan.call.seeded()), memo=None, holder=Unmoved())
         return rehearse(run, self.components, self.memory.groups(used))
 
     def needs(self, plan: Plan) -> list[int]:

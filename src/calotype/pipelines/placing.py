@@ -15,6 +15,7 @@ from calotype.memory.placement import Placement, Placing, indexed, parse_placeme
 from calotype.memory.places import has_tensors
 from calotype.memory.request import MemoryRequest
 from calotype.memory.residency import Residency
+from calotype.pipelines.devices import components_of
 from calotype.pipelines.memory import refuse_streaming_without, refuse_unused, residency_on
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ def place(pipe: "DiffusionPipeline", placement: Placing | None, devices: Mapping
 
 def unplace(pipe: "DiffusionPipeline", device: torch.device) -> None:
     """Have all components of a pipeline run on one device again."""
-    from calotype.pipelines.base import components_of
-
     if pipe._residency.is_shared:
         raise ComponentError(f"{SHARED}let go of the other pipeline first")
     made = residency_on(components_of(pipe), device, pipe._request)
@@ -56,8 +55,6 @@ def unplace(pipe: "DiffusionPipeline", device: torch.device) -> None:
 def share(pipe: "DiffusionPipeline", memory: Placed) -> None:
     """Look after the components of a pipeline with inserted units too. Those that they bring go to those that are
     placed and that the same node uses."""
-    from calotype.pipelines.base import components_of
-
     places = {name: str(device) for name, device in memory.places.items()}
     more = {name: torch.device(device) for name, device in followed(pipe._graph().nodes, places).items()}
     memory.share(components_of(pipe), more)
@@ -92,8 +89,6 @@ def _found(pipe: "DiffusionPipeline", placement: Placing) -> Placement:
 
 def _memory(pipe: "DiffusionPipeline", placement: Placement, *, chosen: bool) -> Placed:
     """The memory of a pipeline whose components are placed."""
-    from calotype.pipelines.base import components_of
-
     request = pipe._request
     names = [name for name, part in pipe.components.items() if has_tensors(part)]
     places = {name: placement.places.get(name, placement.main) for name in names}
@@ -185,9 +180,8 @@ def forecast(pipe: "DiffusionPipeline", memory: Placed, plan: Plan) -> Plan:
 
 
 def _rehearsed(pipe: "DiffusionPipeline", plan: Plan) -> Plan:
-    from calotype.pipelines.base import with_seed
     from calotype.pipelines.prediction import Unmoved, rehearse
 
-    run = pipe._run(replace(plan, call=with_seed(plan.call)), memo=None, holder=Unmoved())
+    run = pipe._run(replace(plan, call=plan.call.seeded()), memo=None, holder=Unmoved())
     found = rehearse(run, pipe.components)
     return plan if found is None else replace(plan, computed=found.computed, crossed=found.crossed)

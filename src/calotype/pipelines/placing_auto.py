@@ -46,12 +46,11 @@ def _peaks(pipe: "DiffusionPipeline") -> dict[str, int]:
     """The most bytes that are computed beside each component in a call with the inputs' defaults, as far as it can be
     told beforehand: texts are empty then, and a pipeline that needs other inputs tells nothing."""
     from calotype.graph.plan import make_plan
-    from calotype.pipelines.base import with_seed
     from calotype.pipelines.prediction import Unmoved, rehearse
 
     missing = {name: "" for name, field in pipe.Inputs.model_fields.items() if field.is_required()}
     try:
-        plan = make_plan(pipe._graph(), with_seed(pipe._read(missing)), pipe.components)
+        plan = make_plan(pipe._graph(), pipe._read(missing).seeded(), pipe.components)
         found = rehearse(pipe._run(plan, memo=None, holder=Unmoved()), pipe.components)
     except CalotypeError:
         return {}

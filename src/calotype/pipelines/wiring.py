@@ -1,0 +1,116 @@
+"""The graph of a pipeline: the methods of `DiffusionPipeline` that split it, draw it and insert units into it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from calotype.errors import GraphError, InputError, UnknownInput, did_you_mean
+from calotype.graph.graph import Graph
+from calotype.graph.inputs import Inputs as AnyInputs
+from calotype.graph.node import Node
+from calotype.pipelines.devices import components_of
+from calotype.pipelines.packs import UnitPack, inserted
+
+if TYPE_CHECKING:
+    from calotype.graph.split import Split
+    from calotype.memory.placed import Placed
+    from calotype.memory.residency import Residency
+
+
+class WithGraph:
+    """The part of a pipeline that knows how its units are wired."""
+
+    if TYPE_CHECKING:
+        Inputs: ClassVar[type[AnyInputs]]
+        units: ClassVar[tuple[Node, ...]]
+        graph: ClassVar[Graph]
+        _declared: ClassVar[Mapping[str, Any]]
+        _names: list[str]
+        _residency: Residency | Placed
+
+    @classmethod
+    def _graph(cls) -> Graph:
+        if not cls.units:
+            raise GraphError(f"{cls.__name__} has no units: a free-form pipeline is called, it has no plan or stream")
+        return cls.graph
+
+    @classmethod
+    def split(cls, trained: Iterable[str]) -> "Split":
+        """What training these components may compute once and cache, and what must run in every step.
+
+        Raises:
+            ComponentError: a name that is not a component, or one that no unit up to the loop uses.
+        """
+        from calotype.graph.split import split_graph  # only who trains needs it
+
+        return split_graph(cls._graph(), [trained] if isinstance(trained, str) else trained)
+
+    @classmethod
+    def draw(cls, form: str = "text") -> str:
+        """The graph as `"text"`, `"svg"` or `"html"`."""
+        from calotype.graph.draw import draw_html, draw_svg, draw_text  # only who looks at it needs it
+
+        forms = {"text": draw_text, "svg": draw_svg, "html": draw_html}
+        if form not in forms:
+            raise InputError(f"draw: form must be one of {', '.join(forms)}, got {form!r}{did_you_mean(form, forms)}")
+        return forms[form](cls._graph())
+
+    def _repr_html_(self) -> str | None:
+        return self.draw("html") if self.units else None
+
+    def with_units(
+        self,
+        pack: UnitPack | Sequence[Node] | str | PathLike[str],
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        revision: str | None = None,
+        **components: Any,
+    ) -> Self:
+        """A new pipeline with more units, sharing this one's components. The wiring is checked here.
+
+        Args:
+            pack: units, a `UnitPack` of units with the inputs they add, or where one is: the name of a pack that ships
+                in `calotype.community`, a file, a folder, or the id of a repository on a hub (see `from_pretrained`).
+            revision: of a repository on a hub; by default the one that was approved.
+            after, before: the name of the unit to insert at; by default before the first loop, or before whatever
+                reads an input that a unit of the pack refines.
+            components: those that the pack adds, by name; they may also be assigned later.
+
+        Raises:
+            GraphError: the units do not fit, a name clashes, or there is no unit to insert at.
+            UnknownInput: the pack adds no component of that name.
+            UntrustedCode, RepositoryError: the pack is code of others that was not approved, or cannot be found.
+        """
+        from pydantic import create_model
+
+        from calotype.memory.residency import Residency
+        from calotype.pipelines.custom import as_pack  # only who inserts needs it
+
+        cls = type(self)
+        pack = as_pack(pack, revision)
+        units = inserted(self._graph(), pack, after, before)
+        for unknown in components.keys() - pack.components.keys():
+            raise UnknownInput(f"with_units: the pack adds no {unknown!r}{did_you_mean(unknown, pack.components)}")
+        clashes = set(pack.fields) & set(cls.Inputs.model_fields)
+        if clashes:
+            raise GraphError(f"{cls.__name__} already has the input {', '.join(sorted(clashes))}; rename the pack's")
+        model = cls.Inputs
+        if pack.Inputs is not None:
+            model = create_model(cls.Inputs.__name__, __base__=(cls.Inputs, pack.Inputs))
+        name = f"{cls.__name__}+{'+'.join(unit.name for unit in pack.units or pack.for_loop)}"
+        added = {n: h | None for n, h in pack.components.items() if n not in cls._declared}
+        settings = {"units": units, "Inputs": model, "__module__": cls.__module__, "_inserted": True}
+        wider = type(name, (cls,), {**settings, "__annotations__": added, **dict.fromkeys(added)})
+        other: Self = object.__new__(wider)
+        other.__dict__.update(self.__dict__, _names=[*self._names, *added])
+        for component in added.keys() | components.keys():
+            setattr(other, component, components.get(component))
+        whole: Any = other  # a DiffusionPipeline: this is a part of it
+        if isinstance(self._residency, Residency):
+            self._residency.share(components_of(whole))
+        else:
+            from calotype.pipelines.placing import share
+
+            share(whole, self._residency)
+        return other
