@@ -54,7 +54,7 @@ def products(rows: Float[Tensor, "n c"], layers: Sequence[nn.Linear]) -> list[Fl
     return list(linear(rows, *both).split_with_sizes(widths, dim=-1))
 
 
-def _weights_and_biases(layers: Sequence[nn.Linear]) -> list[list[Tensor | None]]:
+def _weights_and_biases(layers: Sequence[nn.Linear]) -> Sequence[Sequence[Tensor | None]]:
     """The layers' weights, then their biases unless no layer has one; None for each that is not there."""
     both = [[layer._parameters.get(name) for layer in layers] for name in ("weight", "bias")]
     return both if any(bias is not None for bias in both[1]) else both[:1]
