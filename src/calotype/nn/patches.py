@@ -1,6 +1,7 @@
 """Latents as tokens: squares of a picture, row by row, and back."""
 
-from einops import rearrange
+from math import prod
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,9 +18,11 @@ def patched(latents: Float[Tensor, "b c *frames h w"], side: int = 2) -> Patches
     height, width = latents.shape[-2:]
     if height % side or width % side:
         raise InputError(f"height and width of latents must be multiples of {side}, got {height}x{width}")
-    video = latents if latents.ndim == 5 else latents.unsqueeze(2)
-    tokens = rearrange(video, "b c f (h p) (w q) -> b (f h w) (c p q)", p=side, q=side)
-    return Patches(tokens, (video.shape[2], height // side, width // side))
+    batch, channels, frames = *latents.shape[:2], 1 if latents.ndim == 4 else latents.shape[2]
+    grid = (frames, height // side, width // side)
+    squares = latents.reshape(batch, channels, frames, grid[1], side, grid[2], side)
+    tokens = squares.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, prod(grid), channels * side**2)
+    return Patches(tokens, grid)
 
 
 def unpatched(tokens: Float[Tensor, "b n c"], grid: Grid, side: int = 2) -> Float[Tensor, "b c2 *frames h w"]:
@@ -31,5 +34,7 @@ def unpatched(tokens: Float[Tensor, "b n c"], grid: Grid, side: int = 2) -> Floa
     if tokens.shape[-1] % side**2:
         raise InputError(f"tokens of squares of {side} are a multiple of {side**2} wide, got {tokens.shape[-1]}")
     frames, height, width = Patches(tokens, grid).grid
-    video = rearrange(tokens, "b (f h w) (c p q) -> b c f (h p) (w q)", f=frames, h=height, w=width, p=side, q=side)
-    return video if frames > 1 else video.squeeze(2)
+    batch, _, channels = tokens.shape
+    squares = tokens.reshape(batch, frames, height, width, channels // side**2, side, side).permute(0, 4, 1, 2, 5, 3, 6)
+    pictures = (frames, height * side, width * side) if frames > 1 else (height * side, width * side)
+    return squares.reshape(batch, channels // side**2, *pictures)

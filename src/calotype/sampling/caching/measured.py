@@ -61,7 +61,8 @@ class _Noting(Caching):
 
 def sizes(added: Tensor) -> Float[Tensor, "..."]:
     """The L2 norm of every token [..., c], or of every place of a map [b, c, h, w]."""
-    return torch.linalg.vector_norm(added.float(), dim=1 if added.ndim == 4 else -1)
+    length: Tensor = torch.linalg.vector_norm(added.float(), dim=1 if added.ndim == 4 else -1)
+    return length
 
 
 def measured_ratios(pipe: Callable[..., Any], calls: tuple[Mapping[str, Any], ...]) -> tuple[float, ...]:

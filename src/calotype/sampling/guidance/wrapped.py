@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import reduce, repeat
 from torch import Tensor
 
 from calotype.errors import InputError
@@ -94,12 +93,15 @@ class NormKept(StatefulGuidance):
         guided, state = advance(self.policy, predictions, step, state)
         if len(self.active(step)) == 1:
             return guided, state
-        wanted, found = self._squared_norms(predictions[POSITIVE.name]), self._squared_norms(guided)
-        ratio = torch.where(found > 0, (wanted / found).sqrt(), 1.0)  # where the prediction is 0 it stays 0
-        return guided * repeat(ratio, "b ... h w -> b 1 ... (h p) (w q)", p=self.patch, q=self.patch), state
+        positive, squares = self._squares(predictions[POSITIVE.name]), self._squares(guided)
+        wanted, found = (torch.linalg.vector_norm(x, dim=(1, -3, -1), keepdim=True) for x in (positive, squares))
+        ratio = torch.where(found > 0, wanted / found, 1.0)  # where the prediction is 0 it stays 0
+        return (squares * ratio).view(guided.shape), state
 
-    def _squared_norms(self, x: Tensor) -> Tensor:
-        return reduce(x.square(), "b c ... (h p) (w q) -> b ... h w", "sum", p=self.patch, q=self.patch)
+    def _squares(self, x: Tensor) -> Tensor:
+        """[B, C, ..., H / p, p, W / p, p]."""
+        side = self.patch
+        return x.reshape(*x.shape[:-2], x.shape[-2] // side, side, x.shape[-1] // side, side)
 
 
 @dataclass(frozen=True)
