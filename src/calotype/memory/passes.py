@@ -26,12 +26,13 @@ class Passes:
 
     Attributes:
         counted: since it was last emptied.
+        last: the group that was passed through last.
     """
 
     def __init__(self, groups: Mapping[str, Sequence[Group]]) -> None:
         self._groups = groups
         self._inside: Key | None = None
-        self._last: Key | None = None
+        self.last: Key | None = None
         self.counted: Counter[Key] = Counter()
 
     @contextmanager
@@ -60,9 +61,9 @@ class Passes:
     def _entering(self, key: Key) -> Callable[[nn.Module, Any], None]:
         def enter(called: nn.Module, args: Any) -> None:
             if self._is_mine() and self._inside != key:
-                if self._last != key:
+                if self.last != key:
                     self.counted[key] += 1
-                self._inside = self._last = key
+                self._inside = self.last = key
 
         return enter
 

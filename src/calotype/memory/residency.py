@@ -52,6 +52,7 @@ class Residency(Accounts):
                 for _, component in self._all():
                     self._let_go_of(component)
             self.device, self._made_places = device, None
+            self.rehearsed.clear()  # which branches share a batch depends on the kind of device
 
     def memory_of(self, components: Mapping[str, Any]) -> "Residency":
         """The memory that these components run in together."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from calotype.errors import ComponentError
 from calotype.graph.inputs import Call
-from calotype.graph.memo import fingerprint, knowable
+from calotype.graph.memo import fingerprint
 from calotype.graph.plan import Plan, in_bytes
-from calotype.pipelines.prediction import Rehearsed, Unmoved, rehearse
+from calotype.pipelines.prediction import Known, Rehearsed, Unmoved, rehearse
 
 if TYPE_CHECKING:
     from calotype.memory.placed import Placed
@@ -27,9 +27,6 @@ TILE = "vae_tile"
 
 TILES = (1024, 768, 512, 384, 256, 192, 128)
 """The sides that are tried, the largest first: what is decoded in larger tiles is nearer to the whole."""
-
-REMEMBERED = 64
-"""How many rehearsals a memory remembers."""
 
 
 class Budgeted:
@@ -82,32 +79,28 @@ class _Fitting:
 
     def rehearsed(self, plan: Plan) -> Plan:
         """The plan with what it computes, where that can be known. A call like one before is not rehearsed again."""
-        key = self._key(plan)
-        if key in self.memory.rehearsed:
-            found = self.memory.rehearsed[key]
-        else:
-            found = self._rehearse(plan)
-            if knowable(key):
-                self.memory.rehearsed[key] = found
-                for oldest in list(self.memory.rehearsed)[:-REMEMBERED]:
-                    self.memory.rehearsed.pop(oldest, None)
+        known = Known(self.memory.rehearsed, self._about(plan))
+        found = known.get(self._values(plan), lambda: self._rehearse(plan, known))
         if found is None:
             return plan
         return replace(plan, computed=found.computed, passes=found.passes, crossed=found.crossed)
 
-    def _key(self, plan: Plan) -> Hashable:
-        """What a rehearsal depends on: all but the seed."""
-        call, pipe = plan.call, self.pipe
-        values = tuple((name, fingerprint(value)) for name, value in call.values.items() if name != "seed")
-        given = tuple((name, fingerprint(value)) for name, value in call.given.items())
+    def _about(self, plan: Plan) -> Hashable:
+        """What a rehearsal depends on besides values."""
         used = {name for node in plan.nodes for name in node.active.uses}
-        generations = tuple((name, pipe._generations.of(name, self.components[name])) for name in sorted(used))
-        return type(pipe), values, given, plan.outputs, plan.in_turn, generations
+        generations = tuple((name, self.pipe._generations.of(name, self.components[name])) for name in sorted(used))
+        return type(self.pipe), plan.outputs, plan.in_turn, generations
 
-    def _rehearse(self, plan: Plan) -> Rehearsed | None:
+    def _values(self, plan: Plan) -> Hashable:
+        """The values of a call, but for the seed."""
+        call = plan.call
+        values = tuple((name, fingerprint(value)) for name, value in call.values.items() if name != "seed")
+        return values, tuple((name, fingerprint(value)) for name, value in call.given.items())
+
+    def _rehearse(self, plan: Plan, known: Known) -> Rehearsed | None:
         used = {name: c for parts in self.parts(plan) for name, c in parts.items() if c is not None}
         run = self.pipe._run(replace(plan, call=plan.call.seeded()), memo=None, holder=Unmoved())
-        return rehearse(run, self.components, self.memory.groups(used))
+        return rehearse(run, self.components, self.memory.groups(used), known)
 
     def needs(self, plan: Plan) -> list[int]:
         """The fewest bytes that each node takes: of weights that take turns, and of what it computes."""

@@ -1,20 +1,28 @@
 """Predicting what a call takes, by rehearsing it on tensors that have shapes but no data."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
-from calotype.graph.run import Run
+from calotype.graph.memo import fingerprint, knowable
+from calotype.graph.run import Cells, Run
+from calotype.memory.crossing import replaced
+from calotype.memory.imagined import has_data
 from calotype.memory.passes import Key, Passes
-from calotype.memory.peak import imagined
+from calotype.memory.peak import StorageWatch, imagined
 from calotype.sampling.denoise import Denoise
 
 if TYPE_CHECKING:
     from calotype.memory.groups import Group
+
+
+REMEMBERED = 64
+"""How many rehearsals a memory remembers."""
 
 
 class Unmoved:
@@ -34,7 +42,10 @@ class Rehearsed(NamedTuple):
 
 
 def rehearse(
-    run: Run, components: Mapping[str, Any], groups: "Mapping[str, Sequence[Group]] | None" = None
+    run: Run,
+    components: Mapping[str, Any],
+    groups: "Mapping[str, Sequence[Group]] | None" = None,
+    known: "Known | None" = None,
 ) -> Rehearsed | None:
     """Every unit is rehearsed once, a loop for as many steps as it takes to see all branches.
 
@@ -43,30 +54,105 @@ def rehearse(
 
     Args:
         groups: the groups of layers to count passes through, of each component.
+        known: what was rehearsed before with the same components: a loop is not rehearsed again, nor what comes after
+            it, where all that they can see has the shapes that it had then, as with other words of as many tokens.
     """
     modules = [c for c in components.values() if isinstance(c, torch.nn.Module)]
     weights = [t for m in modules for t in (*m.parameters(), *m.buffers())]
-    last, passes = len(run.plan.nodes) - 1, Passes(groups or {})
-    computed: list[int] = []
-    counted: list[Mapping[Key, int]] = []
+    passes = Passes(groups or {})
     with torch.no_grad(), imagined(weights) as watch, passes.watching():
-        for position, planned in enumerate(run.plan.nodes):
-            run.position = position
-            watch.peak = watch.live
-            if planned.node.impure:
+        return _Rehearsal(run, watch, passes, known).rest(0)
+
+
+class Known:
+    """Rehearsals that are remembered in a table, those that were asked for last.
+
+    Args:
+        table: by what they depend on.
+        about: what every rehearsal here depends on besides values: the components, and what is wanted of them.
+    """
+
+    def __init__(self, table: dict[Hashable, Any], about: Hashable) -> None:
+        self.table, self.about = table, about
+
+    def get(self, key: Hashable, make: Callable[[], Rehearsed | None]) -> Rehearsed | None:
+        """What is remembered under a key, or what `make` returns; remembered where it can be met again."""
+        key = self.about, key
+        try:
+            found = self.table.pop(key)  # to be the latest again
+        except KeyError:
+            found = make()
+        if knowable(key):
+            self.table[key] = found
+            for oldest in list(self.table)[:-REMEMBERED]:
+                self.table.pop(oldest, None)
+        return found  # type: ignore[no-any-return]
+
+
+class _Rehearsal:
+    """One rehearsal, which goes from node to node."""
+
+    def __init__(self, run: Run, watch: StorageWatch, passes: Passes, known: Known | None) -> None:
+        self.run, self.watch, self.passes, self.known = run, watch, passes, known
+
+    def rest(self, position: int) -> Rehearsed | None:
+        """What the node at this position shows, and those after it."""
+        nodes, run = self.run.plan.nodes, self.run
+        if position == len(nodes):
+            return Rehearsed((), (), {} if run.edges is None else dict(run.edges.foreseen))
+        run.position = position
+        if self.known is None or not nodes[position].node.is_loop:
+            return self._rest_anew(position)
+        return self.known.get(self._seen(), lambda: self._rest_anew(position))
+
+    def _rest_anew(self, position: int) -> Rehearsed | None:
+        node, run, watch = self.run.plan.nodes[position].node, self.run, self.watch
+        watch.peak = watch.live
+        if node.impure:
+            return None
+        try:
+            if isinstance(node, Denoise):
+                counted = _rehearse_loop(node, run, self.passes)
+            else:
+                list(node.run(run))
+                counted = self.passes.taken()
+        except (RuntimeError, TypeError, ValueError):
+            if position + 1 < len(run.plan.nodes):  # the last makes pictures or files, after its tensors
                 return None
-            try:
-                if isinstance(planned.node, Denoise):
-                    counted.append(_rehearse_loop(planned.node, run, passes))
-                else:
-                    list(planned.node.run(run))
-                    counted.append(passes.taken())
-            except (RuntimeError, TypeError, ValueError):
-                if position != last:  # the last makes pictures or files, after its tensors
-                    return None
-                counted.append(passes.taken())
-            computed.append(watch.peak)
-    return Rehearsed(tuple(computed), tuple(counted), {} if run.edges is None else run.edges.foreseen)
+            counted = self.passes.taken()
+        computed = watch.peak
+        if (rest := self.rest(position + 1)) is None:
+            return None
+        return Rehearsed((computed, *rest.computed), (counted, *rest.passes), rest.crossed)
+
+    def _seen(self) -> Hashable:
+        """All that the present node and those after it can see, the components aside: values, but for the seed, and of
+        tensors that are only imagined their shapes."""
+        run, plan = self.run, self.run.plan
+        nodes = plan.nodes[run.position :]
+        wanted = {wire for n in nodes for wire in n.active.reads}.union(plan.outputs) & run.wires.keys()
+        storages: dict[int, int] = {}
+        with _disable_current_modes():
+            wires = tuple((wire, _described(wire, run.wires[wire], storages)) for wire in sorted(wanted))
+        active = tuple((n.name, n.active.reads, n.active.uses) for n in nodes)
+        crossed = () if run.edges is None else tuple(sorted(run.edges.foreseen.items()))
+        return active, wires, plan.prompts, plan.images, crossed, self.watch.live, self.passes.last
+
+
+def _described(wire: str, cells: Cells, storages: dict[int, int]) -> Hashable:
+    """The values of a wire, of which equal ones are known by their keys. `storages` numbers those that were met."""
+
+    def described(tensor: torch.Tensor) -> Any:
+        if has_data(tensor):
+            return tensor
+        number = storages.setdefault(tensor.untyped_storage()._cdata, len(storages))
+        numbers = number, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.requires_grad
+        # a constant that was made of numbers, which code may look at
+        return numbers, str(tensor.dtype), str(tensor.device), getattr(tensor, "constant", None)
+
+    alike = {key: number for number, key in enumerate(dict.fromkeys(cells.keys.values()))}
+    values = () if wire == "seed" else tuple(fingerprint(replaced(v, described)) for v in cells.values.values())
+    return cells.lift, cells.item, cells.image, tuple((at, alike[key]) for at, key in cells.keys.items()), values
 
 
 def predict_peak(
