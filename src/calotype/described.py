@@ -259,6 +259,18 @@ def described_fields(cls: Any) -> dict[str, DescribedField]:
     return fields
 
 
+def declared_methods(cls: Any) -> dict[str, Any]:
+    """The methods of a described class by name, its validators too: those that a derived class has of them."""
+    bodies = [base._body for base in reversed(cls.__mro__) if isinstance(base, _DescribedType)]
+    fields = described_fields(cls)
+    return {
+        name: value
+        for body in bodies
+        for name, value in body.items()
+        if name not in fields and name != "model_config" and not (name.startswith("__") and name.endswith("__"))
+    }
+
+
 def _field(hint: Any, default: Any) -> DescribedField | None:
     """One field; None where only pydantic can say."""
     annotation, metadata = (get_args(hint)[0], get_args(hint)[1:]) if get_origin(hint) is Annotated else (hint, ())

@@ -37,6 +37,32 @@ def biased(noise: Tensor, bias: float) -> Tensor:
 BIAS = UnitPack((biased.renamed(biased="noise"),), BiasInputs)
 
 
+def test_a_validator_of_the_same_name_as_one_that_is_there_is_refused():
+    """Models are merged by inheritance, in which only one of both would check anything."""
+
+    class GammaInputs(Inputs):
+        gamma: float = Field(1.0, description="What to multiply the noise by.")
+
+        @field_validator("gamma")
+        @classmethod
+        def _not_zero(cls, value):
+            if value == 0:
+                raise ValueError("a gamma of 0 leaves nothing")
+            return value
+
+    @unit
+    def stretched(noise: Tensor, gamma: float) -> Tensor:
+        return noise * gamma
+
+    pack = UnitPack((stretched.renamed(stretched="noise"),), GammaInputs)
+    wider = text_to_image().with_units(BIAS, before="latents")
+    with pytest.raises(GraphError, match=r"GammaInputs\) both have a method or validator named _not_zero"):
+        wider.with_units(pack, before="latents")
+    alone = text_to_image().with_units(pack, before="latents")
+    with pytest.raises(InputError, match="a gamma of 0 leaves nothing"):
+        alone(gamma=0.0)
+
+
 def test_a_new_pipeline_that_shares_components():
     pipe = text_to_image()
     wider = pipe.with_units(BIAS, before="latents")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from calotype.described import declared_methods
 from calotype.errors import GraphError, did_you_mean, sentences
 from calotype.graph.graph import Graph
 from calotype.graph.inputs import RESERVED, Inputs
@@ -52,6 +53,27 @@ class UnitPack:
     def fields(self) -> frozenset[str]:
         """The names of the added inputs."""
         return frozenset() if self.Inputs is None else frozenset(self.Inputs.model_fields) - RESERVED
+
+
+def widened(inputs: type[Inputs], pack: UnitPack, owner: str) -> type[Inputs]:
+    """A pipeline's inputs with those of a pack.
+
+    Raises:
+        GraphError: both have an input, or a method such as a validator, of one name: only one of them would be left.
+    """
+    if pack.Inputs is None:
+        return inputs
+    if clashes := sorted(pack.fields & set(inputs.model_fields)):
+        raise GraphError(f"{owner} already has the input {', '.join(clashes)}; rename the pack's")
+    ours, theirs = declared_methods(inputs), declared_methods(pack.Inputs)
+    if clashes := sorted(name for name in ours.keys() & theirs.keys() if ours[name] is not theirs[name]):
+        raise GraphError(
+            f"with_units: the inputs of {owner} and of the pack ({pack.Inputs.__name__}) both have a method or validator "
+            f"named {', '.join(clashes)}, and only one of them would run; rename the pack's"
+        )
+    from pydantic import create_model
+
+    return create_model(inputs.__name__, __base__=(inputs, pack.Inputs))
 
 
 def inserted(graph: Graph, pack: UnitPack, after: str | None, before: str | None) -> tuple[Node, ...]:

@@ -9,7 +9,7 @@ from calotype.graph.graph import Graph
 from calotype.graph.inputs import Inputs as AnyInputs
 from calotype.graph.node import Node
 from calotype.pipelines.devices import components_of
-from calotype.pipelines.packs import UnitPack, inserted
+from calotype.pipelines.packs import UnitPack, inserted, widened
 
 if TYPE_CHECKING:
     from calotype.graph.split import Split
@@ -78,12 +78,11 @@ class WithGraph:
             components: those that the pack adds, by name; they may also be assigned later.
 
         Raises:
-            GraphError: the units do not fit, a name clashes, or there is no unit to insert at.
+            GraphError: the units do not fit, a name clashes (a unit's, an input's, a validator's), or there is no unit to
+                insert at.
             UnknownInput: the pack adds no component of that name.
             UntrustedCode, RepositoryError: the pack is code of others that was not approved, or cannot be found.
         """
-        from pydantic import create_model
-
         from calotype.memory.residency import Residency
         from calotype.pipelines.custom import as_pack  # only who inserts needs it
 
@@ -92,12 +91,7 @@ class WithGraph:
         units = inserted(self._graph(), pack, after, before)
         for unknown in components.keys() - pack.components.keys():
             raise UnknownInput(f"with_units: the pack adds no {unknown!r}{did_you_mean(unknown, pack.components)}")
-        clashes = set(pack.fields) & set(cls.Inputs.model_fields)
-        if clashes:
-            raise GraphError(f"{cls.__name__} already has the input {', '.join(sorted(clashes))}; rename the pack's")
-        model = cls.Inputs
-        if pack.Inputs is not None:
-            model = create_model(cls.Inputs.__name__, __base__=(cls.Inputs, pack.Inputs))
+        model = widened(cls.Inputs, pack, cls.__name__)
         name = f"{cls.__name__}+{'+'.join(unit.name for unit in pack.units or pack.for_loop)}"
         added = {n: h | None for n, h in pack.components.items() if n not in cls._declared}
         settings = {"units": units, "Inputs": model, "__module__": cls.__module__, "_inserted": True}
