@@ -11,7 +11,7 @@ from pydantic import Field
 from calotype.cli.files import free_path, name_of
 from calotype.cli.flags import flag_options, given_inputs, help_text
 from calotype.graph.hints import Each
-from calotype.graph.inputs import Inputs, fields_of, read_call
+from calotype.graph.inputs import Inputs, Unreplayable, fields_of, read_call
 
 Distance = NewType("Distance", float)
 
@@ -36,6 +36,7 @@ class Everything(Inputs):
     points: list[float] = Field(default_factory=list)
     output: str = ""
     secret: Annotated[Any, "anything"] = None
+    source: Annotated[object, Unreplayable()] | None = None
 
 
 def parse(*args: str) -> dict[str, Any]:
@@ -73,6 +74,8 @@ def test_what_is_not_offered_is_an_error():
         parse("--style", "acrylic")
     with pytest.raises(click.NoSuchOption):
         parse("--given", "{}")
+    with pytest.raises(click.NoSuchOption):  # what no JSON is
+        parse("--source", "{}")
 
 
 def test_the_help_has_defaults_and_bounds():

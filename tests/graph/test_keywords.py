@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from calotype import StableDiffusionPipeline, TextToImagePipeline
+from calotype import DDPMPipeline, StableDiffusionPipeline, TextToImagePipeline
 from calotype.errors import UnknownInput
 from calotype.graph.inputs import Inputs, read_call
 from calotype.graph.keywords import OTHERS, instead_of
@@ -14,6 +14,7 @@ PIPELINES = (TextToImagePipeline, StableDiffusionPipeline)
 
 
 class Stepped(Inputs):
+    prompt: str = ""
     steps: int = 24
 
 
@@ -48,6 +49,9 @@ def test_an_input_that_the_pipeline_has_is_taken_and_one_that_it_lacks_is_not_na
         read_call(Inferred, {"steps": 5})
     with pytest.raises(UnknownInput, match=r"'num_inference_steps' is not an input\. The inputs are"):
         read_call(Inputs, {"num_inference_steps": 5})
+    for name in ("prompt_embeds", "negative_prompt_embeds"):  # a pipeline without a prompt has no such value
+        with pytest.raises(UnknownInput, match=f"'{name}' is not an input. The inputs are"):
+            read_call(DDPMPipeline.Inputs, {name: 0})
     assert instead_of("promt", {"prompt": None}) == ""
 
 

@@ -440,6 +440,11 @@ def test_a_network_that_offers_no_blocks_has_its_predictions_taken_over() -> Non
         (TeaCache, "cache: must be a step cache"),
         ({"method": "TeaCashe"}, "cache has no method 'TeaCashe'; did you mean 'TeaCache'"),
         ({"method": "TeaCache", "threshold": -1}, "threshold must be 0 or more, got -1"),
+        (
+            {"method": "FirstBlockCache", "threshold": 0.1, "within": (0.9, 0.1)},
+            r"FirstBlockCache: within must be two increasing numbers between 0 and 1, got \(0\.9, 0\.1\); "
+            r"\(0\.0, 1\.0\) lets any step take over",
+        ),
     ],
 )
 def test_what_is_no_cache(pipe: Any, cache: Any, message: str) -> None:

@@ -94,6 +94,11 @@ def _other(field: "InputField") -> click.ParamType[Any] | None:
     from pydantic import PydanticSchemaGenerationError, TypeAdapter
     from pydantic.errors import PydanticInvalidForJsonSchema
 
+    from calotype.graph.hints import metadata_of
+    from calotype.graph.inputs import Unreplayable
+
+    if any(isinstance(part, Unreplayable) for part in metadata_of(field.info.annotation)):
+        return None
     try:
         TypeAdapter[Any](field.info.annotation or Any).json_schema()
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):

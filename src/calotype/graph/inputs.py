@@ -58,6 +58,9 @@ ABSENT = _Absent()
 class Unreplayable:
     """Marks an input whose value a recipe cannot hold, so that a call that gives it cannot be replayed."""
 
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"not": {}, "description": "A value that only Python has, and no JSON."}
+
 
 class InputField(NamedTuple):
     """One input as the engine sees it: `hint` is the type of one item, `each` whether a list maps over items."""

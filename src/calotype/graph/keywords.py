@@ -29,12 +29,17 @@ OTHERS: Mapping[str, str] = {
 }
 """What to write instead of a keyword that the ecosystem's calls take."""
 
+NEEDS: Mapping[str, str] = {"prompt_embeds": "prompt", "negative_prompt_embeds": "prompt"}
+"""The input without which a pipeline has not the value that the message names."""
+
 
 def instead_of(name: str, known: Mapping[str, object]) -> str:
     """What to write instead of a keyword that is no input; empty for one that nobody has.
 
-    A word for another input is kept only where the pipeline has it.
+    A word for another input, or for a value made from one, is kept only where the pipeline has that input.
     """
+    if NEEDS.get(name, name) not in {name, *known}:
+        return ""
     said = OTHERS.get(name, "")
     wanted = said.removeprefix("write ").rstrip("=") if said.startswith("write ") and said.endswith("=") else None
     return "" if wanted is not None and wanted not in known else said

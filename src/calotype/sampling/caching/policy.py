@@ -42,7 +42,7 @@ class StepCache(ABC):
     """Whether it needs nothing of the pass itself, so that residual blocks are left out with the first of them."""
 
     def __post_init__(self) -> None:
-        check_interval(self.within)
+        check_interval(self.within, f"{type(self).__name__}: within", "lets any step take over")
         if self.most is not None:
             check_count(f"{type(self).__name__}: most", self.most)
 

@@ -93,14 +93,11 @@ def check_share(what: str, value: Any) -> None:
         raise InputError(f"{what} must be between 0 and 1, got {value!r}")
 
 
-def check_interval(value: Any) -> None:
-    """Raise `InputError` unless a value is an interval of the loop."""
+def check_interval(value: Any, what: str = "guidance interval", whole: str = "guides every step") -> None:
+    """Raise `InputError` unless a value, called `what`, is an interval of the loop. `whole`: what all of it does."""
     pair = isinstance(value, tuple) and len(value) == 2
     if not pair or not all(isinstance(v, int | float) for v in value) or not 0.0 <= value[0] < value[1] <= 1.0:
-        raise InputError(
-            f"guidance interval must be two increasing numbers between 0 and 1, got {value!r}; "
-            "(0.0, 1.0) guides every step"
-        )
+        raise InputError(f"{what} must be two increasing numbers between 0 and 1, got {value!r}; (0.0, 1.0) {whole}")
 
 
 def check_policy(owner: str, value: Any) -> None:
