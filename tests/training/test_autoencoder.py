@@ -1,5 +1,6 @@
 """Autoencoders: the loss against its formula, runs that go on, and what is refused."""
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ from torch import Tensor
 from calotype import TextToImagePipeline
 from calotype.errors import ComponentError, ConfigError, InputError
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
-from calotype.training import AutoencoderTrainer, Drawn, FullWeights, Muon, Reconstruction, Row, TrainingSettings
+from calotype.training import (
+    AutoencoderTrainer,
+    Drawn,
+    FullWeights,
+    Muon,
+    PictureFolder,
+    PictureTars,
+    Reconstruction,
+    Row,
+    TrainingSettings,
+)
 from calotype.training.log import read_table
 from training.small import color
 from training.test_trainer import same, saved
@@ -124,3 +135,18 @@ def test_what_is_no_autoencoder_is_refused(tmp_path: Path) -> None:
 def test_a_row_without_a_picture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="row 0: it makes no 'image' to learn"):
         AutoencoderTrainer(pipeline(), [{"prompt": "a"}], tmp_path, steps=1).train(progress=False)
+
+
+def test_pictures_in_a_tar_are_learned_from_as_those_beside_it(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, row in enumerate(pictures()):
+            row["image"].save(tmp_path / f"{number}.png")
+            tar.add(tmp_path / f"{number}.png", f"{number}.png")
+    found = []
+    for name, source in (
+        ("tar", PictureTars(path=str(tmp_path / "a.tar"))),
+        ("folder", PictureFolder(path=str(tmp_path))),
+    ):
+        AutoencoderTrainer(pipeline(), source.rows(), tmp_path / f"run-{name}", steps=2).train(progress=False)
+        found.append(saved(tmp_path / f"run-{name}"))
+    assert same(*found)

@@ -20,6 +20,7 @@ from calotype.training.settings import TrainingSettings
 from calotype.training.targets import FullWeights
 from calotype.training.trained import Trained
 from calotype.training.trainer import Trainer
+from calotype.training.unopened import opened
 from calotype.training.values import Value
 from calotype.training.wires import TrainedWires, loop_of
 
@@ -139,7 +140,7 @@ class _PictureLoss(LossModule):
 
     def _array(self, row: Row, inputs: Mapping[str, Any]) -> Tensor:
         name, size = self._reconstruction.picture, self._reconstruction.size
-        picture = self._pipe._read({"seed": 0, **inputs}).values[name]
+        picture = self._pipe._read({"seed": 0, **opened(inputs)}).values[name]
         picture = picture[0] if isinstance(picture, list) else picture
         return to_array(picture if size is None else fitted(picture, size, size))
 

@@ -2,8 +2,10 @@
 
 import io
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -38,6 +40,11 @@ class Unopened(ABC):
                 return opened.size
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise InputError(f"{self} is not a picture that can be read: {error}") from None
+
+
+def opened(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs of a row with their pictures read. Raises `InputError` where one cannot be."""
+    return {name: value.open() if isinstance(value, Unopened) else value for name, value in inputs.items()}
 
 
 @dataclass(frozen=True)

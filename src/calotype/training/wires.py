@@ -24,7 +24,7 @@ from calotype.graph.unit import Unit
 from calotype.pipelines.latents import CleanLatents
 from calotype.pipelines.pictures import is_picture
 from calotype.sampling.denoise import Denoise
-from calotype.training.unopened import Unopened
+from calotype.training.unopened import Unopened, opened
 
 if TYPE_CHECKING:
     from calotype.graph.graph import Graph
@@ -253,8 +253,7 @@ def item_values(
         ComponentNotLoaded: a unit that runs uses a component that is not loaded.
     """
     graph = pipe._graph()
-    opened = {name: value.open() if isinstance(value, Unopened) else value for name, value in inputs.items()}
-    call = pipe._read({"seed": 0, **opened})
+    call = pipe._read({"seed": 0, **opened(inputs)})
     plan = plan_item(graph, call, wanted, given)
     if not plan.nodes:  # the common case where everything is given or of a cache: no engine needs to start
         return {wire: given[wire] if wire in given else _value_of(call, wire) for wire in wanted}
