@@ -68,8 +68,8 @@ def widened(inputs: type[Inputs], pack: UnitPack, owner: str) -> type[Inputs]:
     ours, theirs = declared_methods(inputs), declared_methods(pack.Inputs)
     if clashes := sorted(name for name in ours.keys() & theirs.keys() if ours[name] is not theirs[name]):
         raise GraphError(
-            f"with_units: the inputs of {owner} and of the pack ({pack.Inputs.__name__}) both have a method or validator "
-            f"named {', '.join(clashes)}, and only one of them would run; rename the pack's"
+            f"with_units: the inputs of {owner} and of the pack ({pack.Inputs.__name__}) both have a method or "
+            f"validator named {', '.join(clashes)}, and only one of them would run; rename the pack's"
         )
     from pydantic import create_model
 

@@ -78,8 +78,8 @@ class WithGraph:
             components: those that the pack adds, by name; they may also be assigned later.
 
         Raises:
-            GraphError: the units do not fit, a name clashes (a unit's, an input's, a validator's), or there is no unit to
-                insert at.
+            GraphError: the units do not fit, a name clashes (a unit's, an input's, a validator's), or there is no unit
+                to insert at.
             UnknownInput: the pack adds no component of that name.
             UntrustedCode, RepositoryError: the pack is code of others that was not approved, or cannot be found.
         """
