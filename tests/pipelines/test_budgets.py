@@ -1,5 +1,6 @@
 """Pipelines within budgets: the same pictures, whatever stays, streams or waits in its files."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,27 @@ def test_converting_brings_everything(plain: Any) -> None:
     pipe.to(dtype="float64")
     other = load().to(dtype="float64")
     assert torch.equal(pipe.transformer.blocks[0].to_qkv.weight, other.transformer.blocks[0].to_qkv.weight)
+
+
+def test_no_call_begins_with_what_is_being_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = load("10MiB")
+    began, convert = threading.Event(), pipe.vae.to
+
+    def use() -> None:
+        with pipe._residency.hold({"vae": pipe.vae}):
+            began.set()
+
+    user = threading.Thread(target=use, daemon=True)
+
+    def slowly(**options: Any) -> Any:
+        user.start()
+        assert not began.wait(0.1)
+        return convert(**options)
+
+    monkeypatch.setattr(pipe.vae, "to", slowly)
+    pipe.to(dtype="bfloat16")
+    user.join(5)
+    assert began.is_set() and pipe.vae.dtype == torch.bfloat16
 
 
 def test_a_change_that_cannot_be_noticed_is_kept_once_it_is_told() -> None:

@@ -1,7 +1,7 @@
 """Memory on several devices: each has a `Residency` of its own, with its own budget."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -142,6 +142,10 @@ class Placed:
     def restore(self, component: Any) -> None:
         """See `Residency.restore`."""
         self._memory_having(component).restore(component)
+
+    def restored(self, component: Any) -> AbstractContextManager[None]:
+        """See `Residency.restored`."""
+        return self._memory_having(component).restored(component)
 
     def changed(self, component: Any) -> None:
         """See `Residency.changed`."""

@@ -141,17 +141,26 @@ class Residency(Accounts):
             yield
 
     def restore(self, component: Any) -> None:
-        """Have a component's numbers in its own tensors, whatever it takes, for somebody who changes them. Waits until
-        no call holds it.
+        """Have a component's numbers in its own tensors, whatever it takes, for somebody who changes them; see
+        `restored`."""
+        with self.restored(component):
+            pass
+
+    @contextmanager
+    def restored(self, component: Any) -> Iterator[None]:
+        """Have a component's numbers in its own tensors, whatever it takes, and no call begin to use it while the
+        context lasts. Waits until no call holds it.
 
         Raises:
             ComponentError: it is a call of this very thread that holds it.
             WeightsError: the file of it is not what it was.
         """
         if not isinstance(component, torch.nn.Module):
+            yield
             return
         if (owner := owner_of(component) or self) is not self:
-            owner.restore(component)
+            with owner.restored(component):
+                yield
             return
         from calotype.weights.sources import read_resting  # only who changes weights needs it
 
@@ -164,6 +173,7 @@ class Residency(Accounts):
             self._changed.wait_for(lambda: not self._held[id(component)])
             self._let_go_of(component)
             read_resting(component)
+            yield
 
     def changed(self, component: Any) -> None:
         """Take a component's numbers as they are now for its own: they were changed in a way that cannot be noticed."""

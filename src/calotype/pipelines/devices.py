@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -81,11 +82,10 @@ class WithDevices:
         place = None if self._residency.budget or self._residency.is_placed else target
         for name, component in self.components.items():
             if isinstance(component, torch.nn.Module):
-                if kind is not None:
-                    self._residency.restore(component)
-                component.to(device=place, dtype=kind)
-                if kind is not None:
-                    self._generations.bump(name)
+                with nullcontext() if kind is None else self._residency.restored(component):
+                    component.to(device=place, dtype=kind)
+                    if kind is not None:
+                        self._generations.bump(name)
         if device is not None:
             if isinstance(self._residency, Residency):
                 self._residency.relocate(target)

@@ -3,7 +3,7 @@
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Self
 
 import torch
@@ -165,9 +165,8 @@ class HoldsModels:
         target = None if device is None else parse_device(device)
         for model in self.models.values():
             if isinstance(model, torch.nn.Module):
-                if kind is not None:
-                    self._residency.restore(model)
-                model.to(device=None if self._residency.budget else target, dtype=kind)
+                with nullcontext() if kind is None else self._residency.restored(model):
+                    model.to(device=None if self._residency.budget else target, dtype=kind)
         if kind is not None:
             self.torch_dtype = kind
         if target is not None:
