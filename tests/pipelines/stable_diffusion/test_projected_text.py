@@ -9,7 +9,7 @@ import diffusers
 import pytest
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, distributed
 
 from adapters.small import diffusers_keys, factors, written
 from calotype import (
@@ -30,6 +30,7 @@ from calotype.pipelines.stable_diffusion.steering import UNetSteering, steered
 from calotype.pipelines.stable_diffusion.units import attended, projected_text
 from calotype.sampling import Denoise
 from calotype.sampling.steering import AttentionSteering, BlockReuse, looked_into, taken_over
+from calotype.training.sharded import Shards
 from pipelines.stable_diffusion.test_both_loops import controls
 from pipelines.stable_diffusion.test_image_prompt import encoder, network
 from sampling.test_branch_adapters import Away
@@ -233,6 +234,22 @@ def test_layers_that_come_from_their_file(folder: Path) -> None:
     assert_same(pair)
     embeds = torch.randn(1, 77, pair[0].unet.config.text_channels)
     assert projected_text.fn(embeds, unet=pair[0].unet) is embeds
+
+
+@torch.no_grad()
+def test_layers_that_are_shared_out_over_processes(folder: Path, tmp_path: Path) -> None:
+    """They are brought together by the blocks around them, so that they can make nothing before."""
+    unet = both(folder)[0].unet
+    sample, time = torch.randn(1, 4, 8, 8), torch.tensor([3.0])
+    embeds = torch.randn(1, 7, unet.config.text_channels)
+    expected = unet(sample, time, embeds).sample
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        Shards({"unet": unet}, torch.device("cpu"))
+        found = unet(sample, time, projected_text.fn(embeds, unet=unet)).sample
+    finally:
+        distributed.destroy_process_group()
+    torch.testing.assert_close(found, expected)  # weights lie elsewhere, so sums are made in another order
 
 
 def test_blocks_are_offered_to_step_caches_as_before(folder: Path) -> None:

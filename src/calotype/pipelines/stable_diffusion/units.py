@@ -55,11 +55,11 @@ def projected_text(
 ) -> ProjectedText | Float[Tensor, "b l c"]:
     """The prompt's keys and values in every layer of the network: the same in every step.
 
-    For a network whose layers come when they are called it is the prompt itself: every layer would come once more, and
-    what it makes would take memory that is short.
+    For a network whose layers come when they or the blocks around them are called (`memory=`, training that is shared
+    out over processes) it is the prompt itself: every layer would come once more, or be asked for what is not there.
     """
     text = prompt_embeds.to(unet.dtype)
-    come = any(layer.to_k._forward_pre_hooks for layer in unet.picture_layers())
+    come = any(module._forward_pre_hooks for module in unet.modules())
     return text if come else unet.project_text(text)
 
 
