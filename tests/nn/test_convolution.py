@@ -57,7 +57,7 @@ def test_of_a_doubled_map(size, layout, bias):
     torch.testing.assert_close(layer(x, doubled=True), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["inference", "gradients", "half precision", "few pixels", "compiled"])
+@pytest.mark.parametrize("case", ["inference", "gradients", "half precision", "autocast", "few pixels", "compiled"])
 def test_the_short_way_of_doubling(monkeypatch, case):
     short = []
     real = convolution.of_doubled
@@ -67,7 +67,7 @@ def test_the_short_way_of_doubling(monkeypatch, case):
     layer = Conv2d(3, 5, 3, padding=1).to(kind)
     side = 4 if case == "few pixels" else 32
     x = torch.randn(1, 3, side, side, dtype=kind)
-    with torch.set_grad_enabled(case == "gradients"):
+    with torch.set_grad_enabled(case == "gradients"), torch.autocast("cpu", enabled=case == "autocast"):
         found, expected = doubled(x, layer), layer(functional.interpolate(x, scale_factor=2.0))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert bool(short) is (case == "inference")

@@ -70,6 +70,7 @@ def doubled(x: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b c2
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
         and not conv._forward_hooks
         and not torch.compiler.is_compiling()
     ):
