@@ -138,6 +138,12 @@ def test_what_cannot_be_compiled_is_named(tmp_path: Path) -> None:
     assert isinstance(pipe.net, nn.Module) and "forward" not in vars(pipe.net)
 
 
+def test_a_backend_that_there_is_not_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    run = Trainer(small(), rows(), tmp_path, steps=1, compile="inducter", **LORA)
+    with pytest.raises(ConfigError, match="compile: there is no backend 'inducter'; did you mean 'inductor'"):
+        run.train(progress=False)
+
+
 def test_blocks_that_hand_on_lists_are_computed_again_as_they_were(tmp_path: Path) -> None:
     """A U-Net's blocks take from the list of what earlier ones left."""
     reference = tiny_sd.reference_pipeline(diffusers.StableDiffusionPipeline)

@@ -29,6 +29,8 @@ from calotype.weights.files import SafetensorsFile, write_safetensors
 logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"checkpoint-(\d{8})")
+LEFT = re.compile(NAME.pattern + r"\.(removed|partial-\w+)")
+"""What is to be removed, or what a process that was killed was writing."""
 STATE = "state.json"
 
 
@@ -83,9 +85,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None = Non
         last = f"the last good checkpoint is {before}" if before else "there is no earlier checkpoint"
         raise TrainingError(f"step {checkpoint.step} could not be saved to {path}: {error}; {last}") from error
     for old in checkpoints(folder)[:-keep] if keep else ():
-        gone = old.with_name(f"{old.name}.removed")  # a name that no checkpoint has, should this be the last moment
-        old.rename(gone)
-        shutil.rmtree(gone)
+        old.rename(
+            old.with_name(f"{old.name}.removed")
+        )  # a name that no checkpoint has, should this be the last moment
+    for left in folder.glob("checkpoint-*"):
+        if LEFT.fullmatch(left.name):
+            shutil.rmtree(left)
     return path
 
 

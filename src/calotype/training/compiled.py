@@ -7,7 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from calotype.errors import ComponentError
+from calotype.errors import ComponentError, ConfigError, did_you_mean
+
+
+def check_backend(name: str) -> None:
+    """Raise `ConfigError` where `torch.compile` has no backend of a name."""
+    from torch._dynamo import list_backends
+
+    known = list_backends(exclude_tags=())
+    if name not in known:
+        raise ConfigError(
+            f"compile: there is no backend {name!r}{did_you_mean(name, known)}; there are {', '.join(list_backends())}"
+        )
 
 
 @contextmanager

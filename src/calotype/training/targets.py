@@ -51,7 +51,7 @@ class FullWeights(Target):
 
     @property
     def kept_whole(self) -> bool:
-        return True
+        return self.only is None
 
     def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
         networks = self.networks(pipe)

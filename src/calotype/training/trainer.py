@@ -18,7 +18,7 @@ from calotype.graph.hints import bare, members
 from calotype.graph.plan import in_bytes
 from calotype.training.cache import Cached, CacheReport, fingerprint_of, prepare_cache
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
-from calotype.training.compiled import compiled
+from calotype.training.compiled import check_backend, compiled
 from calotype.training.drawn import DrawnRows, examples
 from calotype.training.facts import digest, parted, refuse_another_run
 from calotype.training.items import Items, Source
@@ -186,6 +186,8 @@ class Trainer:
         self.settings.target.check([{**self.settings.inputs, **row.inputs} for row in examples(self.rows)])
         for call in self.settings.validation.calls:
             self.pipe._planned(self.pipe._read(call))
+        if isinstance(self.settings.compile, str):
+            check_backend(self.settings.compile)
 
     def _check_pairs(self) -> None:
         """Raise where rows are pairs and the objective has no use for them, or the other way round."""
@@ -258,7 +260,7 @@ class Trainer:
         components = {name: self.pipe.components[name] for name in self.wires.components}
         if residency.budget is not None:
             self._refuse_streamed(residency)
-            for name in self.settings.target.components if self.settings.target.kept_whole else ():
+            for name in self.settings.target.components if self.settings.target.kind == "full" else ():
                 residency.restore(components[name])  # its numbers are changed in place
             return residency.hold(components)
         for component in components.values():
@@ -310,10 +312,9 @@ class Trainer:
         processes share the batches of a step does not matter."""
         settings = self.settings.described(leave_out={*LATER, "accumulate"})
         settings["batches of a step"] = self.settings.accumulate * processes
-        kept = self.settings.target.kept_whole
-        names = {*self.wires.components, self.wires.loop.scheduler} - {
-            *(self.settings.target.components if kept else ())
-        }
+        target = self.settings.target
+        restored = target.kept_whole and not self.settings.objective.needs_original  # nothing is left of what it was
+        names = {*self.wires.components, self.wires.loop.scheduler} - {*(target.components if restored else ())}
         base = {name: fingerprint_of(self.pipe, name) for name in sorted(names)}
         return {**settings, "pipeline": type(self.pipe).__name__, "data": digest(self.rows), "base": base}
 
