@@ -1,5 +1,6 @@
 """Pipelines out of one original file: the same tensors that the reference loads, the same pictures, and wrong files."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,7 @@ OPENAI_XL, OPEN_XL, OPEN_REFINER = (
     "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.", "conditioner.embedders.0.model.",
 )  # fmt: skip
 PART = {"in_channels": 9}
+PUBLISHED = Path(__file__).parents[1] / "models" / "published"
 
 
 def of_1(cls: Any = diffusers.StableDiffusionPipeline, **unet: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -289,6 +291,42 @@ def test_what_files_of_2_predict_is_never_guessed(families, tmp_path) -> None:
     assert trusted.scheduler.config.prediction_type == "epsilon"
     with pytest.raises(InputError, match=r"got 'velocity'; did you mean|got 'velocity'"):
         StableDiffusionPipeline.from_single_file(path, **given, prediction_type="velocity")
+
+
+@pytest.mark.parametrize(("prediction", "name"), [("epsilon", "2-1-base"), ("v_prediction", "2-1")])
+def test_how_large_files_of_2_were_trained_shows_with_what_they_predict(families, tmp_path, prediction, name) -> None:
+    published = json.loads((PUBLISHED / f"stabilityai--stable-diffusion-{name}--unet.json").read_text())
+    given = {"tokenizer": tiny_tokenizer(), "device": "cpu"}
+    _, state, path = families[1024]
+    for told in ({"prediction_type": prediction}, {"scheduler": DDIMScheduler(prediction_type=prediction)}):
+        pipe = StableDiffusionPipeline.from_single_file(path, **given, **told)
+        assert pipe.unet.config.sample_size == published["sample_size"]
+    assert (
+        pipe(prompt="a cat", num_inference_steps=1, seed=1, outputs=["latents"]).latents.shape[-1]
+        == (published["sample_size"])
+    )
+    said = {
+        "modelspec.prediction_type": "v",
+        "modelspec.resolution": "64x32",
+    }  # width and height; a latent has 2 pixels
+    tuned = save(state, tmp_path / "tuned.safetensors", **said)
+    assert StableDiffusionPipeline.from_single_file(tuned, **given).unet.config.sample_size == (16, 32)
+
+
+def test_a_denoiser_that_was_given_is_not_told_its_size(families) -> None:
+    given = {"tokenizer": tiny_tokenizer(), "device": "cpu", "prediction_type": "v_prediction"}
+    own = StableDiffusionPipeline.from_single_file(families[1024][2], **given).unet
+    own.config = own.config.model_copy(update={"sample_size": None})
+    pipe = StableDiffusionPipeline.from_single_file(families[1024][2], **given, unet=own)
+    assert pipe.unet is own and own.config.sample_size is None
+
+
+def test_files_of_2_for_inpainting_were_published_with_one_prediction(tmp_path) -> None:
+    _, state = published(1024, **PART)
+    path = save(state, tmp_path / "inpainting.safetensors")
+    pipe = DiffusionPipeline.from_single_file(path, tokenizer=tiny_tokenizer(), device="cpu")
+    assert type(pipe) is StableDiffusionInpaintPipeline
+    assert (pipe.scheduler.config.prediction_type, pipe.unet.config.sample_size) == ("epsilon", 64)
 
 
 def test_a_word_in_metadata_that_is_not_known_is_no_answer(families, tmp_path) -> None:

@@ -18,7 +18,13 @@ from calotype.weights.components import fetch_index, fits, load_components
 from calotype.weights.gguf import open_tensors
 from calotype.weights.model_index import ModelIndex, read_json_object
 from calotype.weights.needed import has_weights
-from calotype.weights.original.family import Family, family_of, is_trained_to_pure_noise, prediction_type
+from calotype.weights.original.family import (
+    Family,
+    family_of,
+    is_trained_to_pure_noise,
+    prediction_type,
+    trained_size,
+)
 from calotype.weights.original.unused import UNKNOWN, by_kind
 from calotype.weights.pool.catalogue import CATALOGUE
 from calotype.weights.pool.config import ModelConfig
@@ -59,8 +65,13 @@ class _Checkpoint:
     @property
     def pipeline(self) -> str | None:
         """The name of the pipeline that the file is for, where its family tells."""
-        shape = next((s for key, s in self.whole.shapes.items() if key.endswith("input_blocks.0.0.weight")), None)
-        return None if self.family is None or shape is None else self.family.pipelines.get(shape[1])
+        return None if self.family is None else self.family.pipelines.get(self.channels or 0)
+
+    @property
+    def channels(self) -> int | None:
+        """How many channels the denoiser sees; None where the file has none."""
+        shapes = self.whole.shapes
+        return next((s[1] for key, s in shapes.items() if key.endswith("input_blocks.0.0.weight")), None)
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -116,6 +127,8 @@ def load_single_file(
         held["scheduler"] = _scheduler(file, held.get("scheduler"), prediction_type, "scheduler" in given)
     deferred: bool = loading(options.get("memory"), options.get("device"))["deferred"]
     held |= pool.components_for(networks, deferred=deferred)
+    if beside is None and "unet" not in given:
+        _tell_size(file, **{name: held.get(name) for name in ("unet", "vae", "scheduler")})
     read = {f"tokenizer{name.removeprefix('text_encoder')}" for name in held if name.startswith("text_encoder")}
     _check_there(
         target, [n for n in sought if n not in held and n not in networks and (n not in optional or n in read)]
@@ -319,7 +332,7 @@ def _published_scheduler(file: _Checkpoint, prediction: str | None) -> Any:
         raise ConfigError(
             f"{file.path} is of no known family, so its scheduler is not known; give scheduler= or config="
         )
-    prediction = prediction or family.prediction_type
+    prediction = prediction or family.predictions.get(file.channels or 0, family.prediction_type)
     if prediction is None:
         raise ConfigError(
             f"{file.path} is of {family.name}, whose files look the same whether the denoiser predicts noise (those of "
@@ -331,6 +344,15 @@ def _published_scheduler(file: _Checkpoint, prediction: str | None) -> Any:
         fields |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     cls = resolve("diffusers", family.scheduler["_class_name"])
     return cls(**fields, prediction_type=prediction)
+
+
+def _tell_size(file: _Checkpoint, unet: Any, vae: Any, scheduler: Any) -> None:
+    """Have a denoiser whose tensors do not say how large a picture it was trained with say so in its config."""
+    if file.family is None or None in (unet, vae, scheduler) or unet.config.sample_size is not None:
+        return
+    prediction = getattr(scheduler.config, "prediction_type", "")
+    size = trained_size(file.whole, file.family, prediction, vae.config.downscale)
+    unet.config = unet.config.model_copy(update={"sample_size": size})
 
 
 def _reported(file: _Checkpoint, pool: ModelPool) -> LoadReport:

@@ -1,5 +1,6 @@
 """Which published family the file of a whole pipeline is of, and what was published with it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,10 @@ class Family:
     latent_channels: int = 4
     prediction_type: str | None = "epsilon"
     """What the denoiser predicts; None where files that look the same were published with either."""
+    predictions: Mapping[int, str] = field(default_factory=dict)
+    """The same for denoisers that see so many channels, where that tells more."""
+    sides: Mapping[str, int] = field(default_factory=dict)
+    """What a denoiser predicts -> the size of the latents that it was trained with, where its tensors do not say."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Plain settings of the pipeline."""
 
@@ -56,7 +61,7 @@ FAMILIES = (
     Family(
         "Stable Diffusion 2", "stable-diffusion-v2", 1024,
         {"_class_name": "DDIMScheduler", **_BETAS, **_OLD}, _PIPELINES,
-        prediction_type=None,
+        prediction_type=None, predictions={9: "epsilon"}, sides={"epsilon": 64, "v_prediction": 96},
     ),
     Family(
         "Stable Diffusion XL", "stable-diffusion-xl-v1-base", 2048, _EULER, _PIPELINES_XL,
@@ -73,6 +78,8 @@ FAMILIES = (
 ARCHITECTURE = "modelspec.architecture"
 PREDICTION = "modelspec.prediction_type"
 _PREDICTIONS = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
+RESOLUTION = re.compile(r"(\d+)x(\d+)")
+"""What `modelspec.resolution` is like: the width and the height of the pictures that the network was trained with."""
 _V, _ZERO = "v_pred", "ztsnr"
 """Keys of tensors that stand for a fact and nothing else."""
 _OTHERWISE = frozenset({"edm_mean", "edm_std"})
@@ -97,6 +104,16 @@ def prediction_type(whole: Whole) -> str | None:
     if said is not None:
         return _PREDICTIONS.get(said.lower())
     return "v_prediction" if _V in whole.shapes else None
+
+
+def trained_size(whole: Whole, family: Family, prediction: str, factor: int) -> int | tuple[int, int] | None:
+    """The size of the latents that the denoiser was trained with, where its tensors do not tell: what metadata says,
+    else what was published with such a prediction. `factor`: the pixels along a side of one of its latents."""
+    said = RESOLUTION.fullmatch(whole.metadata.get("modelspec.resolution", ""))
+    if said is None:
+        return family.sides.get(prediction)
+    width, height = (int(side) // factor for side in said.groups())
+    return width if width == height else (height, width)
 
 
 def is_trained_to_pure_noise(whole: Whole) -> bool:
