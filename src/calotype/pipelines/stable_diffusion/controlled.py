@@ -7,59 +7,30 @@ second pack: `pipe.with_units(control("depth", "depth_net"), depth_net=...)`.
 from typing import Any
 
 from calotype.described import AliasChoices, Field, model_validator
-from calotype.graph.hints import Each
-from calotype.graph.inputs import Inputs
 from calotype.graph.node import Node
 from calotype.models.controlnet import ControlNetModel
+from calotype.pipelines import controlled
 from calotype.pipelines.base import takes
+from calotype.pipelines.controlled import controlled_units, either
 from calotype.pipelines.inputs import refuse_both
-from calotype.pipelines.packs import UnitPack
-from calotype.pipelines.pictures import Picture
 from calotype.pipelines.stable_diffusion import from_picture, sdxl
 from calotype.pipelines.stable_diffusion import pipeline as sd
 from calotype.pipelines.stable_diffusion.controlnet import control
 from calotype.pipelines.stable_diffusion.sizes import size
-from calotype.sampling import Denoise
-
-ECOSYSTEM = {
-    "control_scale": "controlnet_conditioning_scale",
-    "control_start": "control_guidance_start",
-    "control_end": "control_guidance_end",
-    "control_guess": "guess_mode",
-}
-"""What the ecosystem calls the inputs of a control."""
 
 
-def _either(name: str) -> AliasChoices:
-    return AliasChoices(name, ECOSYSTEM[name])
-
-
-class ControlledInputs(Inputs):
+class ControlledInputs(controlled.ControlledInputs):
     """What a user may set of the control, under the pack's names or the ecosystem's."""
 
-    control_image: Each[Picture] = Field(
-        description="What the picture is to follow (edges, depth, a pose), scaled and cropped to the size."
-    )
-    control_scale: float = Field(
-        default=1.0, ge=0, le=10, validation_alias=_either("control_scale"), description="How closely to follow it."
-    )
-    control_start: float = Field(
-        default=0.0, ge=0, lt=1, validation_alias=_either("control_start"),
-        description="The share of the loop from which it is followed.",
-    )  # fmt: skip
-    control_end: float = Field(
-        default=1.0, gt=0, le=1, validation_alias=_either("control_end"),
-        description="The share of the loop up to which it is followed.",
-    )  # fmt: skip
     control_guess: bool = Field(
-        default=False, validation_alias=_either("control_guess"),
+        default=False, validation_alias=AliasChoices("control_guess", "guess_mode"),
         description="Let it decide where the prompt does not: coarse maps alone, and only for the prompt.",
     )  # fmt: skip
 
     @model_validator(mode="before")
     @classmethod
-    def _one_of_each_control(cls, values: Any) -> Any:
-        return refuse_both(values, *ECOSYSTEM.items())
+    def _one_guess(cls, values: Any) -> Any:
+        return refuse_both(values, ("control_guess", "guess_mode"))
 
 
 class FromTextInputs(ControlledInputs):
@@ -82,7 +53,7 @@ class ControlNetImg2ImgInputs(ControlledInputs, from_picture.Img2ImgInputs):
     """What a user may set."""
 
     control_scale: float = Field(
-        default=0.8, ge=0, le=10, validation_alias=_either("control_scale"), description="How closely to follow it."
+        default=0.8, ge=0, le=10, validation_alias=either("control_scale"), description="How closely to follow it."
     )
 
 
@@ -90,7 +61,7 @@ class ControlNetInpaintInputs(ControlledInputs, from_picture.InpaintInputs):
     """What a user may set."""
 
     control_scale: float = Field(
-        default=0.5, ge=0, le=10, validation_alias=_either("control_scale"), description="How closely to follow it."
+        default=0.5, ge=0, le=10, validation_alias=either("control_scale"), description="How closely to follow it."
     )
 
 
@@ -105,7 +76,7 @@ class XLControlNetImg2ImgInputs(ControlledInputs, sdxl.Img2ImgInputs):
         default=0.8, gt=0, le=1, description="How much of the picture to replace by noise at the start."
     )
     control_scale: float = Field(
-        default=0.8, ge=0, le=10, validation_alias=_either("control_scale"), description="How closely to follow it."
+        default=0.8, ge=0, le=10, validation_alias=either("control_scale"), description="How closely to follow it."
     )
 
 
@@ -117,21 +88,13 @@ class XLControlNetInpaintInputs(ControlledInputs, sdxl.InpaintInputs):
     )
 
 
-def _with(pack: UnitPack, units: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Units with those of a pack before the loop, which they steer."""
-    at = next(i for i, node in enumerate(units) if node.is_loop)
-    loop = units[at]
-    assert isinstance(loop, Denoise)
-    return (*units[:at], *pack.units, loop.with_more(pack.steer), *units[at + 1 :])
-
-
 def _of_its_size(units: tuple[Node, ...]) -> tuple[Node, ...]:
     """Units that make a picture of the size of what it follows, unless a size is given."""
     return tuple(size.renamed(image="control_image") if node is size else node for node in units)
 
 
-UNITS = _with(control(), sd.UNITS)
-XL_UNITS = _with(control(xl=True), sdxl.UNITS)
+UNITS = controlled_units(control(), sd.UNITS)
+XL_UNITS = controlled_units(control(xl=True), sdxl.UNITS)
 
 
 class StableDiffusionControlNetPipeline(sd.Components):
