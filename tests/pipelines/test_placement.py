@@ -286,6 +286,18 @@ def test_weights_that_were_left_in_files_for_a_budget_are_read_where_there_is_no
         assert bool(found.isfinite().all())
 
 
+def test_what_is_computed_takes_its_part_of_the_budget_where_it_runs(known_kind: None) -> None:
+    def plan(budget: Any) -> Any:
+        return embedded(placement={"text_encoder": "lazy:1"}, memory={"cpu": budget}).plan(**MODEL_CALL)
+
+    with devices():
+        with pytest.raises(ComponentError, match=r"\w+ computes .* on cpu, .*give memory=\{'cpu': \d+\} ") as caught:
+            plan("1MiB")
+        budget = int(str(caught.value).rpartition("'cpu': ")[2].partition("}")[0])
+        found = plan(budget)
+        assert found.chosen == () and max(found.computed) < found.predicted_peaks["cpu"] <= budget
+
+
 def test_a_device_that_is_too_small_says_so_before_the_call(known_kind: None) -> None:
     pipe = embedded(placement={"text_encoder": "lazy:1"}, memory={"lazy:1": "1MiB", "cpu": "40MiB"})
     with pytest.raises(ComponentError, match=r"text_encoder.*lazy:1.* give memory=\{'lazy:1': \d+\} \(bytes\) or more"):
