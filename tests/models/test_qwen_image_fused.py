@@ -12,7 +12,7 @@ from calotype import FlowMatchEuler, QwenImagePipeline, QwenImageTransformer2DMo
 from calotype.errors import ComponentError
 from calotype.graph.branches import Branches
 from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
-from calotype.nn import side_by_side
+from calotype.nn import linear, side_by_side
 from calotype.weights.files import write_safetensors
 
 SMALL = {
@@ -151,3 +151,11 @@ def test_streamed_weights_compute_as_ever(pipe: Any) -> None:
     streamed = latents_of(less)
     torch.testing.assert_close(resident, wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(streamed, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_products_by_onednn_are_the_same_whatever_the_budget(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_WORTH", 1)
+    pipe.transformer.unfuse_qkv_projections()
+    resident = QwenImagePipeline(**{**pipe.components, "transformer": copy.deepcopy(pipe.transformer)}, device="cpu")
+    less = QwenImagePipeline(**pipe.components, device="cpu", memory={"cpu": "40MiB", "transformer": "stream"})
+    assert torch.equal(latents_of(less), latents_of(resident))

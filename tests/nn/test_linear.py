@@ -101,6 +101,17 @@ def test_what_is_hooked_to_a_layer_runs_before_its_activation() -> None:
 
 
 @torch.no_grad()
+def test_what_only_runs_before_a_layer_changes_no_bit() -> None:
+    """Streamed weights come by such hooks, and a picture is the same whatever the budget."""
+    ours, _ = layers()
+    rows, called = torch.randn(MANY, WIDE), []
+    alone = linear_gelu(ours, rows)
+    ours.register_forward_pre_hook(lambda layer, args: called.append(layer))
+    assert torch.equal(linear_gelu(ours, rows), alone)
+    assert called == [ours]
+
+
+@torch.no_grad()
 def test_a_layer_of_another_class_has_its_own_product() -> None:
     _, plain = layers()
     rows = torch.randn(MANY, WIDE)

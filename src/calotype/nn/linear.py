@@ -21,10 +21,14 @@ _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available()) and hasattr(  # type: i
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, of which `linear` makes the product."""
+    """`nn.Linear`, of which `linear` makes the product, and which may be asked for `gelu` of it (`linear_gelu`)."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias)
+    def forward(self, input: Tensor, gelu: bool = False) -> Tensor:
+        if not gelu:
+            return linear(input, self.weight, self.bias)
+        if _is_fast(input, self.weight):
+            return _product(input, self.weight, self.bias, "gelu")
+        return _gelu(functional.linear(input, self.weight, self.bias))
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -36,11 +40,19 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def linear_gelu(layer: nn.Linear, rows: Tensor) -> Tensor:
-    """The Gaussian error linear unit, by its approximation with a hyperbolic tangent, of what a layer gives."""
-    alone = type(layer) is Linear and not (layer._forward_hooks or layer._forward_pre_hooks)  # a packed one is another
-    if alone and _is_fast(rows, layer.weight):
-        return _product(rows, layer.weight, layer.bias, "gelu")
-    fresh: Tensor = layer(rows)
+    """The Gaussian error linear unit, by its approximation with a hyperbolic tangent, of what a layer gives.
+
+    What is hooked before the layer, as streamed weights are, changes nothing: the numbers are those without it. What is
+    hooked after it, as adapters are, is shown what the layer alone gives.
+    """
+    if type(layer) is Linear and not layer._forward_hooks:  # a packed one is of another class
+        both: Tensor = layer(rows, gelu=True)
+        return both
+    return _gelu(layer(rows))
+
+
+def _gelu(fresh: Tensor) -> Tensor:
+    """Nothing else holds `fresh`: without gradients its memory is taken."""
     if torch.is_grad_enabled():
         return functional.gelu(fresh, approximate="tanh")
     in_place: Tensor = torch.ops.aten.gelu_.default(fresh, approximate="tanh")
