@@ -33,15 +33,21 @@ def recomputed(network: nn.Module) -> Iterator[int]:
 def _again(forward: Any, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    before = [list(value) if isinstance(value, list) else value for value in args]
-    turns = iter((args,))
+    kept = [_copied(value) for value in args]
 
-    def run(*given: Any, **more: Any) -> Any:
-        """The block; its second time with lists as they were, which blocks take from and add to."""
-        own = next(turns, None)
-        return forward(*(own or [list(value) if isinstance(value, list) else value for value in before]), **more)
+    def run(*given: Any, **more: Any) -> tuple[Any, list[Any]]:
+        """The block on lists of its own, which it may take from and add to, and what it made of them."""
+        own = [_copied(value) for value in given]
+        return forward(*own, **more), [value for value in own if isinstance(value, list)]
 
-    return checkpoint(run, *args, use_reentrant=False, **kwargs)
+    out, after = checkpoint(run, *kept, use_reentrant=False, **kwargs)
+    for value, made in zip([value for value in args if isinstance(value, list)], after, strict=True):
+        value[:] = made
+    return out
+
+
+def _copied(value: Any) -> Any:
+    return list(value) if isinstance(value, list) else value
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
