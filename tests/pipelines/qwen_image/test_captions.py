@@ -92,6 +92,8 @@ def test_a_caption_needs_the_processor_and_no_prompt(components: dict[str, Any],
         pipe(**CALL, image=picture())
     with pytest.raises(InputError, match="caption is for calls without a prompt"):
         pipe(**CALL, image=picture(), prompt="a cat", caption="zh")
+    with pytest.raises(InputError, match="given must be"):
+        pipe(**CALL, image=picture(), given=5)
     assert len(pipe(**CALL, image=picture(), prompt="a cat").pictures) == 1
     words = torch.randn(1, 5, 16)
     given = {"prompt_embeds": Branches(positive=words, negative=words)}

@@ -1,6 +1,7 @@
 """Qwen-Image-Layered: a picture taken apart into layers with transparency."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -63,8 +64,9 @@ class LayeredPictureInputs(LayeredInputs):
     def _captioned(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("prompt") is not None or values.get("caption") is not None:
             return values
-        given = values.get("given") or {}
-        return values if "prompt" in given or "prompt_embeds" in given else {**values, "caption": "en"}
+        given = values.get("given")
+        embedded = isinstance(given, Mapping) and "prompt_embeds" in given
+        return values if embedded else {**values, "caption": "en"}
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "LayeredPictureInputs":
