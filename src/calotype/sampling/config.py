@@ -119,13 +119,14 @@ class ConfiguredScheduler(Configured):
             RepositoryError: there is no such file, or it is not a JSON object.
             ConfigError: the file describes another class, or has wrong fields.
         """
+        from calotype.weights.aliases import SAME
         from calotype.weights.needed import fetch_file  # which no other use of a scheduler needs
 
         where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
         path = fetch_file(source, subfolder, FILE_NAME, "scheduler", revision=revision, **where)
         fields = _read(path)
         name = fields.get("_class_name", cls.__name__)
-        if name != cls.__name__:
+        if SAME.get(name, name) != cls.__name__:
             raise ConfigError(
                 f"{path} describes a {name}, not a {cls.__name__}; load it with that class, and turn it into this one "
                 f"with {cls.__name__}.from_config(other.config)"

@@ -14,6 +14,12 @@ ALIASES: dict[tuple[str, str], tuple[str, str]] = {
 }
 """`(library, class)` as an index says it -> the same component today."""
 
+SAME: dict[str, str] = {
+    "DDIMParallelScheduler": "DDIMScheduler",
+    "DDPMParallelScheduler": "DDPMScheduler",
+}
+"""A class of diffusers -> the one of calotype that has the same fields and makes the same steps."""
+
 HOMES: dict[tuple[str, str], str] = {
     ("stable_diffusion", "StableDiffusionSafetyChecker"): "diffusers.pipelines.stable_diffusion.safety_checker",
     ("latent_diffusion", "LDMBertModel"): "diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion",

@@ -17,6 +17,7 @@ from calotype.weights.model_index import (
     read_model_index,
 )
 from calotype.weights.needed import component_files, fetch_files, inside, where
+from calotype.weights.other_schedulers import instead_of
 from calotype.weights.registry import resolve, theirs
 from calotype.weights.repository import Folder, Repository
 from calotype.weights.shards import check_variant
@@ -143,6 +144,9 @@ def _class_of(
             f"load the rest without it{did_you_mean(name, index.components)}"
         )
     _place(repository, name)
+    own = isinstance(expected, type) and expected.__module__.startswith("calotype.")
+    if own and (said := instead_of(ref.library, ref.class_name)):
+        raise ComponentError(f"{path}: {name!r} is {ref}, {said}")
     try:
         cls = _resolved(ref, expected)
     except RepositoryError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 from calotype._names import ECOSYSTEM, OF_TRANSFORMERS, PUBLIC
 from calotype.errors import ComponentError, RepositoryError, did_you_mean
-from calotype.weights.aliases import ALIASES, HOMES
+from calotype.weights.aliases import ALIASES, HOMES, SAME
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ def resolve(library: str, name: str) -> type[Any]:
     if (library, name) in ALIASES:
         logger.info("['%s', '%s'] is called %s today", library, name, ALIASES[library, name])
         library, name = ALIASES[library, name]
+    if library == "diffusers":
+        name = SAME.get(name, name)
     if (library, name) in HOMES:
         return _foreign("diffusers", name, HOMES[library, name])
     if library not in LIBRARIES:
@@ -53,7 +55,7 @@ def theirs(library: str, name: str) -> type[Any] | None:
         RepositoryError: as `resolve`.
     """
     library, name = ALIASES.get((library, name), (library, name))
-    return _foreign(library, name) if name in _OWN.get(library, ()) else None
+    return _foreign(library, name) if SAME.get(name, name) in _OWN.get(library, ()) else None
 
 
 def named(component: object) -> tuple[str, str]:
