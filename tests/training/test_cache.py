@@ -357,3 +357,12 @@ def test_values_come_back_as_they_were(tmp_path: Path) -> None:
 def test_a_value_that_is_no_array_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="a Image cannot be cached"):
         write_shard(tmp_path, {"a": color(1, 2, 3)})
+
+
+def test_a_full_disk_names_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("calotype.training.cache.write_shard", full)
+    with pytest.raises(TrainingError, match=r"cache: .*No space left on device; what is done is kept, run it again"):
+        prepare(small(), rows(), tmp_path / "cache")

@@ -100,7 +100,7 @@ def prepare_cache(
 
     Raises:
         InputError: a row cannot be read, or lacks an input.
-        TrainingError: a worker failed.
+        TrainingError: a worker failed, or what was computed cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(folder)
@@ -139,7 +139,10 @@ def _compute(pipe: "DiffusionPipeline", parts: Sequence[Sequence[Job]], folder: 
         for row, todo in part:
             made = item_values(pipe, row, tuple(todo), {})
             values |= {key: made[wire] for wire, key in todo.items()}
-        write_shard(folder, values)
+        try:
+            write_shard(folder, values)
+        except OSError as error:
+            raise TrainingError(f"{folder}: {error}; what is done is kept, run it again to go on") from error
 
 
 # -- workers -----------------------------------------------------------------------------------------------------------

@@ -129,10 +129,6 @@ class Store:
     def __contains__(self, key: str) -> bool:
         return key in self._where
 
-    def take(self, path: Path) -> None:
-        """Take in a shard that was just written."""
-        self._take(path)
-
     def get(self, key: str, hint: Any) -> Any:
         """The value under a key; `hint` is the type of its wire."""
         file = self._where[key]

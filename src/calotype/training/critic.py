@@ -110,6 +110,6 @@ class Roles:
 
     def by_critic(self, shown: Any, levels: Sequence[Level], conditions: Mapping[str, Any]) -> Any:
         """The output by the critic's parameters."""
-        assert self._critic is not None, "who asks for it says needs_critic"
+        assert self._critic is not None, "who asks for it has a critic"
         with self._critic.in_place():
             return self._predictor(shown, levels, conditions)
