@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from calotype.described import Described
 from calotype.errors import ConfigError, did_you_mean
@@ -86,9 +86,14 @@ def explained(owner: str, config: "type[BaseModel]", error: "ValidationError") -
     for problem in error.errors():
         name = _place(problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{name!r} is not a field{did_you_mean(name, config.model_fields)}")
+            near = did_you_mean(str(problem["loc"][-1]), _fields_beside(config, problem["loc"]))
+            lines.append(f"{name!r} is not a field{near}")
         elif problem["type"] == "missing":
             lines.append(f"{name!r} is missing")
+        elif problem["type"] == "union_tag_invalid":
+            tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
+            near = did_you_mean(tag, known.replace("'", "").split(", "))
+            lines.append(f"{name!r}: there is no kind {tag!r}{near}; there are {known}")
         else:
             what = problem["msg"].removeprefix("Value error, ")
             wrong.setdefault((name, f"got {problem['input']!r}"), []).append(what)
@@ -96,6 +101,23 @@ def explained(owner: str, config: "type[BaseModel]", error: "ValidationError") -
         what = " or ".join([found[0], *(other.removeprefix("Input should be ") for other in found[1:])])
         lines.append((f"{name!r}: {what}" if got in what else f"{name!r}: {what}, {got}") if name else what)
     return f"{owner} cannot be made from this configuration: " + "; ".join(lines)
+
+
+def _fields_beside(config: "type[BaseModel]", place: tuple[int | str, ...]) -> list[str]:
+    """The fields of the model that the last part of a place is in, or of all that it may be in."""
+    within = [config]
+    for part in place[:-1]:
+        inner = [m for c in within if part in c.model_fields for m in _models(c.model_fields[str(part)].annotation)]
+        tagged = [m for m in within if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+        within = inner or tagged or within
+    return [name for model in within for name in model.model_fields]
+
+
+def _models(hint: Any) -> "list[type[BaseModel]]":
+    """The models that a type may be, or have within."""
+    if hasattr(hint, "model_fields"):
+        return [hint]
+    return [model for member in get_args(hint) for model in _models(member)]
 
 
 def _place(parts: tuple[int | str, ...]) -> str:

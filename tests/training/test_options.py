@@ -144,6 +144,22 @@ def test_a_backend_that_there_is_not_is_refused_before_the_first_step(tmp_path: 
         run.train(progress=False)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"objective": {"kind": "distribution_matching", "critic_update": 2}}, "did you mean 'critic_updates'"),
+        ({"objective": {"kind": "denoisin"}}, "'objective': there is no kind 'denoisin'; did you mean 'denoising'?"),
+        ({"target": {"kind": "lora", "component": "net", "ranc": 2}}, "'target.lora.ranc' is not a field; .* 'rank'"),
+        ({"validation": {"evry": 2}}, "'validation.evry' is not a field; did you mean 'every'"),
+    ],
+)
+def test_wrong_parts_of_settings_are_named_with_the_nearest(
+    fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Trainer(small(), rows(), tmp_path, **{"steps": 1, **LORA, **fields})
+
+
 def test_blocks_that_hand_on_lists_are_computed_again_as_they_were(tmp_path: Path) -> None:
     """A U-Net's blocks take from the list of what earlier ones left."""
     reference = tiny_sd.reference_pipeline(diffusers.StableDiffusionPipeline)
