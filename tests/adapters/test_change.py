@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adapters.small import random
-from calotype.adapters.change import Hadamard, Kronecker, LowRank
+from calotype.adapters.change import Hadamard, Kronecker, LowRank, Whole
 
 
 def kernel_product(core, first, second):
@@ -34,6 +34,14 @@ def test_low_rank_with_the_kernel_in_the_first_factor_or_in_the_middle():
     change = LowRank({"down": narrow, "up": up, "mid": mid})
     assert change.shape == (4, 5, 3, 3)
     torch.testing.assert_close(change.product(), kernel_product(mid, up.flatten(1).t(), narrow.flatten(1)))
+
+
+def test_whole():
+    change = Whole({"diff": random(4, 6, seed=1).half()})
+    assert change.rank == 0 and change.shape == (4, 6) and change.product().dtype == torch.float32
+    torch.testing.assert_close(
+        change.dense(torch.zeros(4, 6, 1, 1), 0.5)[..., 0, 0], 0.5 * change.parts["diff"].float()
+    )
 
 
 def test_hadamard():

@@ -1,5 +1,6 @@
 """Adapters of a pipeline: the embedded model draws something else with one, and the very same without it."""
 
+import copy
 import hashlib
 import threading
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from PIL import ImageChops
 
-from adapters.small import diffusers_keys, factors, kohya_keys, peft_folder, same, weights_of, written
+from adapters.small import diffusers_keys, factors, kohya_keys, peft_folder, random, same, weights_of, written
 from calotype import DiffusionPipeline
 from calotype.adapters.host import AdapterHost
 from calotype.adapters.layers import DOWN
@@ -415,3 +416,35 @@ def test_trained_in_a_few_steps_and_loaded(pipe, tmp_path):
     assert ImageChops.difference(plain, drawn(pipe)).getbbox() is not None
     with torch.no_grad():
         assert float((layer(rows) - wanted).square().mean()) <= losses[-1] * 1.01
+
+
+def test_full_differences_run_beside_the_weights_and_fused_as_weights_that_have_them(shared, pipe, tmp_path):
+    layers = {
+        name: layer.weight
+        for name, layer in shared.transformer.named_modules()
+        if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))
+    }
+    diffs = {name: random(*weight.shape, seed=n) * 0.01 for n, (name, weight) in enumerate(layers.items())}
+    names = {f"lora_transformer_{name.replace('.', '_')}.diff": diff for name, diff in diffs.items()}
+    state = {f"{name}.weight": weight + 0.5 * diffs[name] for name, weight in layers.items()}
+    changed = copy.deepcopy(shared)
+    changed.transformer.load_state_dict(state, strict=False)
+    call = {"prompt": "a red apple", "steps": 2, "seed": 1, "outputs": ["latents"]}
+    wanted = changed(**call).latents
+    assert (wanted - pipe(**call).latents).abs().max() > 0.01
+    pipe.load_adapter(written(tmp_path / "whole.safetensors", names), "whole", weight=0.5)
+    assert pipe.adapters["whole"].layers == {"transformer": len(diffs)}
+    torch.testing.assert_close(pipe(**call).latents, wanted, rtol=1e-4, atol=1e-5)
+    pipe.fuse_adapters()
+    torch.testing.assert_close(pipe(**call).latents, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_full_differences_have_no_alpha(shared, pipe, tmp_path):
+    keys = {"lora_transformer_x.diff": torch.ones(2, 2)}
+    with pytest.raises(InputError, match="alpha=2 has no effect"):
+        pipe.load_adapter(written(tmp_path / "a.safetensors", keys), alpha=2.0)
+    with pytest.raises(WeightsError, match="is a full difference and has an alpha"):
+        pipe.load_adapter(written(tmp_path / "b.safetensors", {**keys, "lora_transformer_x.alpha": torch.tensor(1.0)}))
+    biased = {**keys, "lora_transformer_x.diff_b": torch.ones(2)}
+    with pytest.raises(WeightsError, match=r"keys are none of an adapter: 'lora_transformer_x\.diff_b'"):
+        pipe.load_adapter(written(tmp_path / "c.safetensors", biased))

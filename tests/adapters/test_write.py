@@ -10,7 +10,7 @@ from torch import nn
 
 from adapters.small import factors, random
 from adapters.test_place import clip_pairs, small_unet
-from calotype.adapters.change import Hadamard, Kronecker, LowRank
+from calotype.adapters.change import Hadamard, Kronecker, LowRank, Whole
 from calotype.adapters.formats import read_adapter
 from calotype.adapters.place import placed
 from calotype.adapters.write import save_changes
@@ -91,18 +91,21 @@ def products():
         "0": Hadamard({"w1_a": a, "w1_b": b, "w2_a": c, "w2_b": d}, 0.5),
         "1": Kronecker({"w1": random(2, 2, seed=5), "w2_a": random(3, 2, seed=6), "w2_b": random(2, 3, seed=7)}, 0.25),
         "2": LowRank({"down": down, "mid": mid, "up": up}),
+        "3": Whole({"diff": random(3, 5, 3, 3, seed=8)}),
     }
 
 
 def test_other_products_are_written_as_kohya_does(tmp_path):
-    network = nn.Sequential(nn.Linear(6, 8), nn.Linear(6, 6), nn.Conv2d(4, 5, 3))
+    network = nn.Sequential(nn.Linear(6, 8), nn.Linear(6, 6), nn.Conv2d(4, 5, 3), nn.Conv2d(5, 3, 3))
     wanted = {"unet": products()}
     path = save_changes(tmp_path / "a.safetensors", wanted, {"unet": network}, "kohya")
-    assert read_adapter(path).kinds == ["LoHa", "LoKr", "LoRA"]
+    assert read_adapter(path).kinds == ["LoHa", "LoKr", "LoRA", "full difference"]
     assert_equal(placed(read_adapter(path), {"unet": network}), wanted)
 
 
-@pytest.mark.parametrize(("name", "what"), [("0", "LoHa"), ("1", "LoKr"), ("2", "a kernel of its own")])
+@pytest.mark.parametrize(
+    ("name", "what"), [("0", "LoHa"), ("1", "LoKr"), ("2", "a kernel of its own"), ("3", "full difference")]
+)
 @pytest.mark.parametrize("form", ["diffusers", "peft"])
 def test_and_refused_elsewhere(tmp_path, name, what, form):
     with pytest.raises(WeightsError, match=f"unet.{name} has {what}, for which the files of {form} have no place"):

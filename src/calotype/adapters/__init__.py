@@ -1,6 +1,6 @@
 """Adapters: small files that change what a network computes, beside its weights or in them.
 
-change       the change of one layer: low rank (LoRA), Hadamard (LoHa), Kronecker (LoKr), with magnitudes (DoRA)
+change       the change of one layer: low rank (LoRA), Hadamard (LoHa), Kronecker (LoKr), whole, with magnitudes (DoRA)
 formats      a file's keys, in the spelling of PEFT, diffusers or kohya, as changes of layers
 names        what those spellings call the layers of a network
 place        which layer of which component each change belongs to

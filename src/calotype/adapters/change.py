@@ -151,6 +151,23 @@ class Kronecker(Change):
         return torch.kron(first, second.contiguous()).reshape(self.shape)
 
 
+class Whole(Change):
+    """The difference itself, of the weight's shape. No alpha scales it."""
+
+    kind = "full difference"
+
+    @property
+    def rank(self) -> int:
+        return 0
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.parts["diff"].shape)
+
+    def product(self) -> Tensor:
+        return self.parts["diff"].float()
+
+
 def _factor(parts: Mapping[str, Tensor], name: str, core: str | None) -> Tensor:
     """One factor, whole or multiplied from two, with a core or without."""
     if name in parts:
@@ -161,4 +178,4 @@ def _factor(parts: Mapping[str, Tensor], name: str, core: str | None) -> Tensor:
     return (a @ b.flatten(1)).reshape(a.shape[0], *b.shape[1:])
 
 
-KINDS: Mapping[str, type[Change]] = {cls.kind: cls for cls in (LowRank, Hadamard, Kronecker)}
+KINDS: Mapping[str, type[Change]] = {cls.kind: cls for cls in (LowRank, Hadamard, Kronecker, Whole)}

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from calotype.adapters.change import Change, Hadamard, Kronecker, LowRank
+from calotype.adapters.change import Change, Hadamard, Kronecker, LowRank, Whole
 from calotype.errors import InputError, WeightsError
 from calotype.weights.files import SafetensorsFile
 
@@ -37,6 +37,7 @@ _KEYS = (
     (re.compile(r"(.+)\.lora(?:_linear_layer)?\.(down|up)\.weight"), None),
     (re.compile(r"(.+)_lora\.(down|up)\.weight"), None),
     (re.compile(r"(.+)\.(?:hada|lokr)_(w[12](?:_[ab])?|t[12])"), None),
+    (re.compile(r"(.+)\.(diff)"), None),
     (re.compile(r"(.+)\.(alpha)"), None),
     (re.compile(r"(.+)\.(dora_scale)"), None),
     (re.compile(r"(.+)\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?"), "rows"),
@@ -46,11 +47,13 @@ _NEEDED: dict[type[Change], tuple[tuple[str, ...], ...]] = {
     LowRank: (("down", "up"),),
     Hadamard: (("w1_a", "w1_b", "w2_a", "w2_b"),),
     Kronecker: (("w1", "w2"), ("w1_a", "w1_b", "w2"), ("w1", "w2_a", "w2_b"), ("w1_a", "w1_b", "w2_a", "w2_b")),
+    Whole: (("diff",),),
 }
 _MAY: dict[type[Change], frozenset[str]] = {
     LowRank: frozenset({"mid"}),
     Hadamard: frozenset({"t1", "t2"}),
     Kronecker: frozenset({"t2"}),
+    Whole: frozenset(),
 }
 _BESIDE = frozenset({"alpha", "dora_scale", "rows"})
 
@@ -77,13 +80,13 @@ class AdapterFile:
 
     @property
     def kinds(self) -> list[str]:
-        """`LoRA`, `LoHa` or `LoKr`, and `DoRA` where there are magnitudes."""
+        """`LoRA`, `LoHa`, `LoKr` or `full difference`, and `DoRA` where there are magnitudes."""
         dora = {"DoRA"} if any(change.magnitude is not None for change in self.changes.values()) else set()
         return sorted({change.kind for change in self.changes.values()} | dora)
 
     @property
     def ranks(self) -> list[int]:
-        """The ranks that its layers have."""
+        """The ranks that its layers have; 0 for those whose changes have none."""
         return sorted({change.rank for change in self.changes.values()})
 
 
@@ -110,7 +113,8 @@ def read_adapter(path: Path, *, alpha: float | None = None) -> AdapterFile:
         )
     alphas = {layer: _alpha_of(path, layer, parts, config) for layer, parts in found.items()}
     if alpha is not None:
-        alphas = _filled(path, alphas, alpha)
+        scaled = {layer: said for layer, said in alphas.items() if "diff" not in found[layer]}
+        alphas |= _filled(path, scaled, alpha)
     changes = {layer: _change(path, layer, parts, alphas[layer]) for layer, parts in found.items()}
     return AdapterFile(path, kind, changes)
 
@@ -273,7 +277,9 @@ def _change(path: Path, layer: str, parts: Mapping[str, Tensor], alpha: _Alpha) 
     factors = {name: parts[name] for name in parts if name in names}
     change = cls(factors)
     _refuse_unfit(path, layer, change)
-    rank = change.rank or alpha.rank
+    if isinstance(change, Whole) and "alpha" in parts:
+        raise WeightsError(f"{path}: {layer!r} is a full difference and has an alpha, which nothing says how to use")
+    rank = 0 if isinstance(change, Whole) else change.rank or alpha.rank
     scale = 1.0 if alpha.value is None or not rank else alpha.value / (math.sqrt(rank) if alpha.stable else rank)
     return cls(factors, scale, _magnitude(path, layer, parts, change))
 

@@ -16,7 +16,7 @@ from calotype.weights.files import write_safetensors
 from calotype.weights.model_index import write_json
 
 DIFFUSERS_NAME, PEFT_NAME = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"
-_PARTS = {"down": "lora_down.weight", "up": "lora_up.weight", "mid": "lora_mid.weight"}
+_PARTS = {"down": "lora_down.weight", "up": "lora_up.weight", "mid": "lora_mid.weight", "diff": "diff"}
 _STEMS = {"LoHa": "hada", "LoKr": "lokr"}
 _TEXT = "text_model."
 
@@ -144,7 +144,7 @@ def _kohya(changes: Placed, networks: Mapping[str, nn.Module]) -> dict[str, Tens
         for name, change in layers.items():
             stem = prefix + _with_text(component, name, networks).replace(".", "_")
             for part, tensor in change.parts.items():
-                end = _PARTS[part] if isinstance(change, LowRank) else f"{_STEMS[change.kind]}_{part}"
+                end = _PARTS[part] if part in _PARTS else f"{_STEMS[change.kind]}_{part}"
                 found[f"{stem}.{end}"] = tensor
             if change.rank:
                 found[f"{stem}.alpha"] = torch.tensor(change.scale * change.rank)
