@@ -22,7 +22,7 @@ from calotype import (
 )
 from calotype.errors import ConfigError, InputError, MissingInput, UnusedInput
 from calotype.nn.tiling import decode_tiled, encode_tiled
-from calotype.pipelines.pictures import to_array
+from calotype.pipelines.pictures import to_array, to_picture
 from calotype.pipelines.stable_diffusion.sdxl_units import handed_over
 from tiny_sd import left_half, picture, reference_pipeline, reference_xl
 
@@ -212,6 +212,18 @@ def test_a_tiny_autoencoder_takes_the_place_of_the_full_one(folder: Path) -> Non
                            num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))  # fmt: skip
     pipe = StableDiffusionPipeline.from_pretrained(folder, vae=tiny.eval(), device="cpu")
     assert pipe(prompt="cat", image=picture(), seed=0, **STEPS).image.size == (16, 16)
+
+
+def test_a_running_call_is_shown_through_the_tiny_autoencoder(folder: Path, pipe: Any) -> None:
+    tiny = AutoencoderTiny(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+                           num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).eval()  # fmt: skip
+    small = StableDiffusionPipeline.from_pretrained(folder, vae=tiny, device="cpu")
+    call = {"prompt": "cat", "height": 16, "width": 16, "seed": 0, **STEPS}
+    with torch.no_grad():
+        shown = [to_picture(tiny.decode(event.denoised[:1]).sample) for event in pipe.stream(**call)]
+    wanted = [event.preview()["image"] for event in small.stream(**call)]
+    assert len(shown) == 2 and [p.tobytes() for p in shown] == [p.tobytes() for p in wanted]
+    assert shown[-1].tobytes() != pipe(**call).image.tobytes()  # which the full autoencoder decodes
 
 
 def test_a_budget_that_one_network_fits_in_is_enough(folder: Path, pipe: Any) -> None:
