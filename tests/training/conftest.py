@@ -7,6 +7,15 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Sums are of one order in this process and in those that tests start, which have one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _fresh_accelerator() -> Iterator[None]:
     """accelerate keeps its state for the whole process; each test begins without one."""
