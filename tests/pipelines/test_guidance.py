@@ -176,7 +176,7 @@ def either(
 ) -> Latents:
     """The velocity, of the weaker network on its branch."""
     network = weaker if weak else transformer
-    return velocity.fn(latents, step, prompt_embeds, prompt_mask, pooled_embeds, None, None, None, transformer=network)
+    return velocity.fn(latents, step, prompt_embeds, prompt_mask, pooled_embeds, *(None,) * 4, transformer=network)
 
 
 class Autoguided(TextToImagePipeline):

@@ -181,7 +181,7 @@ def test_a_policy_comes_back_from_json(policy: Any) -> None:
         (lambda: TaylorCache(2, -1), "TaylorCache: degree must be a whole number from 0, got -1"),
         (lambda: TaylorCache(2, 1, 1.5), "TaylorCache: warm_up must be a whole number from 0, got 1.5"),  # type: ignore[arg-type]
         (lambda: TaylorCache(of="block"), "of must be one of blocks, prediction, got 'block'; did you mean 'blocks'"),  # type: ignore[arg-type]
-        (lambda: FirstBlockCache(0.1, within=(0.5, 0.5)), "interval must be two increasing numbers"),
+        (lambda: FirstBlockCache(0.1, within=(0.5, 0.5)), "within must be two increasing numbers"),
         (lambda: FirstBlockCache(0.1, most=0), "FirstBlockCache: most must be a whole number from 1, got 0"),
         (lambda: from_json({"method": "FirstBlock"}), "cache has no method 'FirstBlock'; did you mean"),
         (lambda: from_json({"method": "TeaCache", "treshold": 1}), "has no 'treshold'; did you mean 'threshold'"),
