@@ -156,6 +156,6 @@ def test_streamed_weights_compute_as_ever(pipe: Any) -> None:
 def test_products_by_onednn_are_the_same_whatever_the_budget(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "_WORTH", 1)
     pipe.transformer.unfuse_qkv_projections()
-    resident = QwenImagePipeline(**{**pipe.components, "transformer": copy.deepcopy(pipe.transformer)}, device="cpu")
+    resident = latents_of(pipe)  # on the mapped file: a copy lies at other addresses, where sums have another order
     less = QwenImagePipeline(**pipe.components, device="cpu", memory={"cpu": "40MiB", "transformer": "stream"})
-    assert torch.equal(latents_of(less), latents_of(resident))
+    assert torch.equal(latents_of(less), resident)
