@@ -196,9 +196,7 @@ def test_a_network_that_is_away_is_not_converted_by_itself(tmp_path: Path) -> No
         network.double, lambda: network.to("meta"), lambda: network.blocks[2].to(torch.float64),
         copy.copy(network.blocks)[1].inner.half,
     ):  # fmt: skip
-        with pytest.raises(
-            ComponentError, match=r"of this \w+ are not in memory, .* cannot be converted or moved"
-        ):
+        with pytest.raises(ComponentError, match=r"of this \w+ are not in memory, .* cannot be converted or moved"):
             convert()
     assert network.to(torch.float32).cpu() is network and is_resting(network.blocks[1].inner.weight)
     twin = copy.deepcopy(network).double()
