@@ -75,16 +75,13 @@ def load_pipeline(
     index = fetch_index(repository)
     target: type[P] = custom or target_class(cls, index, repository)
     if is_guest(target):
-        if isinstance(variant, Mapping):
-            raise InputError(
-                f"variant must be one word for {target.__name__}, a pipeline of diffusers, got {variant!r}"
-            )
         refused = {
             "only": only, "check": check, "memory": memory, "placement": placement,
             "memo": None if memo == MEMO else memo,
         }  # fmt: skip
+        one = _one_variant(target, variant)
         guest: P = load_guest(
-            target, repository, index, components, dtype=dtype, variant=variant, device=device, refused=refused
+            target, repository, index, components, dtype=dtype, variant=one, device=device, refused=refused
         )
         return guest
     wanted, optional = wanted_components(target, target._declared if target.units else None, index.extras)
@@ -100,6 +97,13 @@ def load_pipeline(
     pipe._source = str(source) if repository.revision is None else f"{repository.name}@{repository.revision}"
     pipe._report = _reported(repository, index, wanted)
     return pipe
+
+
+def _one_variant(guest: type[Any], variant: str | Mapping[str, str | None] | None) -> str | None:
+    """The variant of a pipeline of diffusers. Raises `InputError` for one by component, which it does not take."""
+    if isinstance(variant, Mapping):
+        raise InputError(f"variant must be one word for {guest.__name__}, a pipeline of diffusers, got {variant!r}")
+    return variant
 
 
 def _from_pool(

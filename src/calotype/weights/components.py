@@ -93,13 +93,14 @@ def load_components(
     classes = {name: _class_of(listed, index, name, types[name], name in optional) for name in asked}
     chosen = {name: cls for name, cls in classes.items() if cls is not None}
     folder = _fetch(listed, chosen, variants)
-    loaded: dict[str, Any] = dict.fromkeys(classes)
-    for name, cls in chosen.items():
-        patterns = (storage(name) if storage is not None else None) or None
-        loaded[name] = _load(
+    packed = storage or (lambda name: {})
+    loaded: dict[str, Any] = dict.fromkeys(classes) | {
+        name: _load(
             cls, folder / _place(listed, name), dtype=_of(dtypes, name), variant=_of(variants, name), check=check,
-            storage=patterns, deferred=deferred,
-        )  # fmt: skip
+            storage=packed(name) or None, deferred=deferred,
+        )
+        for name, cls in chosen.items()
+    }  # fmt: skip
     return {name: overrides.get(name, loaded.get(name)) for name in types if name in overrides or name in loaded}
 
 
