@@ -36,23 +36,24 @@ def run(options: Options) -> list[Row]:
     programs = {"torch": FLOOR} | {
         f"{side} {name}": c for name, pair in PAIRS.items() for side, c in zip(SIDES, pair, strict=True)
     }
-    modules: dict[str, int] = {}
-    sides = {label: _program(label, code, modules) for label, code in programs.items()}
+    counts: dict[str, dict[str, int]] = {}
+    sides = {label: _program(label, code, counts) for label, code in programs.items()}
     times = interleaved(sides, options.rounds_of(full=25, quick=6))
-    return rows + [_row(name, times, modules) for name in PAIRS]
+    return rows + [_row(name, times, counts) for name in PAIRS]
 
 
-def _program(label: str, code: str, modules: dict[str, int]) -> Measure:
+def _program(label: str, code: str, counts: dict[str, dict[str, int]]) -> Measure:
     def measure() -> float:
         report = run_code(code)
-        modules[label] = len(report["modules"])
+        counts[label] = {"modules": len(report["modules"]), "full_collections": report["collections"]}
         return float(report["cpu"])
 
     return measure
 
 
-def _row(name: str, times: dict[str, list[float]], modules: dict[str, int]) -> Row:
+def _row(name: str, times: dict[str, list[float]], counts: dict[str, dict[str, int]]) -> Row:
     pair = {side: times[f"{side} {name}"] for side in SIDES}
     floor = interval([a / b for a, b in zip(times["torch"], pair["peer"], strict=True)]).median
-    counts = {f"modules_{side}": modules[f"{side} {name}"] for side in SIDES} | {"floor_torch_alone": round(floor, 3)}
-    return ratio_row(name, pair, at_most(0.35), sides="s CPU", counts=counts, note=" | ".join(PAIRS[name]))
+    both = {f"{count}_{side}": n for side in SIDES for count, n in counts[f"{side} {name}"].items()}
+    shown = both | {"floor_torch_alone": round(floor, 3)}
+    return ratio_row(name, pair, at_most(0.35), sides="s CPU", counts=shown, note=" | ".join(PAIRS[name]))

@@ -10,11 +10,15 @@ import pytest
 import calotype
 
 
+def said(code: str) -> str:
+    """What some code prints in a fresh interpreter."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def loaded(code):
     """Which of the slow libraries a fresh interpreter has loaded after running some code."""
     ask = "import sys; print(*(n for n in ('torch', 'numpy', 'PIL', 'transformers', 'diffusers') if n in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", f"{code}\n{ask}"], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return set(said(f"{code}\n{ask}").split())
 
 
 def test_importing_calotype_costs_nothing():
@@ -64,12 +68,41 @@ PACKAGES = {
 """What a pipeline's classes are declared with. Everything else waits for who loads, runs, saves or draws."""
 
 
+@pytest.mark.parametrize("row", ROWS)
+def test_the_cycle_collector_rests_while_names_are_imported(row: str) -> None:
+    code = f"""
+import gc
+seen = []
+gc.callbacks.append(lambda phase, info: seen.append(info["generation"]) if phase == "stop" else None)
+{ROWS[row]}
+print(max(seen, default=0), len(seen) < 40, gc.isenabled(), gc.get_freeze_count())
+"""
+    assert said(code) == "1 True True 0"
+
+
+def test_a_collector_that_was_off_stays_off_and_what_was_frozen_stays_frozen() -> None:
+    assert said("import gc; gc.disable(); from calotype import Denoise; print(gc.isenabled())") == "False"
+    frozen = "import gc; gc.freeze(); n = gc.get_freeze_count(); from calotype import Denoise"
+    assert said(f"{frozen}; print(n - gc.get_freeze_count() < 10, gc.isenabled())") == "True True"
+
+
+def test_the_collector_runs_again_after_an_import_that_fails() -> None:
+    code = """
+import gc, sys
+sys.modules["calotype.sampling.denoise"] = None
+try:
+    from calotype import Denoise
+except ImportError:
+    print(gc.isenabled())
+"""
+    assert said(code) == "True"
+
+
 @functools.cache
 def beyond_torch(code: str) -> frozenset[str]:
     """The modules that some code imports in a fresh interpreter besides those that `import torch` does."""
     program = f"import sys, torch; before = set(sys.modules)\n{code}\nprint(*sorted(set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return frozenset(done.stdout.split())
+    return frozenset(said(program).split())
 
 
 @pytest.mark.parametrize(("row", "most"), [("DDPM", 92), ("embedded", 85), ("Stable Diffusion", 100)])

@@ -3,9 +3,9 @@
 The names below load on first use, so that importing one costs one, and `import calotype` costs nothing.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
+from calotype._lazy import import_quickly
 from calotype._names import PUBLIC
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def __getattr__(name: str) -> Any:
         from calotype.errors import did_you_mean
 
         raise AttributeError(f"module 'calotype' has no attribute {name!r}{did_you_mean(name, PUBLIC)}")
-    value = getattr(importlib.import_module(PUBLIC[name]), name)
+    value = getattr(import_quickly(PUBLIC[name]), name)
     globals()[name] = value
     return value
 
