@@ -45,7 +45,7 @@ def run(options: Options) -> list[Row]:
 def _program(label: str, code: str, counts: dict[str, dict[str, int]]) -> Measure:
     def measure() -> float:
         report = run_code(code)
-        counts[label] = {"modules": len(report["modules"]), "full_collections": report["collections"]}
+        counts[label] = {"modules": len(report["modules"]), "full_collections": report["full_collections"]}
         return float(report["cpu"])
 
     return measure
