@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from benchmarks.bench_sd_step import SIZES, TINY, free_memory, networks
-from benchmarks.harness import Options, Row, at_most, cpu_timed, interleaved, ratio_row, skipped, wall_timed
+from benchmarks.harness import Options, Row, at_most, on_both_clocks, ratio_row, skipped
 from benchmarks.memory import settle
 from calotype import ControlNetModel, UNet2DConditionModel
 
@@ -46,8 +46,7 @@ def _rows(options: Options) -> list[Row]:
     torch.testing.assert_close(sides["ours"](), sides["peer"](), atol=1e-4, rtol=1e-4)
     rounds = options.rounds_of(full=11, quick=6)
     rows = []
-    for clock, timed in (("wall", wall_timed), ("CPU", cpu_timed)):
-        times = interleaved({side: timed(work) for side, work in sides.items()}, rounds)
+    for clock, times in on_both_clocks(sides, rounds).items():
         rows.append(
             ratio_row(f"one step with a ControlNet, SD 1.5 size, 256 pixels: {clock}", times, at_most(0.97), sides="s")
         )

@@ -11,18 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bench_sd_step import SIZES, TINY, free_memory
-from benchmarks.harness import (
+from benchmarks.harness import Options, Row, at_most, count_row, exactly, on_both_clocks, ratio_row, skipped
     Options,
     Row,
     at_most,
     count_row,
-    cpu_timed,
     exact,
     exactly,
-    interleaved,
     ratio_row,
     skipped,
-    wall_timed,
 )
 from benchmarks.memory import MB, anonymous_bytes, settle
 from calotype import DiffusionPipeline, UNet2DConditionModel
@@ -108,8 +105,7 @@ def _steps(unet: UNet2DConditionModel, folder: Path, options: Options) -> list[R
             unit="", counts={"difference to none": round(shown, 3)},
         )
     ]  # fmt: skip
-    for clock, timed in (("wall", wall_timed), ("CPU", cpu_timed)):
-        times = interleaved({side: timed(one) for side, one in work.items()}, options.rounds_of(full=11, quick=6))
+    for clock, times in on_both_clocks(work, options.rounds_of(full=11, quick=6)).items():
         for peer, bar in (("none", None), ("fused", at_most(1.15))):
             pair = {"ours": times["hot"], "peer": times[peer]}
             name = f"three adapters hot, {TITLE}, over {peer}: {clock}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Options, Row, at_most, cpu_timed, interleaved, ratio_row, skipped, wall_timed
+from benchmarks.harness import Options, Row, at_most, on_both_clocks, ratio_row, skipped
 from benchmarks.memory import settle
 from benchmarks.peer import diffusers
 from calotype import UNet2DConditionModel
@@ -52,8 +52,7 @@ def _timed(title: str, sides: dict[str, Any], expected: Any, bars: dict[str, Any
     for work in sides.values():
         torch.testing.assert_close(work(), expected, atol=1e-4, rtol=1e-4)
     rows = []
-    for clock, timed in (("wall", wall_timed), ("CPU", cpu_timed)):
-        times = interleaved({side: timed(work) for side, work in sides.items()}, rounds)
+    for clock, times in on_both_clocks(sides, rounds).items():
         for side, what in (("ours", ""), ("kept", ", as pipelines call it")):
             chosen = {"ours": times[side], "peer": times["peer"]}
             rows.append(ratio_row(f"{title}{what}: {clock}", chosen, bars[side], sides="s"))

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.bench_sd_step import networks
 from benchmarks.counting import LiveStorages
-from benchmarks.harness import Options, Row, at_most, count_row, cpu_timed, interleaved, ratio_row, wall_timed
+from benchmarks.harness import Options, Row, at_most, count_row, on_both_clocks, ratio_row
 from benchmarks.memory import MB, PeakAnonymous, settle
 from calotype import AutoencoderKL
 
@@ -30,8 +30,7 @@ def run(options: Options) -> list[Row]:
         _memory(f"{title}: peak memory of tensors", sides, _live),
         _memory(f"{title}: peak memory", sides, _resident),
     ]
-    for clock, timed in (("wall", wall_timed), ("CPU", cpu_timed)):
-        times = interleaved({name: timed(work) for name, work in sides.items()}, options.rounds_of(full=7, quick=3))
+    for clock, times in on_both_clocks(sides, options.rounds_of(full=7, quick=3)).items():
         rows.append(ratio_row(f"{title}: {clock}", times, at_most(0.95), sides="s"))
     return rows
 

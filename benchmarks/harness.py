@@ -154,6 +154,9 @@ def count_row(name: str, value: float, bar: Bar | None, *, unit: str = "count", 
     return Row(name, exact(value), bar, unit=unit, **more)
 
 
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "CPU": time.process_time}
+
+
 def ratio_row(name: str, times: Mapping[str, Sequence[float]], bar: Bar | None, **more: Any) -> Row:
     """A row that compares the sides `ours` and `peer` round by round."""
     ours, peer = times["ours"], times["peer"]
@@ -177,6 +180,24 @@ def interleaved(sides: Mapping[str, Measure], rounds: int, warmup: int = 1) -> d
             finally:
                 gc.enable()
     return found
+
+
+def on_both_clocks(sides: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds on the wall and of this process, as `{"wall": times, "CPU": times}`, of the same interleaved calls."""
+    found = {clock: {side: list[float]() for side in sides} for clock in CLOCKS}
+
+    def timed(side: str) -> Measure:
+        def measure() -> float:
+            starts = [clock() for clock in CLOCKS.values()]
+            sides[side]()
+            for name, clock, start in zip(CLOCKS, CLOCKS.values(), starts, strict=True):
+                found[name][side].append(clock() - start)
+            return found["wall"][side][-1]
+
+        return measure
+
+    interleaved({side: timed(side) for side in sides}, rounds, warmup=1)
+    return {clock: {side: values[1:] for side, values in times.items()} for clock, times in found.items()}
 
 
 def cpu_timed(work: Callable[[], Any], repeats: int = 1) -> Measure:
