@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bench_sd_step import SIZES, TINY, free_memory
-from benchmarks.harness import Options, Row, at_most, count_row, exactly, on_both_clocks, ratio_row, skipped
+from benchmarks.harness import Options, Row, at_most, count_row, exact, exactly, on_both_clocks, ratio_row, skipped
 from benchmarks.memory import MB, anonymous_bytes, settle
 from calotype import DiffusionPipeline, UNet2DConditionModel
 from calotype.adapters.names import layers_of
