@@ -344,7 +344,9 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
 
         used = {name for n in plan.nodes for name in n.active.uses}
         components, place = self.components, self._residency.place
-        generations = {name: (self._generations.of(name, components[name]), str(place(name))) for name in used}
+        generations: dict[str, Any] = dict.fromkeys(used)  # only a memo asks whether components are what they were
+        if memo is not None:
+            generations = {name: (self._generations.of(name, components[name]), str(place(name))) for name in used}
         return Run(self._graph(), plan, components, generations, memo,
                    holder or Steady(memory_for(self, plan), components), crossing(plan))  # fmt: skip
 
