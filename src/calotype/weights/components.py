@@ -76,32 +76,54 @@ def load_components(
         index = index or read_model_index(source)
         source = Folder(source)
     index = index or fetch_index(source)
-    overrides = overrides or {}
-    types: dict[str, Expected] = dict.fromkeys(index.components) if wanted is None else dict(wanted)
     if wanted is None:
-        optional = types  # the index alone says what there is
-    _check_names("override", overrides, types)
-    _check_names("only", () if only is None else only, types)
-    dtypes = _by_name("dtype", dtype, types)
-    variants = _by_name("variant", variant, types)
-    _check_options(dtypes, variants, check)
-    for name, component in overrides.items():
-        _check_type(name, component, types[name])
+        wanted = dict.fromkeys(index.components)
+        optional = wanted  # the index alone says what there is
+    overrides = _overrides(overrides or {}, wanted)
+    _check_names("only", () if only is None else only, wanted)
+    how = _How(wanted, dtype, variant, check, deferred, storage)
 
     listed = _Listed(source)
-    asked = [name for name in types if name not in overrides and (only is None or name in only)]
-    classes = {name: _class_of(listed, index, name, types[name], name in optional) for name in asked}
+    asked = [name for name in wanted if name not in overrides and (only is None or name in only)]
+    classes = {name: _class_of(listed, index, name, wanted[name], name in optional) for name in asked}
     chosen = {name: cls for name, cls in classes.items() if cls is not None}
-    folder = _fetch(listed, chosen, variants)
-    packed = storage or (lambda name: {})
-    loaded: dict[str, Any] = dict.fromkeys(classes) | {
-        name: _load(
-            cls, folder / _place(listed, name), dtype=_of(dtypes, name), variant=_of(variants, name), check=check,
-            storage=packed(name) or None, deferred=deferred,
-        )
-        for name, cls in chosen.items()
-    }  # fmt: skip
-    return {name: overrides.get(name, loaded.get(name)) for name in types if name in overrides or name in loaded}
+    folder = _fetch(listed, chosen, how.variants)
+    loaded = {name: how.load(name, cls, folder / _place(listed, name)) for name, cls in chosen.items()}
+    found = {**dict.fromkeys(classes), **loaded, **overrides}
+    return {name: found[name] for name in wanted if name in found}
+
+
+def _overrides(overrides: Mapping[str, Any], types: Mapping[str, Expected]) -> Mapping[str, Any]:
+    """The components that are taken as they are, checked."""
+    _check_names("override", overrides, types)
+    for name, component in overrides.items():
+        _check_type(name, component, types[name])
+    return overrides
+
+
+class _How:
+    """How the components of a pipeline are loaded: what was asked for all of them, or for one by its name."""
+
+    def __init__(
+        self,
+        types: Mapping[str, Expected],
+        dtype: "Dtype | Mapping[str, Dtype] | None",
+        variant: str | Mapping[str, str | None] | None,
+        check: str | None,
+        deferred: bool,
+        storage: "Callable[[str], Mapping[str, str]] | None",
+    ) -> None:
+        self.dtypes, self.variants = _by_name("dtype", dtype, types), _by_name("variant", variant, types)
+        _check_options(self.dtypes, self.variants, check)
+        self._check, self._deferred, self._storage = check, deferred, storage
+
+    def load(self, name: str, cls: type[Any], folder: Path) -> Any:
+        """The component of that name and class from its folder."""
+        packed = self._storage(name) if self._storage is not None else {}
+        return _load(
+            cls, folder, dtype=_of(self.dtypes, name), variant=_of(self.variants, name), check=self._check,
+            storage=packed or None, deferred=self._deferred,
+        )  # fmt: skip
 
 
 class _Listed:
