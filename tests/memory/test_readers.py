@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from calotype.memory.lanes import Readers
+from calotype.memory.readers import Readers
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork"),
