@@ -6,7 +6,7 @@ from calotype.errors import ComponentError
 from calotype.graph.devices import Edge, followed, route, together
 from calotype.graph.graph import build_graph
 from calotype.graph.inputs import Inputs, read_call
-from calotype.graph.plan import make_plan
+from calotype.graph.planning import make_plan
 from calotype.graph.unit import unit
 
 

@@ -8,11 +8,15 @@ import diffusers
 import pytest
 import torch
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from calotype import StableDiffusionPipeline, TextToImagePipeline
+from calotype import AttentionControl, AttentionSteering, StableDiffusionPipeline, TextToImagePipeline, UnitPack, unit
 from calotype.errors import ComponentError
 from calotype.memory.groups import Group
 from calotype.memory.lanes import HostLane
+from calotype.nn import attention_parts
+from calotype.nn.attention_control import AttentionSite
+from calotype.pipelines.latents import Latents
 from calotype.pipelines.replay import replay
 from tiny_sd import reference_pipeline
 
@@ -159,3 +163,67 @@ def test_branches_are_predicted_in_turn_where_a_batch_of_them_does_not_fit(folde
     assert result.recipe.in_turn == ("denoise",) and result.chosen == found.chosen
     (saved,) = result.save(tmp_path / "a.png")
     assert replay(saved, pipe=load(folder)).identical
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+class Looked(AttentionControl):
+    """Looks into every layer, head by head."""
+
+    by_head = True
+
+    def watches(self, site: AttentionSite) -> bool:
+        return True
+
+
+@unit
+def looked(latents: Latents) -> AttentionSteering | None:
+    return AttentionSteering((Looked(),))
+
+
+def within(folder: Path, at: str, call: dict[str, Any], room: float, pack: Any = None) -> Any:
+    """A pipeline whose budget has this share of room for what a node computes."""
+
+    def loaded(memory: Any) -> Any:
+        pipe = load(folder, memory)
+        return pipe if pack is None else pipe.with_units(pack)
+
+    pipe = loaded("1GiB")
+    plan = pipe.plan(**call)
+    position = [node.name for node in plan.nodes].index(at)
+    assert plan.computed is not None and plan.scores[position] > attention_parts.PART and not plan.chosen
+    parts = {name: getattr(pipe, name) for name in plan.nodes[position].components}
+    return loaded(pipe._residency.least(parts) + int(plan.computed[position] * room))
+
+
+def test_attention_that_is_looked_into_goes_in_parts_where_the_whole_does_not_fit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_parts, "PART", 2**14)
+    call = {"prompt": "a cat", "height": 128, "width": 128, "num_inference_steps": 2, "seed": 5}
+    pack = UnitPack((), steer=(looked,))
+    pipe, plain = within(folder, "denoise", call, 0.9, pack), load(folder).with_units(pack)
+    plan = pipe.plan(**call)
+    assert plan.in_parts == {"denoise"} and not plan.in_turn
+    assert "denoise: attention in parts, as with all of its scores it computes" in str(plan)
+    found, expected = pipe(**call, outputs=["latents"]).latents, plain(**call, outputs=["latents"]).latents
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    result = pipe(**call)
+    assert result.recipe.in_parts == ("denoise",) and result.chosen == plan.chosen
+    (saved,) = result.save(tmp_path / "a.png")
+    assert replay(saved, pipe=plain).identical
+
+
+def test_attention_of_a_backend_that_holds_its_scores_goes_in_parts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_parts, "PART", 2**14)
+    call = {**LARGE, "width": 64, "height": 64}
+    with sdpa_kernel(SDPBackend.MATH):
+        pipe = within(folder, "denoise", call, 0.9)
+        plan = pipe.plan(**call)
+        assert plan.in_parts == {"denoise"} and plan.predicted_peak <= pipe._residency.budget
+        found, expected = (p(**call, outputs=["latents"]).latents for p in (pipe, load(folder)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert load(folder, pipe._residency.budget).plan(**call).in_parts == frozenset(), "another one holds none"

@@ -25,7 +25,7 @@ from calotype.cli.jobs import Job, read_jobs, refuse_lines
 from calotype.cli.signals import Terminated
 from calotype.errors import CalotypeError, ComponentError, InputError, RepositoryError
 from calotype.graph.inputs import Call, read_call
-from calotype.graph.plan import make_plan
+from calotype.graph.planning import make_plan
 from calotype.pipelines.origin import code_behind
 from calotype.pipelines.recipe import Recipe, read_recipe, recorded_inputs, save_png
 from calotype.pipelines.replay import check_adapters, check_components

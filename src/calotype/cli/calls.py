@@ -23,7 +23,7 @@ def default_name(model: Model, call: "Call") -> str:
 
 def count_pictures(model: Model, call: "Call") -> int:
     """How many pictures a call makes. Raises `InputError` when its pipeline makes none."""
-    from calotype.graph.plan import make_plan
+    from calotype.graph.planning import make_plan
     from calotype.pipelines.pictures import is_picture
 
     graph = model.pipeline.graph

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from PIL import Image
 
 if TYPE_CHECKING:
-    from calotype.graph.run import StepEvent
+    from calotype.graph.events import StepEvent
     from calotype.pipelines.result import Result
     from calotype.pipelines.stream import Stream
 

@@ -169,7 +169,7 @@ def checked(pipeline: "type[DiffusionPipeline]", values: Mapping[str, Any]) -> "
     Raises `InputError` for a value that is wrong, missing, or that nothing in the call would read.
     """
     from calotype.graph.inputs import read_call
-    from calotype.graph.plan import make_plan
+    from calotype.graph.planning import make_plan
 
     call = read_call(pipeline.Inputs, values, strict=False)
     make_plan(pipeline.graph, call, dict.fromkeys(pipeline.graph.components, True))

@@ -102,6 +102,8 @@ def edited(
 class CarriedOver(AttentionControl):
     """The attention of each row's source, by the map of the words."""
 
+    by_head = True
+
     def __init__(self, source: Tensor, shares: Tensor, own: Tensor, weights: Tensor, *, words: bool, layout: bool):
         self.source, self.shares, self.own, self.weights = source, shares, own, weights
         self.words, self.layout = words, layout

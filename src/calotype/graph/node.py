@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from calotype.graph.branches import Branch
-    from calotype.graph.run import Run, StepEvent
+    from calotype.graph.events import StepEvent
+    from calotype.graph.run import Run
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 

@@ -13,7 +13,8 @@ from calotype.graph.hints import OnlySettings, accepts_none, bare, branches_of, 
 from calotype.graph.node import BY_BRANCH, Active, Node
 
 if TYPE_CHECKING:
-    from calotype.graph.run import Run, StepEvent
+    from calotype.graph.events import StepEvent
+    from calotype.graph.run import Run
 
 P = ParamSpec("P")
 R = TypeVar("R")

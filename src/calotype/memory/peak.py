@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from calotype.memory.imagined import is_imagining
 
+_SOFTMAX = frozenset({torch.ops.aten._softmax.default, torch.ops.aten._safe_softmax.default})
+
 
 class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, counts the bytes of storages that operators make: `live` now, and `peak`.
@@ -20,12 +22,16 @@ class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         place: where operators that are told a device make their tensors instead.
+
+    Attributes:
+        live, peak: as above.
+        scores: the most numbers that a softmax made at once, which attention makes of its scores.
     """
 
     def __init__(self, place: torch.device | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._place = place
-        self.live = self.peak = 0
+        self.live = self.peak = self.scores = 0
         self._seen: dict[int, weakref.ref[Any]] = {}
         self._ignored: dict[int, torch.UntypedStorage] = {}
 
@@ -35,6 +41,8 @@ class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._place is not None and given.get("device") is not None:
             given["device"] = self._place
         result = func(*args, **given)
+        if func in _SOFTMAX:
+            self.scores = max(self.scores, result.numel())
         for value in tree_leaves(result):
             if isinstance(value, torch.Tensor):
                 self._enter(value.untyped_storage(), before)

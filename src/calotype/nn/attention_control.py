@@ -5,7 +5,7 @@ calls share stay as they are.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -51,7 +51,13 @@ class AttentionControl:
     """What observes and alters attention; derived classes override what they need. One serves one forward pass.
 
     The rows of the batch are those that the network was called with.
+
+    Attributes:
+        by_head: `probabilities` does to each head what it would do if there were no other, so that a memory budget may
+            have it called for a few heads at a time.
     """
+
+    by_head: ClassVar[bool] = False
 
     def heads(self, site: AttentionSite, heads: Heads) -> Heads:
         """Queries, keys, values and what may be seen, before a layer attends. More keys go before those that are there,
@@ -74,10 +80,27 @@ def controlled(controls: Sequence[AttentionControl], site: AttentionSite, heads:
     watching = [control for control in controls if control.watches(site)]
     if not watching:
         return scaled_dot_product_attention(heads.queries, heads.keys, heads.values, attn_mask=heads.bias)
+    from calotype.nn.attention_parts import head_parts, is_in_parts  # only what is watched has scores
+
+    if not is_in_parts() or not all(control.by_head for control in watching):
+        return _watched(watching, site, heads)
+    batch, count, queries, _ = heads.queries.shape
+    parts = head_parts(count, batch * queries * heads.keys.shape[-2])
+    return torch.cat([_watched(watching, site, _of(heads, part)) for part in parts], dim=1)
+
+
+def _watched(controls: Sequence[AttentionControl], site: AttentionSite, heads: Heads) -> Float[Tensor, "b h n c"]:
+    """What a layer attends to by the shares that controls make of its own."""
     probabilities = shares(heads)
-    for control in watching:
+    for control in controls:
         probabilities = control.probabilities(site, probabilities)
     return probabilities.to(heads.values.dtype) @ heads.values
+
+
+def _of(heads: Heads, part: slice) -> Heads:
+    """Some of the heads."""
+    bias = heads.bias if heads.bias is None or heads.bias.shape[1] == 1 else heads.bias[:, part]
+    return Heads(heads.queries[:, part], heads.keys[:, part], heads.values[:, part], bias)
 
 
 def shares(heads: Heads) -> Float[Tensor, "b h n m"]:

@@ -9,7 +9,7 @@ from calotype.errors import ComponentError
 from calotype.pipelines.adapters import host_of
 
 if TYPE_CHECKING:
-    from calotype.graph.run import Holder
+    from calotype.graph.surroundings import Holder
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ from calotype.pipelines.wiring import WithGraph
 if TYPE_CHECKING:
     from calotype.graph.memo import Memo, MemoInfo
     from calotype.graph.plan import Plan
-    from calotype.graph.run import Holder, Run
+    from calotype.graph.run import Run
+    from calotype.graph.surroundings import Holder
     from calotype.memory.placed import Placed
     from calotype.memory.placement import Placing
     from calotype.memory.request import Memory, MemoryRequest
@@ -287,13 +288,16 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
         """
         return self._stream(inputs)
 
-    def _stream(self, inputs: Mapping[str, Any], in_turn: frozenset[str] = frozenset()) -> "Stream":
-        """A running call. `in_turn` names loops whose branches do not share a batch, as in a call that is repeated."""
+    def _stream(
+        self, inputs: Mapping[str, Any], in_turn: frozenset[str] = frozenset(), in_parts: frozenset[str] = frozenset()
+    ) -> "Stream":
+        """A running call. `in_turn` names loops whose branches do not share a batch, and `in_parts` nodes whose
+        attention is computed in parts, as in a call that is repeated."""
         from calotype.pipelines.provenance import recipe_of  # only who calls needs the engine
         from calotype.pipelines.stream import Stream
 
         call = self._read(inputs).seeded()
-        plan = self._planned(call, in_turn)
+        plan = self._planned(call, in_turn, in_parts)
         run = self._run(plan, self._memo)
         return Stream(plan, run, recipe_of(self, plan, self._digests, self._source))
 
@@ -314,13 +318,15 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
         budget = self._residency.budget if self._residency.evicts else None
         return replace(counted, _predict=partial(predict_peak, rehearsal, self.components, budget))
 
-    def _planned(self, call: Call, in_turn: frozenset[str] = frozenset()) -> "Plan":
-        from calotype.graph.plan import make_plan
+    def _planned(
+        self, call: Call, in_turn: frozenset[str] = frozenset(), in_parts: frozenset[str] = frozenset()
+    ) -> "Plan":
+        from calotype.graph.planning import make_plan
 
         components = self.components
         plan = make_plan(self._graph(), call, components)
-        if in_turn:
-            plan = replace(plan, in_turn=in_turn)
+        if in_turn or in_parts:
+            plan = replace(plan, in_turn=in_turn, in_parts=in_parts)
         if self._residency.is_placed or self._residency.device.type != "cpu":
             from calotype.pipelines.placing import routed  # what one CPU computes is there already
 
@@ -340,7 +346,7 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
     def _run(self, plan: "Plan", memo: "Memo | None", holder: "Holder | None" = None) -> "Run":
         from calotype.graph.run import Run
         from calotype.pipelines.adapter_records import Steady
-        from calotype.pipelines.memory import crossing, memory_for
+        from calotype.pipelines.memory import crossing, memory_for, way
 
         used = {name for n in plan.nodes for name in n.active.uses}
         components, place = self.components, self._residency.place
@@ -348,7 +354,7 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
         if memo is not None:
             generations = {name: (self._generations.of(name, components[name]), str(place(name))) for name in used}
         return Run(self._graph(), plan, components, generations, memo,
-                   holder or Steady(memory_for(self, plan), components), crossing(plan))  # fmt: skip
+                   holder or Steady(memory_for(self, plan), components), crossing(plan), way(plan))  # fmt: skip
 
     def __repr__(self) -> str:
         held = [f"{n}={'None' if c is None else type(c).__name__}" for n, c in self.components.items()]

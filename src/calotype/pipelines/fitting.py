@@ -2,7 +2,8 @@
 
 What is computed takes its part of the budget, and weights have the rest: layers that do not fit take turns, which
 changes no result. Only where that is not enough does the call go another way, which is equal but for rounding or
-blending: the branches of a loop are predicted in turn, then pictures are encoded and decoded in tiles.
+blending: attention that holds its scores is computed in parts, then the branches of a loop are predicted in turn, then
+pictures are encoded and decoded in tiles.
 """
 
 import math
@@ -59,6 +60,8 @@ def fitted(pipe: "DiffusionPipeline", plan: Plan) -> Plan:
             fitting.memory.check(parts)
         return trial
     if lacking := fitting.lacking(trial):
+        trial = fitting.with_attention_in_parts(trial, lacking)
+    if lacking := fitting.lacking(trial):
         trial = fitting.with_branches_in_turn(trial, lacking)
     if lacking := fitting.lacking(trial):
         trial = fitting.with_tiles(trial, lacking)
@@ -83,13 +86,13 @@ class _Fitting:
         found = known.get(self._values(plan), lambda: self._rehearse(plan, known))
         if found is None:
             return plan
-        return replace(plan, computed=found.computed, passes=found.passes, crossed=found.crossed)
+        return replace(plan, computed=found.computed, passes=found.passes, scores=found.scores, crossed=found.crossed)
 
     def _about(self, plan: Plan) -> Hashable:
         """What a rehearsal depends on besides values."""
         used = {name for node in plan.nodes for name in node.active.uses}
         generations = tuple((name, self.pipe._generations.of(name, self.components[name])) for name in sorted(used))
-        return type(self.pipe), plan.outputs, plan.in_turn, generations
+        return type(self.pipe), plan.outputs, plan.in_parts, plan.in_turn, generations
 
     def _values(self, plan: Plan) -> Hashable:
         """The values of a call, but for the seed."""
@@ -115,6 +118,26 @@ class _Fitting:
         """The bytes by which each node exceeds the budget of the device that it runs on."""
         rooms = (self.memory.memory_of(parts).budget for parts in self.parts(plan))
         return [n - (math.inf if room is None else room) for n, room in zip(self.needs(plan), rooms, strict=True)]
+
+    def with_attention_in_parts(self, plan: Plan, lacking: Sequence[int]) -> Plan:
+        """The plan with the attention of these nodes a few heads or rows at a time, where it holds its scores and where
+        that spares memory."""
+        from calotype.nn.attention_parts import PART
+
+        names = {plan.nodes[at].name for at in lacking if plan.scores[at] > PART}
+        if not names:
+            return plan
+        trial = self.rehearsed(replace(plan, in_parts=plan.in_parts | names))
+        if trial.computed is None or plan.computed is None:
+            return plan
+        spared = [at for at in lacking if plan.nodes[at].name in names and trial.computed[at] < plan.computed[at]]
+        said = tuple(
+            f"{plan.nodes[at].name}: attention in parts, as with all of its scores it computes "
+            f"{in_bytes(plan.computed[at])} at a time"
+            for at in spared
+        )
+        names = {plan.nodes[at].name for at in spared}
+        return replace(trial, in_parts=plan.in_parts | names, chosen=(*plan.chosen, *said)) if said else plan
 
     def with_branches_in_turn(self, plan: Plan, lacking: Sequence[int]) -> Plan:
         """The plan with the branches of these loops in turn, where that spares memory."""

@@ -1,6 +1,7 @@
 """What `memory=` asks of a pipeline: budgets, what stays or streams, and weights that are kept packed."""
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from calotype.memory.request import Memory, MemoryRequest, parse_memory
 from calotype.memory.residency import Residency, parse_device
 
 if TYPE_CHECKING:
-    from calotype.graph.run import Edges, Holder
+    from calotype.graph.surroundings import Edges, Holder, Way
     from calotype.pipelines.base import DiffusionPipeline
 
 
@@ -134,6 +135,15 @@ def crossing(plan: Plan) -> "Edges | None":
     from calotype.memory.crossing import Crossing  # what one CPU computes is there already
 
     return Crossing(plan.route)
+
+
+def way(plan: Plan) -> "Way | None":
+    """What the nodes of a call compute within, where the plan has some compute another way."""
+    if not plan.in_parts:
+        return None
+    from calotype.nn.attention_parts import in_parts  # only what does not fit otherwise needs it
+
+    return lambda node: in_parts() if node in plan.in_parts else nullcontext()
 
 
 def memory_for(pipe: "DiffusionPipeline", plan: Plan) -> "Holder":

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from calotype.graph.cells import Cells
 from calotype.graph.memo import fingerprint, knowable
-from calotype.graph.run import Cells, Run
+from calotype.graph.run import Run
 from calotype.memory.crossing import replaced
 from calotype.memory.imagined import has_data
 from calotype.memory.passes import Key, Passes
@@ -34,10 +35,12 @@ class Unmoved:
 
 class Rehearsed(NamedTuple):
     """What a rehearsal shows of each node: the most bytes of values that live while it runs, those of wires included,
-    and how often it passes through groups of layers; and the bytes that move between devices, by wire and reader."""
+    how often it passes through groups of layers, and the most scores that its attention makes at once; and the bytes
+    that move between devices, by wire and reader."""
 
     computed: tuple[int, ...]
     passes: tuple[Mapping[Key, int], ...]
+    scores: tuple[int, ...]
     crossed: Mapping[tuple[str, str], int] = MappingProxyType({})
 
 
@@ -99,7 +102,7 @@ class _Rehearsal:
         """What the node at this position shows, and those after it."""
         nodes, run = self.run.plan.nodes, self.run
         if position == len(nodes):
-            return Rehearsed((), (), {} if run.edges is None else dict(run.edges.foreseen))
+            return Rehearsed((), (), (), {} if run.edges is None else dict(run.edges.foreseen))
         run.position = position
         if self.known is None or not nodes[position].node.is_loop:
             return self._rest_anew(position)
@@ -107,7 +110,7 @@ class _Rehearsal:
 
     def _rest_anew(self, position: int) -> Rehearsed | None:
         node, run, watch = self.run.plan.nodes[position].node, self.run, self.watch
-        watch.peak = watch.live
+        watch.peak, watch.scores = watch.live, 0
         if node.impure:
             return None
         try:
@@ -120,10 +123,10 @@ class _Rehearsal:
             if position + 1 < len(run.plan.nodes):  # the last makes pictures or files, after its tensors
                 return None
             counted = self.passes.taken()
-        computed = watch.peak
+        computed, scores = watch.peak, watch.scores
         if (rest := self.rest(position + 1)) is None:
             return None
-        return Rehearsed((computed, *rest.computed), (counted, *rest.passes), rest.crossed)
+        return Rehearsed((computed, *rest.computed), (counted, *rest.passes), (scores, *rest.scores), rest.crossed)
 
     def _seen(self) -> Hashable:
         """All that the present node and those after it can see, the components aside: values, but for the seed, and of

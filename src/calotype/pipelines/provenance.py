@@ -109,6 +109,7 @@ def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: s
         "adapters": adapters_of({name: getattr(pipe, name) for name in components}),
         "code": code_behind(type(pipe)),
         "in_turn": tuple(sorted(plan.in_turn)),
+        "in_parts": tuple(sorted(plan.in_parts)),
     }
     return partial(_make, pipe.Inputs, plan.call.values, facts)
 

@@ -37,6 +37,7 @@ class Recipe:
         adapters: those that ran, and the words that were learned; `components` says what the weights are.
         code: of others, that the pipeline's class and inserted packs of units come from.
         in_turn: the loops whose branches did not share a batch, as memory was too small for it.
+        in_parts: the nodes whose attention was computed in parts, as memory was too small for all of its scores.
     """
 
     pipeline: str
@@ -53,6 +54,7 @@ class Recipe:
     adapters: tuple[AdapterRecord, ...] = ()
     code: tuple[CodeRecord, ...] = ()
     in_turn: tuple[str, ...] = ()
+    in_parts: tuple[str, ...] = ()
 
     def of_item(self, item: int) -> Self:
         """The recipe of another picture of the same call."""

@@ -8,7 +8,8 @@ import torch
 
 from calotype.errors import InputError
 from calotype.graph.plan import Plan
-from calotype.graph.run import Run, StepEvent
+from calotype.graph.events import StepEvent
+from calotype.graph.run import Run
 from calotype.pipelines.result import Result
 
 if TYPE_CHECKING:
