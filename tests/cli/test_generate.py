@@ -79,7 +79,11 @@ def test_nothing_is_drawn_where_there_is_no_terminal(generate, here):
     assert "it/s" not in result.output
 
 
-@pytest.mark.parametrize("option", [("--dtype", "float16"), ("--memory", "1MiB"), ("--device", "cpu")])
+@pytest.mark.parametrize(
+    "option",
+    [("--dtype", "float16"), ("--memory", "1MiB"), ("--device", "cpu"), ("--placement", "text_encoder=cpu,vae=cpu"),
+     ("--placement", "auto")],
+)  # fmt: skip
 def test_options_of_loading(generate, here, option):
     assert generate("a car", *option).exit_code == 0
     recipe = read_recipe("a-car.png")
@@ -110,6 +114,8 @@ WRONG = [
     (["a car", "-o", "there.png/car.png"], "there.png is not a folder, so no picture can be written in it"),
     (["a car", "--dtype", "flat16"], "got 'flat16'; did you mean 'float16'?"),
     (["a car", "--device", "toaster"], "device must name a torch device such as 'cuda' or 'cpu', got 'toaster'"),
+    (["a car", "--placement", "text_encodr=cpu"], "there is no component 'text_encodr'; did you mean 'text_encoder'?"),
+    (["a car", "--placement", "cpu"], "placement must be 'auto' or a mapping"),
     (["a car", "--prompts", "file.jsonl"], "give a PROMPT or --prompts FILE, not both"),
 ]
 

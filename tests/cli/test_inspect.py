@@ -29,6 +29,13 @@ def test_the_plan_of_the_inputs_that_are_given(run, repo):
     assert "prompt='a car', guidance_scale=1.0, num_images=2" in result.output
 
 
+def test_the_plan_within_a_budget(run, repo):
+    result = run("inspect", repo, "--memory", "60KiB", "--placement", "text_encoder=cpu", "--height", 16, "--width", 16)
+    assert "whole, from the disk" in result.output and "predicted peak" in result.output
+    about = json.loads(run("inspect", repo, "--memory", "60KiB", "--json", "--height", 16, "--width", 16).stdout)
+    assert about["plan"]["bytes_moved"] > 0 and about["plan"]["chosen"] == [] and about["plan"]["devices"] == {}
+
+
 def test_a_wrong_input_is_refused(run, repo):
     result = run("inspect", repo, "--steps", 0)
     assert result.exit_code == 2

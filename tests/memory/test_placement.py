@@ -21,6 +21,8 @@ def test_a_mapping_of_components_to_devices():
         "unet": torch.device("cpu"), "vae": torch.device("meta"),
     }  # fmt: skip
     assert parse_placement("auto", NAMES) is None
+    for text in ("unet=cpu,vae=meta", " unet = cpu, vae=meta", '{"unet": "cpu", "vae": "meta"}'):
+        assert parse_placement(text, NAMES) == {"unet": torch.device("cpu"), "vae": torch.device("meta")}
     assert indexed(torch.device("xpu")) == A and indexed(torch.device("cpu")) == torch.device("cpu")
 
 
@@ -35,6 +37,10 @@ def test_a_mapping_of_components_to_devices():
         ("atuo", InputError, "placement must be 'auto' or a mapping .*; did you mean 'auto'"),
         ("cuda:1", InputError, "placement must be 'auto' or a mapping .*; device='cuda:1' is for the whole pipeline"),
         (3, InputError, "placement must be 'auto' or a mapping"),
+        ("unte=cpu", UnknownInput, "placement: there is no component 'unte'; did you mean 'unet'\\?"),
+        ("unet=", InputError, "placement must be 'auto' or a mapping"),
+        ("unet=cpu,unet=cuda", InputError, "placement names 'unet' twice"),
+        ("{'unet': 1}", InputError, "placement is no JSON object: .*; write text_encoder=cuda:1,vae=cuda:1"),
     ],
 )
 def test_what_is_wrong_is_said(placement, kind, said):

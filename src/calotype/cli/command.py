@@ -30,6 +30,15 @@ CODE: tuple[click.Option, ...] = (
 )  # fmt: skip
 """Options of the commands that run a model with code of others."""
 
+WHERE: tuple[click.Option, ...] = (
+    click.Option(["--memory"], metavar="SIZE",
+                 help="The most memory that weights and what is computed take, such as 8GiB, or a JSON object of "
+                      "budgets by device and of what stays or streams."),
+    click.Option(["--placement"], metavar="WHERE",
+                 help="Components on several devices: text_encoder=cuda:1,vae=cuda:1, or auto."),
+)  # fmt: skip
+"""Options of the commands that run a model, or say what it would do: in how much memory, and where."""
+
 ADDED: tuple[click.Option, ...] = (
     click.Option(["--units", "-u", "packs"], multiple=True, metavar="SOURCE",
                  help="Insert this pack of units: one that ships, a file, a folder, owner/name on a hub. Repeatable."),

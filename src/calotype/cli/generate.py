@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from calotype.cli.command import ADDED, CODE, DEFAULT_MODEL, ON_A_HUB, Model, ModelCommand
+from calotype.cli.command import ADDED, CODE, DEFAULT_MODEL, ON_A_HUB, WHERE, Model, ModelCommand
 from calotype.errors import InputError
 
 HELP = """Make a picture from a PROMPT, and write it as a PNG file that carries its recipe.
@@ -52,8 +52,7 @@ PARAMS: list[click.Parameter] = [
     click.Option(["--device"], metavar="NAME", help="Where to run: cuda, cpu, ...; by default a GPU if there is one."),
     click.Option(["--dtype"], metavar="NAME",
                  help="The type of the weights: float32 (default), float16, bfloat16, or auto for the files' own."),
-    click.Option(["--memory"], metavar="SIZE",
-                 help="The most memory that weights take, such as 8GiB, or a JSON object of what stays or streams."),
+    *WHERE,
 ]  # fmt: skip
 
 
@@ -71,7 +70,7 @@ def run(
     from calotype.cli.flags import given_inputs
 
     inputs = given_inputs(model.fields, params)
-    options = {name: params[name] for name in ("device", "dtype", "memory")}
+    options = {name: params[name] for name in ("device", "dtype", "memory", "placement")}
     display = Display(preview=preview)
     if preview and not display.live:
         click.echo("No preview is shown: the output is not a terminal.", err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from calotype.cli.command import CODE, DEFAULT_MODEL, ON_A_HUB, Model, ModelCommand
+from calotype.cli.command import CODE, DEFAULT_MODEL, ON_A_HUB, WHERE, Model, ModelCommand
 from calotype.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ EPILOG = """\b
 Examples:
   calotype inspect
   calotype inspect ./my-model --steps 50 --guidance-scale 1
+  calotype inspect ./my-model --memory 4GiB
   calotype inspect calotype/emoji-64 --svg graph.svg
   calotype inspect --json
 """
@@ -37,6 +38,8 @@ PARAMS: list[click.Parameter] = [
     *CODE,
     click.Option(["--dtype"], default="auto", metavar="NAME", show_default=True,
                  help="Show the weights in this type; auto is the files' own."),
+    click.Option(["--device"], default="cpu", metavar="NAME", show_default=True, help="Where the call would run."),
+    *WHERE,
     click.Option(["--svg"], type=click.Path(path_type=Path), metavar="FILE", help="Write a drawing of the graph."),
     click.Option(["--html"], type=click.Path(path_type=Path), metavar="FILE", help="Write the drawing as a web page."),
     click.Option(["--force", "-f"], is_flag=True, help="Replace files that are there already."),
@@ -45,7 +48,17 @@ PARAMS: list[click.Parameter] = [
 
 
 def run(
-    model: Model, repo: str, dtype: str, svg: Path | None, html: Path | None, force: bool, as_json: bool, **params: Any
+    model: Model,
+    repo: str,
+    dtype: str,
+    svg: Path | None,
+    html: Path | None,
+    force: bool,
+    as_json: bool,
+    device: str,
+    memory: str | None,
+    placement: str | None,
+    **params: Any,
 ) -> None:
     """Load the repository as its files are, and describe it."""
     from calotype.cli.files import refuse_to_overwrite, refuse_unwritable
@@ -57,7 +70,9 @@ def run(
         refuse_to_overwrite([path], force)
         refuse_unwritable(path.parent)
     try:
-        pipe = model.pipeline.from_pretrained(model.place, **model.options, dtype=dtype, device="cpu")
+        pipe = model.pipeline.from_pretrained(
+            model.place, **model.options, dtype=dtype, device=device, memory=memory, placement=placement
+        )
         about = describe(model, pipe, given_inputs(model.fields, params))
     except InputError as error:
         raise as_usage(error, list(model.fields)) from None
@@ -140,6 +155,9 @@ def _plan(model: Model, pipe: "DiffusionPipeline", given: Mapping[str, Any]) -> 
         "branches": [branch.name for branch in plan.branches],
         "bytes": plan.bytes,
         "predicted_peak": plan.predicted_peak,
+        "bytes_moved": plan.bytes_moved,
+        "devices": dict(plan.devices),
+        "chosen": list(plan.chosen),
         "text": str(plan),
     }  # fmt: skip
 

@@ -23,8 +23,14 @@ Examples:
 @click.option("--adapter", "-a", "adapters", multiple=True, metavar="FILE[:WEIGHT]",
               help="Where the file of an adapter is that ran. Repeatable.")  # fmt: skip
 @click.option("--device", metavar="NAME", help="Where to run, if not where the original ran; others round differently.")
-@click.option("--memory", metavar="SIZE",
-              help="The most memory that weights take, such as 8GiB, or what stays or streams, as JSON.")  # fmt: skip
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="The most memory that weights and what is computed take, such as 8GiB, or what stays or streams, as JSON.",
+)
+@click.option("--placement", metavar="WHERE",
+              help="Components on several devices: text_encoder=cuda:1,vae=cuda:1, or auto. A recipe has no places, as "
+                   "pictures do not depend on them.")  # fmt: skip
 def replay(
     picture: Path,
     output: Path | None,
@@ -34,6 +40,7 @@ def replay(
     adapters: tuple[str, ...],
     device: str | None,
     memory: str | None,
+    placement: str | None,
 ) -> None:
     """Make PICTURE again from the recipe that it carries, and compare the two.
 
@@ -48,8 +55,8 @@ def replay(
 
     path = output_path(output, picture.stem, 1, force) if output is not None else None
     made = make_again(
-        picture, source=model, device=device, memory=memory, custom_pipeline=custom_pipeline,
-        adapters=[weighed_adapter(text) for text in adapters], finish=Display().watch,
+        picture, source=model, device=device, memory=memory, placement=placement,
+        custom_pipeline=custom_pipeline, adapters=[weighed_adapter(text) for text in adapters], finish=Display().watch,
     )  # fmt: skip
     if path is not None:
         save_png(made.picture, path, made.made)

@@ -1,5 +1,6 @@
 """Where components run on several devices: what `placement=` may say, and the choice that `"auto"` makes."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -11,9 +12,10 @@ from calotype.graph.plan import in_bytes
 from calotype.memory.amounts import parse_device
 
 Placing: TypeAlias = str | Mapping[str, str | torch.device]
-"""What `placement=` takes: `"auto"`, or a mapping of components to devices."""
+"""What `placement=` takes: `"auto"`, a mapping of components to devices, or that as a text. See `read_placement`."""
 
 AUTO = "auto"
+_EXAMPLE = "text_encoder=cuda:1,vae=cuda:1"
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,32 @@ class Need(NamedTuple):
     order: int
 
 
+def read_placement(placement: object) -> Placing:
+    """A placement as a value. A text may be a mapping, as a command line gives it: `"text_encoder=cuda:1,vae=cpu"`, or
+    a JSON object. Raises `InputError` for another."""
+    if not isinstance(placement, str) or placement == AUTO:
+        if isinstance(placement, str | Mapping):
+            return placement
+        raise InputError(_no_placement(placement))
+    if placement.lstrip().startswith("{"):
+        try:
+            found: Mapping[str, str] = json.loads(placement)
+        except json.JSONDecodeError as error:
+            raise InputError(f"placement is no JSON object: {error}; write {_EXAMPLE}") from None
+        return found
+    pairs = [part.partition("=") for part in placement.split(",")]
+    if not all(name.strip() and equals and device.strip() for name, equals, device in pairs):
+        raise InputError(_no_placement(placement))
+    named = [name.strip() for name, _, _ in pairs]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise InputError(f"placement names {twice[0]!r} twice: {placement!r}")
+    return {name.strip(): device.strip() for name, _, device in pairs}
+
+
 def parse_placement(
     placement: Placing, components: Collection[str], weightless: Collection[str] = ()
 ) -> dict[str, torch.device] | None:
-    """The device of each component that `placement=` names; None for `"auto"`.
+    """The device of each component that a placement names (`read_placement`); None for `"auto"`.
 
     Args:
         components: the names of all of them.
@@ -57,10 +81,9 @@ def parse_placement(
         InputError: neither `"auto"` nor a mapping, a component without weights, or a device that is not there.
         UnknownInput: there is no such component.
     """
-    if isinstance(placement, str) and placement == AUTO:
-        return None
+    placement = read_placement(placement)
     if not isinstance(placement, Mapping):
-        raise InputError(_no_placement(placement))
+        return None
     found = {}
     for name, device in placement.items():
         if name not in components:

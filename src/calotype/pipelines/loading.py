@@ -129,6 +129,10 @@ def _from_pool(
     refuse_unknown(cls, components, wanted)
     deferred: bool = loading(memory, device, placed=placement is not None)["deferred"]
     loaded = pooled_components(cls, pool, wanted, optional=optional, given=components, only=only, deferred=deferred)
+    if isinstance(placement, str):
+        from calotype.memory.placement import read_placement  # only who places needs it
+
+        placement = read_placement(placement)
     if cls.units and (placement is None or isinstance(placement, Mapping)):
         sought = {n: kind for n, kind in wanted.items() if n not in components and (only is None or n in only)}
         main = parse_device(device)

@@ -11,7 +11,7 @@ from calotype.errors import ComponentError, InputError
 from calotype.graph.devices import followed, route, together
 from calotype.graph.plan import Plan
 from calotype.memory.placed import Placed
-from calotype.memory.placement import Placement, Placing, indexed, parse_placement
+from calotype.memory.placement import Placement, Placing, indexed, parse_placement, read_placement
 from calotype.memory.places import has_tensors
 from calotype.memory.request import MemoryRequest
 from calotype.memory.residency import Residency
@@ -27,6 +27,7 @@ SHARED = "another pipeline has the same components, which can be in one place on
 def place(pipe: "DiffusionPipeline", placement: Placing | None, devices: Mapping[str, str | torch.device]) -> None:
     """Have the components of a pipeline run where `placement` and `devices` say, from its next call on. See
     `DiffusionPipeline.place`."""
+    placement = None if placement is None else read_placement(placement)
     if isinstance(placement, Mapping) or placement is None:
         placement = {**(placement or {}), **devices}
     elif devices:

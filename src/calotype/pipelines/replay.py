@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,9 @@ from calotype.pipelines.origin import check_code, named_code, with_packs
 from calotype.pipelines.recipe import Recipe, read_recipe
 from calotype.pipelines.result import Result
 from calotype.pipelines.stream import Stream
+
+if TYPE_CHECKING:
+    from calotype.memory.placement import Placing
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def replay(
     source: str | PathLike[str] | None = None,
     device: str | None = None,
     memory: int | str | None = None,
+    placement: "Placing | None" = None,
     custom_pipeline: str | PathLike[str] | None = None,
     adapters: Sequence[tuple[str | PathLike[str], float]] = (),
     finish: Callable[[Stream], Result] = Stream.finish,
@@ -79,7 +83,8 @@ def replay(
         pipe: the pipeline that made it, where loading cannot: of a class of your own, or with units of yours inserted.
         source: where the pipeline is now, if not where the recipe says.
         device: where to run, if not where the original ran; other devices round differently.
-        memory: the most bytes of components on the device at once.
+        memory: the most bytes on the device at once, as for the class.
+        placement: the devices of components, which no recipe has: on devices of one kind pictures do not depend on it.
         custom_pipeline: the code of the pipeline's class, where it is a file or a folder (see `from_pretrained`).
         adapters: where the files of the adapters are that ran, each with its weight; a recipe has their hashes alone.
         finish: what runs the call to its end, for a caller that shows its steps.
@@ -92,8 +97,8 @@ def replay(
     path = Path(path)
     recipe = read_recipe(path)
     if pipe is None:
-        pipe = load_for(recipe, path, source=source, device=device, memory=memory, custom_pipeline=custom_pipeline,
-                        adapters=adapters)  # fmt: skip
+        pipe = load_for(recipe, path, source=source, device=device, memory=memory, placement=placement,
+                        custom_pipeline=custom_pipeline, adapters=adapters)  # fmt: skip
     else:
         _refuse_given(recipe, path)
         check_pipeline(pipe, recipe, path)
@@ -101,7 +106,7 @@ def replay(
     inputs: dict[str, Any] = {name: value for name, value in values.items() if value is not ABSENT}
     if recipe.outputs:
         inputs["outputs"] = recipe.outputs
-    with pipe._stream(inputs, frozenset(recipe.in_turn)) as stream:
+    with pipe._stream(inputs, frozenset(recipe.in_turn), frozenset(recipe.in_parts)) as stream:
         result = finish(stream)
     if recipe.item >= len(result.images):
         raise RepositoryError(
@@ -119,6 +124,7 @@ def load_for(
     source: str | PathLike[str] | None = None,
     device: str | None = None,
     memory: int | str | None = None,
+    placement: "Placing | None" = None,
     custom_pipeline: str | PathLike[str] | None = None,
     adapters: Sequence[tuple[str | PathLike[str], float]] = (),
 ) -> DiffusionPipeline:
@@ -149,7 +155,8 @@ def load_for(
             "call calotype.pipelines.replay.replay(path, pipe=...) from Python"
         )
     dtypes = {name: dtype for name, dtype in recipe.dtypes.items() if name in recipe.components}
-    pipe = found.from_pretrained(place, dtype=dtypes or None, device=device or recipe.device, memory=memory)
+    pipe = found.from_pretrained(place, dtype=dtypes or None, device=device or recipe.device, memory=memory,
+                                 placement=placement)  # fmt: skip
     pipe = with_packs(pipe, recipe, path)
     for file, weight in adapters:
         pipe.load_adapter(file, weight=weight)
