@@ -2,6 +2,7 @@
 
 import pytest
 
+from adapters.small import diffusers_keys, factors, written
 from calotype import ModelConfig, ModelPool, TextToImagePipeline
 from calotype.memory.storage import precision_of, store
 from gguf_files import write_gguf
@@ -59,3 +60,31 @@ def test_a_gguf_file_streams(tmp_path):
     streamed = pipeline(transformer=transformer(), memory=BUDGET)
     assert "a pass from the disk" in str(streamed.plan(**CALL))
     assert picture(streamed) == picture(pipeline(transformer=transformer()))
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_adapters_run_hot_beside_packed_weights_that_stream(tmp_path, precision):
+    source = pipeline()
+    keys = diffusers_keys(factors(source.transformer, 2, seed=1, size=0.02), "transformer")
+    lora = written(tmp_path / "lora.safetensors", keys)
+    store(source.transformer, {"*": precision})
+    source.save_pretrained(tmp_path / "packed")
+    resident, streamed = pipeline(tmp_path / "packed"), pipeline(tmp_path / "packed", memory=BUDGET)
+    plain = picture(resident)
+    assert picture(streamed) == plain and "a pass from the disk" in str(streamed.plan(**CALL))
+    for one in (resident, streamed):
+        one.load_adapter(lora, "it", weight=0.8)
+    assert picture(streamed) == picture(resident) != plain
+    for one in (resident, streamed):
+        one.set_adapters({"it": 0.3})
+    assert picture(streamed) == picture(resident)
+    streamed.unload_adapter("it")
+    assert picture(streamed) == plain
+
+
+def test_a_network_that_was_saved_packed_is_saved_and_packed_again_with_the_same_numbers(saved, tmp_path):
+    folder, whole = saved
+    pipe = pipeline(folder, memory=BUDGET)
+    pipe.save_pretrained(tmp_path / "again")
+    again = pipeline(tmp_path / "again")
+    assert set(precision_of(again.transformer).values()) == {"int8"} and picture(again) == whole
