@@ -37,6 +37,7 @@ NAMES = (
     "guidance",
     "peak",
     "offload",
+    "offload_large",
     "threads",
     "growth",
     "training",

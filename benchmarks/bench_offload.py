@@ -1,9 +1,9 @@
-"""offload: transformers of 1.7 and 6 GB streamed from their own files on a CPU: memory, time, and extra files."""
+"""offload: a transformer of 1.7 GB streamed from its own file on a CPU: memory, time, and extra files."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.fresh import run_module
 from benchmarks.harness import Bar, Options, Row, at_most, count_row, exactly, interval, ratio_row, skipped, within
@@ -13,8 +13,6 @@ from benchmarks.subjects import MODEL
 WIDE: dict[str, Any] = {"attention_head_dim": 128, "num_attention_heads": 12, "joint_attention_dim": 1024}
 LARGE: dict[str, Any] = {**WIDE, "num_layers": 10}
 """A `QwenImageTransformer2DModel` of 860 million parameters: 1.7 GB in bfloat16."""
-LARGER: dict[str, Any] = {**WIDE, "num_layers": 35}
-"""The same, 3 billion parameters: 6 GB."""
 TINY: dict[str, Any] = {
     "attention_head_dim": 16, "num_attention_heads": 4, "joint_attention_dim": 32, "num_layers": 24,
     "axes_dims_rope": (4, 6, 6),
@@ -29,25 +27,59 @@ WITHIN: dict[str, Any] = {
 """What the embedded pipeline, whose weights are 26 MiB, is to make do with."""
 
 
+PICTURE: dict[str, Any] = {"prompt": "a red apple", "num_inference_steps": 2, "seed": 7}
+
+
+class Thorough(NamedTuple):
+    """How many steps are measured in a process, and how many rounds, with warm files and with cold ones."""
+
+    steps: int
+    warm: int
+    cold: int
+
+
 def run(options: Options) -> list[Row]:
-    rows = [row for name, memory in WITHIN.items() for row in _plan_rows(name, memory)]
-    rows += _rows("1.7 GB", options.pick(LARGE, LARGE, TINY), 6 * 10**9, options)
-    if options.scale == "full":
-        rows += _rows("6 GB", LARGER, 20 * 10**9, options)
-    return rows
+    rows = [row for name, memory in WITHIN.items() for row in _budget_rows(name, memory)]
+    rows += _tiled_rows(options)
+    warm, cold = options.rounds_of(full=7, quick=3), options.rounds_of(full=5, quick=2)
+    thorough = Thorough(options.pick(3, 2, 1), warm, cold)
+    return rows + streamed_rows("1.7 GB", options.pick(LARGE, LARGE, TINY), 6 * 10**9, options, thorough)
 
 
-def _plan_rows(name: str, memory: Any) -> list[Row]:
+def _budget_rows(name: str, memory: Any) -> list[Row]:
+    from benchmarks.subjects import embedded
+
+    return _plan_rows(f"{MODEL} within {name}", embedded(device="cpu", memory=memory, memo=0), CALL)
+
+
+def _tiled_rows(options: Options) -> list[Row]:
+    """A picture of Stable Diffusion, a fifth as wide, within a budget that its decoder fits in tile by tile only."""
+    from benchmarks.stable_diffusion import SMALL, TINY, sd_repository
+    from calotype import StableDiffusionPipeline
+
+    folder, side = sd_repository(options.pick(SMALL, SMALL, TINY)), options.pick(512, 512, 256)
+
+    def loaded(memory: Any) -> Any:
+        return StableDiffusionPipeline.from_pretrained(folder, device="cpu", memory=memory, memo=0)
+
+    call = {**PICTURE, "height": side, "width": side}
+    whole = loaded("64GiB")
+    plan = whole.plan(**call)
+    at = [node.name for node in plan.nodes].index("pixels")
+    pipe = loaded(whole._residency.least({"vae": whole.vae}) + plan.computed[at] * 2 // 3)
+    assert "in tiles of" in " ".join(pipe.plan(**call).chosen), "the budget has room for the whole picture"
+    return _plan_rows(f"Stable Diffusion, a fifth as wide, {side} pixels, decoded in tiles", pipe, call)
+
+
+def _plan_rows(title: str, pipe: Any, call: Mapping[str, Any]) -> list[Row]:
     """What the plan of a pipeline says of its first call within a budget, over what the call then takes."""
     from benchmarks.counting import brought
-    from benchmarks.subjects import embedded
     from calotype.memory.peak import watched
 
-    pipe = embedded(device="cpu", memory=memory, memo=0)
-    plan = pipe.plan(**CALL)
+    plan = pipe.plan(**call)
     with brought() as came, watched() as watch:
-        pipe(**CALL)
-    title, peak = f"{MODEL} within {name}", watch.peak + came.peak
+        pipe(**call)
+    peak = watch.peak + came.peak
     return [
         count_row(
             f"{title}: predicted peak over measured", round(plan.predicted_peak / peak, 3), within(0.9, 1.1), unit="x",
@@ -80,20 +112,25 @@ def transformer(config: dict[str, Any]) -> Path:
     return folder
 
 
-def _rows(name: str, config: dict[str, Any], needed: int, options: Options) -> list[Row]:
+def streamed_rows(name: str, config: dict[str, Any], needed: int, options: Options, thorough: Thorough) -> list[Row]:
+    """A transformer within a fifteenth of its size, beside the peer's ways to have it so.
+
+    Args:
+        needed: the bytes of the scratch folder that its file takes, with the copies that the peer writes.
+    """
     title = f"transformer of {name} streamed on a CPU"
     if options.scale != "smoke" and free_bytes() < needed:
         return [skipped(title, f"the scratch folder has less than {needed / 1e9:.0f} GB free")]
     folder = transformer(config)
     warm(folder)
     sides = ("ours", "resident", *PEERS)
-    found = _measured(folder, sides, "warm", options.pick(3, 2, 1), options.rounds_of(full=7, quick=3))
+    found = _measured(folder, sides, "warm", thorough.steps, thorough.warm)
     walls = _walls(found)
     peer = _best(walls)
     rows = [*_memory_rows(title, found, peer), *_warm_rows(title, walls, peer)]
     if options.scale == "smoke":
         return rows
-    cold = _measured(folder, ("ours", *PEERS), "cold", options.pick(3, 2, 1), options.rounds_of(full=5, quick=2))
+    cold = _measured(folder, ("ours", *PEERS), "cold", thorough.steps, thorough.cold)
     walls = _walls(cold)
     peer = _best(walls)
     read = interval([report["read"] / report["over"] for report in cold["ours"]])
