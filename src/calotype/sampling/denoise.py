@@ -26,7 +26,8 @@ from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
 from calotype.sampling.steering import BlockReuse
 
 if TYPE_CHECKING:
-    from calotype.graph.run import Run, StepEvent
+    from calotype.graph.events import StepEvent
+    from calotype.graph.run import Run
 
 
 @unit
@@ -208,7 +209,7 @@ class Denoise(Node):
         active = run.plan.nodes[run.position].active
         with ExitStack() as held:
             held.enter_context(run.hold(active.uses))
-            for event in Loop(self, run, active).steps():
+            for event in run.stepping(Loop(self, run, active).steps()):
                 if event is None:
                     yield None
                     continue
@@ -232,7 +233,7 @@ class Denoise(Node):
 
         loop = Loop(self, run, run.plan.nodes[run.position].active)
         active = [tuple(loop.policy.active(step)) for step in loop.levels.steps]
-        for index, event in enumerate(loop.steps()):
+        for index, event in enumerate(run.stepping(loop.steps())):
             if seen is not None:
                 seen(index)
             if event is not None and index > 0 and len(active[index]) == len(loop.branches):
