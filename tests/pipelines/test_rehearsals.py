@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from calotype import Denoise, TextToImagePipeline
+from calotype import Denoise, Inputs, TextToImagePipeline
 from calotype.graph.unit import unit
 from calotype.pipelines import prediction
 from calotype.pipelines.pictures import Picture, to_picture
@@ -113,3 +113,64 @@ def test_what_is_asked_for_often_stays_known(loops: list[str], monkeypatch: pyte
     for letter in "abcdef":
         pipe.plan(prompt=letter, seed=1)
     assert loops == ["denoise"] and len(pipe._residency.rehearsed) == 3
+
+
+# -- networks ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_is_rehearsed_once_for_all_values_of_the_same_shapes() -> None:
+    def load() -> Any:
+        return TextToImagePipeline.from_pretrained("calotype/emoji-64", device="cpu", memory="10MiB", memo=0)
+
+    pipe, calls = load(), []
+    pipe.text_encoder.register_forward_pre_hook(lambda module, args: calls.append(args[0].shape))
+    pipe.plan(prompt="a cat", seed=1, steps=3)
+    assert len(calls) == 2, "once for each branch: what is passed through before is another"
+    found = [pipe.plan(prompt=p, seed=1, steps=3) for p in ("a red dog", "two blue stars")][-1]
+    assert len(calls) == 2
+    new = load().plan(prompt="two blue stars", seed=7, steps=3)
+    assert found.computed == new.computed and found.passes == new.passes and found.moved == new.moved
+    pipe(prompt="two blue stars", seed=7, steps=1)
+    assert len(calls) == 4, "the call itself computes"
+
+
+class Reader(nn.Module):
+    """Gives as many rows as the number that it is shown, and a view, and what it was given."""
+
+    def __init__(self, looks: bool) -> None:
+        super().__init__()
+        self.weight, self.looks, self.calls = nn.Parameter(torch.ones(1)), looks, 0
+
+    def forward(self, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self.calls += 1
+        rows = self.weight * torch.ones(100 * int(count) if self.looks else 100, 4)
+        return rows, rows[:1], count
+
+
+@unit
+def read(letters: Tensor, *, reader: Reader) -> Picture:
+    rows, first, count = reader(letters)
+    assert rows.shape[0] == (100 * int(letters) if reader.looks else 100) and first.shape == (1, 4) and count is letters
+    more = torch.zeros(len(rows), 50) + rows[:, :1]
+    return to_picture(more.sum(0).view(1, 1, 5, 10) + first.sum())
+
+
+class OnlyWords(Inputs):
+    prompt: str
+
+
+Reads: Any = define(letters, read, inputs=OnlyWords, name="Reads", reader=Reader)
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_a_network_that_looks_at_numbers_is_rehearsed_for_each(looks: bool) -> None:
+    def computed(pipe: Any, prompt: str) -> Any:
+        return pipe.plan(prompt=prompt).computed
+
+    def pipe() -> Any:
+        return Reads(reader=Reader(looks), device="cpu", memory="1GiB")
+
+    one = pipe()
+    found = [computed(one, prompt) for prompt in ("a", "aaaa", "aaaaaaaa")]
+    assert found == [computed(pipe(), prompt) for prompt in ("a", "aaaa", "aaaaaaaa")]
+    assert (len(set(found)) == 3) is looks and one.reader.calls == (3 if looks else 1)

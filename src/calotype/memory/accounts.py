@@ -42,6 +42,7 @@ class Accounts:
         self._held: Counter[int] = Counter()
         self._computed = 0
         self.rehearsed: dict[Hashable, Any] = {}
+        self.rehearsed_networks: dict[Hashable, Any] = {}
         self._threads: Counter[int] = Counter()
         self._changed = threading.Condition(threading.RLock())
         self._retired = self.is_one_of_several = False

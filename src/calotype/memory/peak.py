@@ -1,7 +1,7 @@
 """Measuring and predicting the peak of live tensor memory: by watching storages come and go."""
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from calotype.memory.imagined import is_imagining
 
 _SOFTMAX = frozenset({torch.ops.aten._softmax.default, torch.ops.aten._safe_softmax.default})
+_LOOKING = frozenset({torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default})
 
 
 class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -22,21 +23,33 @@ class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         place: where operators that are told a device make their tensors instead.
+        weights: tensors that do not count, nor what imagines them, which `imagine` makes when they are first used.
 
     Attributes:
         live, peak: as above.
         scores: the most numbers that a softmax made at once, which attention makes of its scores.
+        looked: whether somebody looked at numbers, on which what follows may depend.
     """
 
-    def __init__(self, place: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        place: torch.device | None = None,
+        weights: Iterable[torch.Tensor] = (),
+        imagine: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._place = place
+        self._weights, self._imagine = {id(weight): weight for weight in weights}, imagine
         self.live = self.peak = self.scores = 0
+        self.looked = False
         self._seen: dict[int, weakref.ref[Any]] = {}
         self._ignored: dict[int, torch.UntypedStorage] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        before = {tensor.untyped_storage()._cdata for tensor in tensors}
+        self._meet(tensors)
+        self.looked |= func in _LOOKING
         given = dict(kwargs or {})
         if self._place is not None and given.get("device") is not None:
             given["device"] = self._place
@@ -48,11 +61,17 @@ class StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._enter(value.untyped_storage(), before)
         return result
 
-    def ignore(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Do not count the storages of these tensors."""
+    def ignores(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor lies where weights do."""
+        return tensor.untyped_storage()._cdata in self._ignored
+
+    def _meet(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Imagine the weights among these tensors, if they are met for the first time, and do not count them."""
         for tensor in tensors:
-            storage = tensor.untyped_storage()
-            self._ignored[storage._cdata] = storage
+            weight = self._weights.pop(id(tensor), None)
+            if weight is not None and self._imagine is not None:
+                storage = self._imagine(weight).untyped_storage()
+                self._ignored[storage._cdata] = storage
 
     def _enter(self, storage: torch.UntypedStorage, before: set[int]) -> None:
         key = storage._cdata
@@ -87,8 +106,7 @@ def imagined(weights: Iterable[torch.Tensor]) -> Iterator[StorageWatch]:
     mode, place = FakeTensorMode(allow_non_fake_inputs=True), _one_place(weights)
     try:
         moved = [] if place is None else [_moved(mode, weight, place) for weight in weights if weight.device != place]
-        with mode, StorageWatch(place) as watch:
-            watch.ignore(mode.from_tensor(weight) for weight in weights)
+        with mode, StorageWatch(place, weights, mode.from_tensor) as watch:
             yield watch
         del moved  # the mode knows them as long as they are there
     finally:

@@ -37,6 +37,7 @@ class Placed:
         self._places = dict(placement.places)
         self._sharers = [components]
         self.rehearsed: dict[Hashable, Any] = {}
+        self.rehearsed_networks: dict[Hashable, Any] = {}
         devices = dict.fromkeys((placement.main, *self._places.values()))
         self.memories = {d: make(_on(components, self._places, placement.main, d), d) for d in devices}
         for memory in self.memories.values():

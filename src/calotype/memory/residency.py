@@ -40,7 +40,8 @@ class Residency(Accounts):
         lane: the device, where it is another kind than torch's own.
 
     Attributes:
-        rehearsed: what pipelines know of calls that they planned within the budget.
+        rehearsed, rehearsed_networks: what pipelines know of calls that they planned within the budget, and of what
+            their networks give in them.
         is_one_of_several: whether it is the memory of one device of a `Placed`.
     """
 
@@ -52,6 +53,7 @@ class Residency(Accounts):
                 for _, component in self._all():
                     self._let_go_of(component)
             self.device, self._made_places = device, None
+            self.rehearsed_networks.clear()
             self.rehearsed.clear()  # which branches share a batch depends on the kind of device
 
     def memory_of(self, components: Mapping[str, Any]) -> "Residency":

@@ -17,6 +17,7 @@ from calotype.graph.inputs import Call
 from calotype.graph.memo import fingerprint
 from calotype.graph.plan import Plan, in_bytes
 from calotype.pipelines.prediction import Known, Rehearsed, Unmoved, rehearse
+from calotype.pipelines.rehearsed_networks import attention_kernels
 
 if TYPE_CHECKING:
     from calotype.memory.placed import Placed
@@ -59,12 +60,12 @@ def fitted(pipe: "DiffusionPipeline", plan: Plan) -> Plan:
         for parts in fitting.parts(plan):
             fitting.memory.check(parts)
         return trial
-    if lacking := fitting.lacking(trial):
-        trial = fitting.with_attention_in_parts(trial, lacking)
-    if lacking := fitting.lacking(trial):
-        trial = fitting.with_branches_in_turn(trial, lacking)
-    if lacking := fitting.lacking(trial):
-        trial = fitting.with_tiles(trial, lacking)
+    lacking = fitting.lacking(trial)
+    for another_way in (fitting.with_attention_in_parts, fitting.with_branches_in_turn, fitting.with_tiles):
+        if not lacking:
+            return trial
+        trial = another_way(trial, lacking)
+        lacking = fitting.lacking(trial)
     fitting.refuse(trial)
     return trial
 
@@ -82,7 +83,7 @@ class _Fitting:
 
     def rehearsed(self, plan: Plan) -> Plan:
         """The plan with what it computes, where that can be known. A call like one before is not rehearsed again."""
-        known = Known(self.memory.rehearsed, self._about(plan))
+        known = Known(self.memory.rehearsed, self.memory.rehearsed_networks, self._about(plan))
         found = known.get(self._values(plan), lambda: self._rehearse(plan, known))
         if found is None:
             return plan
@@ -92,7 +93,7 @@ class _Fitting:
         """What a rehearsal depends on besides values."""
         used = {name for node in plan.nodes for name in node.active.uses}
         generations = tuple((name, self.pipe._generations.of(name, self.components[name])) for name in sorted(used))
-        return type(self.pipe), plan.outputs, plan.in_parts, plan.in_turn, generations
+        return type(self.pipe), plan.outputs, plan.in_parts, plan.in_turn, generations, attention_kernels()
 
     def _values(self, plan: Plan) -> Hashable:
         """The values of a call, but for the seed."""

@@ -16,6 +16,7 @@ from calotype.memory.crossing import replaced
 from calotype.memory.imagined import has_data
 from calotype.memory.passes import Key, Passes
 from calotype.memory.peak import StorageWatch, imagined
+from calotype.pipelines.rehearsed_networks import RehearsedNetwork
 from calotype.sampling.denoise import Denoise
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 REMEMBERED = 64
 """How many rehearsals a memory remembers."""
+
+REMEMBERED_NETWORKS = 256
+"""How many kinds of calls of networks, about."""
 
 
 class Unmoved:
@@ -64,7 +68,27 @@ def rehearse(
     weights = [t for m in modules for t in (*m.parameters(), *m.buffers())]
     passes = Passes(groups or {})
     with torch.no_grad(), imagined(weights) as watch, passes.watching():
+        if known is not None:
+            run.stand_in(_standing_in(run, components, groups or {}, known, (watch, passes)))
         return _Rehearsal(run, watch, passes, known).rest(0)
+
+
+def _standing_in(
+    run: Run,
+    components: Mapping[str, Any],
+    groups: "Mapping[str, Sequence[Group]]",
+    known: "Known",
+    rehearsal: tuple[StorageWatch, Passes],
+) -> dict[str, RehearsedNetwork]:
+    """The networks of a call as a rehearsal calls them, which remembers what they give."""
+    for oldest in list(known.networks)[:-REMEMBERED_NETWORKS]:
+        known.networks.pop(oldest, None)
+    found = {}
+    for name, generation in run.generations.items():
+        if isinstance(components[name], torch.nn.Module):
+            about = name, generation, tuple(group.name for group in groups.get(name, ()))
+            found[name] = RehearsedNetwork(components[name], *rehearsal, known.networks, about)
+    return found
 
 
 class Known:
@@ -72,11 +96,12 @@ class Known:
 
     Args:
         table: by what they depend on.
+        networks: what networks gave in them.
         about: what every rehearsal here depends on besides values: the components, and what is wanted of them.
     """
 
-    def __init__(self, table: dict[Hashable, Any], about: Hashable) -> None:
-        self.table, self.about = table, about
+    def __init__(self, table: dict[Hashable, Any], networks: dict[Hashable, Any], about: Hashable) -> None:
+        self.table, self.networks, self.about = table, networks, about
 
     def get(self, key: Hashable, make: Callable[[], Rehearsed | None]) -> Rehearsed | None:
         """What is remembered under a key, or what `make` returns; remembered where it can be met again."""
