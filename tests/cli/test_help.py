@@ -86,7 +86,7 @@ def test_a_free_form_pipeline_is_called_from_python(run, here, monkeypatch):
     class Free(DiffusionPipeline):
         pass
 
-    monkeypatch.setattr("calotype.pipelines.lookup.find_pipeline", lambda source, **where: (Free, source))
+    monkeypatch.setattr("calotype.pipelines.loading.which.find_pipeline", lambda source, **where: (Free, source))
     assert command.DEFAULT_MODEL
     result = run("generate", "--model", "free", "a car")
     assert result.exit_code == 1

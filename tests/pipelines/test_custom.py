@@ -13,7 +13,7 @@ import torch
 from calotype import DDPMPipeline, DDPMScheduler, DiffusionPipeline, TextToImagePipeline, UNet2DModel, UnitPack
 from calotype.community.one_step_unet import UnetSchedulerOneForwardPipeline
 from calotype.errors import ComponentError, GraphError, InputError, RepositoryError, UnknownInput, UntrustedCode
-from calotype.pipelines.custom import class_code
+from calotype.pipelines.loading.custom import class_code
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.locate import carried_code, locate
 from calotype.weights.code.offered import offered_code

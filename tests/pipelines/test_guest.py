@@ -12,7 +12,7 @@ import torch
 
 from calotype import DiffusionPipeline, ModelConfig
 from calotype.errors import InputError, RepositoryError, UntrustedCode
-from calotype.pipelines.custom import is_guest
+from calotype.pipelines.loading.custom import is_guest
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.locate import locate
 from hub import Hub

@@ -9,7 +9,7 @@ import pytest
 from calotype import DiffusionPipeline
 from calotype._names import PUBLIC
 from calotype.errors import RepositoryError
-from calotype.pipelines.instead import INSTEAD, NEEDED, advice
+from calotype.pipelines.loading.instead import INSTEAD, NEEDED, advice
 
 
 def indexed(folder: Path, name: str) -> Path:

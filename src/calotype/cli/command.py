@@ -145,7 +145,7 @@ class _Parsed(click.Command):
 
 
 def _find(source: str, params: Mapping[str, Any]) -> Model:
-    from calotype.pipelines.lookup import find_pipeline
+    from calotype.pipelines.loading.which import find_pipeline
 
     options = {name: params[name] for name in ("variant", "local_files_only") if params.get(name)}
     local = bool(params.get("local_files_only"))

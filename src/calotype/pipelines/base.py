@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from calotype.memory.placement import Placing
     from calotype.memory.request import Memory, MemoryRequest
     from calotype.memory.residency import Residency
-    from calotype.pipelines.report import LoadReport
+    from calotype.pipelines.loading.report import LoadReport
     from calotype.pipelines.stream import Stream
 
 P = ParamSpec("P")

@@ -50,7 +50,7 @@ class CodeRecord:
 
 def code_behind(cls: "type[DiffusionPipeline]") -> tuple[CodeRecord, ...]:
     """The code of others that a pipeline's class, and the units inserted in it, come from."""
-    from calotype.pipelines.custom import code_of_module
+    from calotype.pipelines.loading.custom import code_of_module
 
     own = code_of_module(cls.__module__)
     found: dict[str, tuple[Code, list[str], list[str]]] = {} if own is None else {own.digest: (own, [], [])}

@@ -14,7 +14,7 @@ from calotype.errors import ComponentError, RepositoryError, UntrustedCode
 from calotype.graph.inputs import ABSENT, read_call
 from calotype.pipelines.adapter_records import AdapterRecord, adapters_of
 from calotype.pipelines.base import DiffusionPipeline
-from calotype.pipelines.lookup import find_pipeline
+from calotype.pipelines.loading.which import find_pipeline
 from calotype.pipelines.origin import check_code, named_code, with_packs
 from calotype.pipelines.recipe import Recipe, read_recipe
 from calotype.pipelines.result import Result

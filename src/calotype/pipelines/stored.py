@@ -14,8 +14,8 @@ from calotype.pipelines.declared import MEMO, constructor_parameters, declared_s
 if TYPE_CHECKING:
     from calotype.memory.placement import Placing
     from calotype.memory.request import Memory
-    from calotype.pipelines.pooled import Files
-    from calotype.pipelines.report import LoadReport
+    from calotype.pipelines.loading.pooled import Files
+    from calotype.pipelines.loading.report import LoadReport
 
 
 class WithRepositories:
@@ -81,7 +81,7 @@ class WithRepositories:
             UntrustedCode: the class is code of others that was not approved.
             UnknownInput: a name that is neither a component nor an option.
         """
-        from calotype.pipelines.loading import load_pipeline  # only who loads needs it
+        from calotype.pipelines.loading.pretrained import load_pipeline  # only who loads needs it
         from calotype.weights.component import one_dtype
 
         whole: type[Any] = cls  # a DiffusionPipeline: this is a part of it
@@ -132,7 +132,7 @@ class WithRepositories:
             ConfigError: nothing tells how to build a network or the scheduler, or two things tell otherwise.
             UnknownInput: a name that is neither a component nor an option.
         """
-        from calotype.pipelines.single_file import load_single_file  # only who loads needs it
+        from calotype.pipelines.loading.single_file import load_single_file  # only who loads needs it
         from calotype.weights.component import one_dtype
 
         whole: type[Any] = cls  # a DiffusionPipeline: this is a part of it
@@ -166,7 +166,7 @@ class WithRepositories:
             RepositoryError: `folder` is a file.
         """
         from calotype.pipelines.adapter_records import refuse_unsaved  # only who saves needs them
-        from calotype.pipelines.custom import class_code, saved
+        from calotype.pipelines.loading.custom import class_code, saved
         from calotype.weights.saving import save_components
 
         cls = type(self)

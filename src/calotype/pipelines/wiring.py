@@ -84,7 +84,7 @@ class WithGraph:
             UntrustedCode, RepositoryError: the pack is code of others that was not approved, or cannot be found.
         """
         from calotype.memory.residency import Residency
-        from calotype.pipelines.custom import as_pack  # only who inserts needs it
+        from calotype.pipelines.loading.custom import as_pack  # only who inserts needs it
 
         cls = type(self)
         pack = as_pack(pack, revision)

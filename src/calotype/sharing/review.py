@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from calotype.errors import CalotypeError, InputError, RepositoryError
 from calotype.graph.inputs import RESERVED, fields_of
 from calotype.pipelines.base import DiffusionPipeline
-from calotype.pipelines.custom import is_guest, pack_in, pipeline_in
+from calotype.pipelines.loading.custom import is_guest, pack_in, pipeline_in
 from calotype.pipelines.packs import UnitPack
 from calotype.sharing.offline import offline
 from calotype.sharing.trial import try_out

@@ -9,13 +9,13 @@ import torch
 
 from calotype.errors import InputError, UnknownInput, did_you_mean, sentences
 from calotype.memory.residency import parse_device
-from calotype.pipelines.custom import carried_class, custom_class, is_guest
 from calotype.pipelines.declared import MEMO, OPTIONS, constructor_parameters, declared_settings, wanted_components
-from calotype.pipelines.guest import load_guest
+from calotype.pipelines.loading.custom import is_guest
+from calotype.pipelines.loading.guest import load_guest
+from calotype.pipelines.loading.pooled import Files, open_pool, pooled_components
+from calotype.pipelines.loading.report import LoadReport
+from calotype.pipelines.loading.which import asked_class, target_class
 from calotype.pipelines.memory import loading
-from calotype.pipelines.pooled import Files, open_pool, pooled_components
-from calotype.pipelines.report import LoadReport
-from calotype.pipelines.repository import named_class
 from calotype.weights.aliases import ALIASES
 from calotype.weights.components import fetch_index, load_components
 from calotype.weights.model_index import ComponentRef, ModelIndex
@@ -61,9 +61,7 @@ def load_pipeline(
     if source is None or isinstance(source, bytes | int | float):
         raise InputError(f"{cls.__name__}.from_pretrained takes a folder, 'owner/name' or ModelConfigs, got {source!r}")
     where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
-    custom = None if custom_pipeline is None else custom_class(cls, custom_pipeline, custom_revision, **where)
-    if custom is None and custom_revision is not None:
-        raise InputError(f"custom_revision={custom_revision!r} is of a custom_pipeline=, which was not given")
+    custom = asked_class(cls, custom_pipeline, custom_revision, **where)
     if not isinstance(source, str | PathLike):
         if custom is not None and is_guest(custom):
             raise InputError(f"{custom.__name__} is a pipeline of diffusers, which loads a folder or an id, not files")
@@ -144,19 +142,6 @@ def _from_pool(
     return assemble(
         cls, held, absent, ModelIndex(cls.__name__, {}), device=device, memory=memory, placement=placement, **options
     )
-
-
-def target_class(cls: type[P], index: ModelIndex, repository: Repository) -> type[P]:
-    """The class to make: `cls`, or the index's where `cls` is the base. A repository that carries the code of its class
-    is asked for it only then, and the code runs only if it was approved."""
-    from calotype.pipelines.base import DiffusionPipeline  # it imports this module
-
-    if cls is not DiffusionPipeline:
-        return cls
-    if index.code is None:
-        return named_class(index, repository, cls)
-    found: type[P] = carried_class(repository, index.code, index.class_name)
-    return found
 
 
 def _reported(repository: Repository, index: ModelIndex, wanted: Collection[str]) -> LoadReport:

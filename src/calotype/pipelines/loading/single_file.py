@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from calotype.errors import ComponentError, ConfigError, InputError, RepositoryError, WeightsError, did_you_mean
 from calotype.graph.hints import ComponentRef
 from calotype.pipelines.declared import declared_settings, wanted_components
-from calotype.pipelines.loading import assemble, refuse_unknown
+from calotype.pipelines.loading.pretrained import assemble, refuse_unknown
+from calotype.pipelines.loading.report import LoadReport
 from calotype.pipelines.memory import loading
-from calotype.pipelines.report import LoadReport
 from calotype.weights.components import fetch_index, fits, load_components
 from calotype.weights.gguf import open_tensors
 from calotype.weights.model_index import ModelIndex, read_json_object

@@ -1,0 +1,1 @@
+"""What loading a pipeline takes: which class a repository is for, its components, and code of others."""
