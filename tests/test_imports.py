@@ -118,7 +118,7 @@ def test_a_pipeline_class_imports_what_declares_it_and_no_more(row: str, most: i
 def test_loading_saving_and_drawing_wait_for_their_first_use(row: str) -> None:
     found = {name for name in beyond_torch(ROWS[row]) if name.startswith("calotype.")}
     late = ("weights", "cli", "compat", "sharing", "community", "graph.draw", "graph.split", "memory.peak",
-            "pipelines.loading", "pipelines.prediction", "pipelines.recipe", "pipelines.replay")  # fmt: skip
+            "pipelines.loading", "pipelines.prediction", "pipelines.replay")  # fmt: skip
     assert not {name for name in found if name.removeprefix("calotype.").startswith(late)}
 
 

@@ -11,7 +11,7 @@ from adapters.small import random, same, weights_of, written
 from calotype import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from calotype.adapters.inversion import Word, set_words
 from calotype.errors import ComponentError, InputError, WeightsError
-from calotype.pipelines.replay import replay
+from calotype.pipelines.replay.again import replay
 from calotype.pipelines.stable_diffusion.text import encode, tokenize
 
 

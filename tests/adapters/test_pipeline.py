@@ -14,8 +14,8 @@ from calotype.adapters.host import AdapterHost
 from calotype.adapters.layers import DOWN
 from calotype.errors import ComponentError, InputError, RepositoryError, WeightsError
 from calotype.graph.unit import unit
-from calotype.pipelines.recipe import Recipe, read_recipe
-from calotype.pipelines.replay import replay
+from calotype.pipelines.replay.again import replay
+from calotype.pipelines.replay.recipe import Recipe, read_recipe
 
 CALL = {"prompt": "a red apple", "seed": 7, "steps": 4}
 PARTS = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from calotype.cli.command import weighed_adapter
-from calotype.pipelines.recipe import read_recipe
+from calotype.pipelines.replay.recipe import read_recipe
 from calotype.pipelines.text_to_image import TextToImagePipeline
 from calotype.weights.code.locate import SHIPPED
 

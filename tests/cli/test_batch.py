@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from calotype.pipelines.recipe import read_recipe
+from calotype.pipelines.replay.recipe import read_recipe
 
 LINES = [
     "a red apple",

@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from calotype.pipelines.recipe import read_recipe
+from calotype.pipelines.replay.recipe import read_recipe
 
 
 def test_a_red_apple(run, here):

@@ -5,7 +5,7 @@ import os
 import pytest
 from PIL import Image
 
-from calotype.pipelines.recipe import read_recipe
+from calotype.pipelines.replay.recipe import read_recipe
 from calotype.pipelines.text_to_image import TextToImagePipeline
 
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from calotype.cli.replay import DIFFERS
 from calotype.errors import ComponentError, RepositoryError
-from calotype.pipelines.recipe import Recipe, read_recipe, save_png
-from calotype.pipelines.replay import replay
+from calotype.pipelines.replay.again import replay
+from calotype.pipelines.replay.recipe import Recipe, read_recipe, save_png
 from calotype.pipelines.text_to_image import TextToImagePipeline
 
 

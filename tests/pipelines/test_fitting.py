@@ -17,7 +17,7 @@ from calotype.memory.lanes import HostLane
 from calotype.nn import attention_parts
 from calotype.nn.attention_control import AttentionSite
 from calotype.pipelines.latents import Latents
-from calotype.pipelines.replay import replay
+from calotype.pipelines.replay.again import replay
 from tiny_sd import reference_pipeline
 
 MODEL = "calotype/emoji-64"

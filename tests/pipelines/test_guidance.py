@@ -34,7 +34,7 @@ from calotype.errors import InputError, UnusedInput
 from calotype.graph.inputs import read_call
 from calotype.pipelines.guidance import guidance
 from calotype.pipelines.latents import Latents
-from calotype.pipelines.recipe import recorded_inputs
+from calotype.pipelines.replay.recipe import recorded_inputs
 from calotype.pipelines.text_to_image.units import velocity
 
 CALL = {"prompt": "a red apple", "seed": 7, "steps": 4, "outputs": ("latents",)}

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from calotype import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, MiniAutoencoderKL, UNet2DModel
 from calotype.errors import CalotypeError, ComponentError, InputError, RepositoryError, UnknownInput, WeightsError
 from calotype.models.word_text_encoder import WordTokenizer
-from calotype.pipelines.replay import load_for
+from calotype.pipelines.replay.again import load_for
 from calotype.weights.components import load_components
 from calotype.weights.needed import check_subfolder
 from calotype.weights.repository import open_repository

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from calotype import DDPMPipeline, DDPMScheduler, DiffusionPipeline, TextToImagePipeline, UNet2DModel, unit
 from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, UnusedInput
 from calotype.pipelines.pictures import Picture, read_picture, to_array, to_picture
-from calotype.pipelines.replay import replay
+from calotype.pipelines.replay.again import replay
 
 MODEL = "calotype/emoji-64"
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 from calotype import DiffusionPipeline
 from calotype.errors import RepositoryError, UntrustedCode
-from calotype.pipelines.origin import CodeRecord, code_behind
-from calotype.pipelines.recipe import read_recipe
-from calotype.pipelines.replay import replay
+from calotype.pipelines.replay.again import replay
+from calotype.pipelines.replay.origin import CodeRecord, code_behind
+from calotype.pipelines.replay.recipe import read_recipe
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.locate import SHIPPED, locate, shipped_code
 from hub import Hub

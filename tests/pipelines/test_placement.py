@@ -16,8 +16,8 @@ from calotype.errors import ComponentError, GraphError, InputError, UnknownInput
 from calotype.graph.unit import unit
 from calotype.memory.residency import Residency
 from calotype.pipelines.packs import UnitPack
-from calotype.pipelines.recipe import read_recipe
-from calotype.pipelines.replay import replay
+from calotype.pipelines.replay.again import replay
+from calotype.pipelines.replay.recipe import read_recipe
 from calotype.sampling import Step
 from fake_devices import Devices, devices
 from stubs import Encoder, Net, TextInputs, define, embeds, image, latents, noise, sigmas, text_to_image, velocity

@@ -6,9 +6,9 @@ from PIL import Image
 from torch import nn
 
 from calotype import MiniAutoencoderKL, TextToImagePipeline, WordTokenizer
-from calotype.pipelines import provenance
 from calotype.pipelines.generations import Generations
-from calotype.pipelines.provenance import Digests
+from calotype.pipelines.replay import provenance
+from calotype.pipelines.replay.provenance import Digests
 
 SMALL = {"block_out_channels": (4, 4, 4), "detail_channels": 4, "latent_channels": 2}
 

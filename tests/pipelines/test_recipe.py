@@ -13,7 +13,7 @@ from calotype.graph.branches import Branches
 from calotype.graph.inputs import read_call
 from calotype.graph.unit import unit
 from calotype.pipelines.pictures import Picture
-from calotype.pipelines.recipe import Recipe, read_recipe
+from calotype.pipelines.replay.recipe import Recipe, read_recipe
 from stubs import TextInputs, TextToImage, text_to_image
 
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from calotype.errors import InputError
-from calotype.pipelines.recipe import read_recipe
+from calotype.pipelines.replay.recipe import read_recipe
 from calotype.pipelines.result import Result
 from stubs import text_to_image
 

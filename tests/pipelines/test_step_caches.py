@@ -42,8 +42,8 @@ from calotype.nn.double_stream import DoubleStreamBlock, JointAttention
 from calotype.nn.unet_blocks import TextDownBlock, TextMidBlock
 from calotype.pipelines.guidance import guidance
 from calotype.pipelines.latents import Latents, keep_known
-from calotype.pipelines.recipe import recorded_inputs
-from calotype.pipelines.replay import replay
+from calotype.pipelines.replay.again import replay
+from calotype.pipelines.replay.recipe import recorded_inputs
 from calotype.pipelines.text_to_image.units import velocity
 from calotype.sampling import Step
 from calotype.sampling.caching.recorded import METHODS

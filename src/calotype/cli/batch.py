@@ -26,9 +26,9 @@ from calotype.cli.signals import Terminated
 from calotype.errors import CalotypeError, ComponentError, InputError, RepositoryError
 from calotype.graph.inputs import Call, read_call
 from calotype.graph.planning import make_plan
-from calotype.pipelines.origin import code_behind
-from calotype.pipelines.recipe import Recipe, read_recipe, recorded_inputs, save_png
-from calotype.pipelines.replay import check_adapters, check_components
+from calotype.pipelines.replay.again import check_adapters, check_components
+from calotype.pipelines.replay.origin import code_behind
+from calotype.pipelines.replay.recipe import Recipe, read_recipe, recorded_inputs, save_png
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline

@@ -50,8 +50,8 @@ def replay(
     from calotype.cli.command import weighed_adapter
     from calotype.cli.display import Display
     from calotype.cli.files import output_path
-    from calotype.pipelines.recipe import save_png
-    from calotype.pipelines.replay import replay as make_again
+    from calotype.pipelines.replay.again import replay as make_again
+    from calotype.pipelines.replay.recipe import save_png
 
     path = output_path(output, picture.stem, 1, force) if output is not None else None
     made = make_again(

@@ -144,7 +144,7 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
         from calotype.memory.residency import parse_bytes
         from calotype.pipelines.generations import Generations
         from calotype.pipelines.memory import pack, residency
-        from calotype.pipelines.provenance import Digests
+        from calotype.pipelines.replay.provenance import Digests
 
         cls = type(self)
         for name in components:
@@ -198,7 +198,7 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
         from calotype.graph.memo import Memo
         from calotype.memory.residency import Residency
         from calotype.pipelines.generations import Generations
-        from calotype.pipelines.provenance import Digests
+        from calotype.pipelines.replay.provenance import Digests
 
         parts = self.components
         if self._residency.budget is not None:
@@ -293,7 +293,7 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
     ) -> "Stream":
         """A running call. `in_turn` names loops whose branches do not share a batch, and `in_parts` nodes whose
         attention is computed in parts, as in a call that is repeated."""
-        from calotype.pipelines.provenance import recipe_of  # only who calls needs the engine
+        from calotype.pipelines.replay.provenance import recipe_of  # only who calls needs the engine
         from calotype.pipelines.stream import Stream
 
         call = self._read(inputs).seeded()

@@ -10,7 +10,7 @@ from calotype.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from PIL import Image
 
-    from calotype.pipelines.recipe import Recipe
+    from calotype.pipelines.replay.recipe import Recipe
 
 
 def picture_paths(path: str | Path, count: int) -> list[Path]:
@@ -88,7 +88,7 @@ class Result:
             InputError: there is no picture among the outputs, the path does not end in `.png`, or its folder does not
                 exist.
         """
-        from calotype.pipelines.recipe import save_png  # only who saves needs it
+        from calotype.pipelines.replay.recipe import save_png  # only who saves needs it
 
         pictures = self.images
         if not pictures:

@@ -13,7 +13,7 @@ from calotype.graph.run import Run
 from calotype.pipelines.result import Result
 
 if TYPE_CHECKING:
-    from calotype.pipelines.recipe import Recipe
+    from calotype.pipelines.replay.recipe import Recipe
 
 
 class Stream:

@@ -11,7 +11,7 @@ import torch
 from calotype import Branches, QwenImageLayeredPipeline
 from calotype.errors import ComponentError, InputError
 from calotype.pipelines.qwen_image import captioning, editing, layered
-from calotype.pipelines.replay import replay
+from calotype.pipelines.replay.again import replay
 from tiny_qwen import (
     Processor,
     Told,

@@ -15,7 +15,7 @@ from calotype import QwenImageEditPlusPipeline, QwenImageImage2LoRAModel, QwenIm
 from calotype.errors import InputError, UnusedInput
 from calotype.pipelines.qwen_image import editing, image_to_lora
 from calotype.pipelines.qwen_image.image2lora import squared
-from calotype.pipelines.replay import replay
+from calotype.pipelines.replay.again import replay
 from tiny_qwen import SEED, parts, picture, tiny_processor, tiny_transformer, with_weights_of
 
 WORDS = {

@@ -14,7 +14,7 @@ from calotype.pipelines.qwen_image import editing, layered
 from calotype.pipelines.qwen_image.edit import QwenImageEditPipeline, QwenImageEditPlusPipeline
 from calotype.pipelines.qwen_image.layered import QwenImageLayeredPipeline
 from calotype.pipelines.qwen_image.pipeline import QwenImagePipeline
-from calotype.pipelines.replay import replay
+from calotype.pipelines.replay.again import replay
 from tiny_qwen import (
     SEED,
     TOLERANCE,

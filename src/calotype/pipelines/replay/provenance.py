@@ -13,12 +13,12 @@ from calotype.graph.inputs import Inputs, Unreplayable
 from calotype.graph.plan import Plan
 from calotype.pipelines.adapter_records import adapters_of
 from calotype.pipelines.generations import Generations
-from calotype.pipelines.origin import code_behind
+from calotype.pipelines.replay.origin import code_behind
 from calotype.pipelines.values import digest
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
-    from calotype.pipelines.recipe import Recipe
+    from calotype.pipelines.replay.recipe import Recipe
 
 WHOLE = 2**28
 """Weights of at most this many bytes are digested whole; of larger ones, the start, middle and end of every tensor."""
@@ -116,7 +116,7 @@ def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: s
 
 def _make(model: type[Inputs], values: Mapping[str, Any], facts: Mapping[str, Any]) -> "Recipe":
     """The recipe. An input too large for a PNG file to carry is left out, and named as given."""
-    from calotype.pipelines.recipe import Recipe, recorded_inputs  # a recipe is made when it is asked for
+    from calotype.pipelines.replay.recipe import Recipe, recorded_inputs  # a recipe is made when it is asked for
 
     inputs = recorded_inputs(model, values)
     large = [name for name, value in inputs.items() if len(str(value)) > CARRIED]

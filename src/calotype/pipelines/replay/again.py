@@ -15,8 +15,8 @@ from calotype.graph.inputs import ABSENT, read_call
 from calotype.pipelines.adapter_records import AdapterRecord, adapters_of
 from calotype.pipelines.base import DiffusionPipeline
 from calotype.pipelines.loading.which import find_pipeline
-from calotype.pipelines.origin import check_code, named_code, with_packs
-from calotype.pipelines.recipe import Recipe, read_recipe
+from calotype.pipelines.replay.origin import check_code, named_code, with_packs
+from calotype.pipelines.replay.recipe import Recipe, read_recipe
 from calotype.pipelines.result import Result
 from calotype.pipelines.stream import Stream
 

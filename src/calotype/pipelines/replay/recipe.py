@@ -13,7 +13,7 @@ from calotype.atomic import atomic_file
 from calotype.errors import RepositoryError
 from calotype.graph.inputs import ABSENT, Inputs
 from calotype.pipelines.adapter_records import AdapterRecord
-from calotype.pipelines.origin import CodeRecord
+from calotype.pipelines.replay.origin import CodeRecord
 
 PNG_KEY = "calotype"
 

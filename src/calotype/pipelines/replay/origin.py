@@ -11,7 +11,7 @@ from calotype.errors import RepositoryError
 if TYPE_CHECKING:
     from calotype.graph.node import Node
     from calotype.pipelines.base import DiffusionPipeline
-    from calotype.pipelines.recipe import Recipe
+    from calotype.pipelines.replay.recipe import Recipe
     from calotype.weights.code.source import Code
 
 
