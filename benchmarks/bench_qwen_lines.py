@@ -14,7 +14,7 @@ OURS = (
     "models/qwen_image",
     "models/qwen_image_blockwise_controlnet",
     "models/autoencoder_kl_qwen_image",
-    "pipelines/streams.py",
+    "pipelines/conditions.py",
     *(f"nn/{name}.py" for name in ("double_stream", "streams", "rope", "patches", "attention_backends")),
 )
 """With what other families will share, and this one is the first to use."""

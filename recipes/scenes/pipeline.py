@@ -21,12 +21,12 @@ from calotype.nn.patches import patched
 from calotype.nn.streams import Region, Words, references
 from calotype.nn.streams import regions as regions_condition
 from calotype.pipelines.base import takes
+from calotype.pipelines.conditions import Conditions
 from calotype.pipelines.guidance import guidance
 from calotype.pipelines.latents import keep_known, latents, sigmas, start
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask
 from calotype.pipelines.qwen_image.units import Grids, ready, times, velocity
-from calotype.pipelines.streams import Conditions
 from calotype.pipelines.text_to_image import TextToImageInputs, TextToImagePipeline
 from calotype.pipelines.text_to_image.controls import ControlInputs, controlled
 from calotype.pipelines.text_to_image.units import image, image_latents, masks, noise

@@ -26,12 +26,12 @@ from calotype.nn.attention_backends import AttentionBackend
 from calotype.nn.patches import patched
 from calotype.nn.streams import block_samples, references
 from calotype.pipelines.autoencoder import encoded, scaled
+from calotype.pipelines.conditions import Conditions, Residuals
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask
 from calotype.pipelines.qwen_image.units import Grids, padding
-from calotype.pipelines.streams import Conditions, Residuals
 from calotype.sampling import Step
 from calotype.sampling.steering import within
 

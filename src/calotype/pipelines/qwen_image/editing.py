@@ -16,6 +16,7 @@ from calotype.models.qwen_image import QwenImageTransformer2DModel
 from calotype.nn.patches import patched
 from calotype.nn.streams import references
 from calotype.pipelines.autoencoder import Pixels, Size, checked_size, encoded, scaled
+from calotype.pipelines.conditions import Conditions
 from calotype.pipelines.latents import CleanLatents
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_picture
 from calotype.pipelines.qwen_image.text import (
@@ -24,7 +25,6 @@ from calotype.pipelines.qwen_image.text import (
     Qwen2VLProcessor,
     encoded_with_pictures,
 )
-from calotype.pipelines.streams import Conditions
 
 DRAWN_AREA = 1024**2
 """About how many pixels a picture has for the transformer."""

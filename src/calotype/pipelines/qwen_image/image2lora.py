@@ -24,6 +24,7 @@ from calotype.graph.unit import Unit, unit
 from calotype.models.qwen_image import QwenImageTransformer2DModel
 from calotype.models.qwen_image_image2lora import QwenImageImage2LoRAModel
 from calotype.nn.beside import Pair, check_fits
+from calotype.pipelines.conditions import CallAdapters
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, to_array
@@ -34,7 +35,6 @@ from calotype.pipelines.qwen_image.text import (
     Qwen2VLProcessor,
     encoded_with_pictures,
 )
-from calotype.pipelines.streams import CallAdapters
 
 if TYPE_CHECKING:
     SiglipVision: TypeAlias = Any

@@ -19,6 +19,7 @@ from calotype.nn.patches import patched
 from calotype.nn.streams import references
 from calotype.pipelines.autoencoder import Size, decoded, encoded, scaled, unscaled
 from calotype.pipelines.base import takes
+from calotype.pipelines.conditions import Conditions
 from calotype.pipelines.latents import CleanLatents, Latents, Noise, noise_source, pure_noise
 from calotype.pipelines.pictures import Picture, to_picture
 from calotype.pipelines.qwen_image.captioning import Language, captioned
@@ -37,7 +38,6 @@ from calotype.pipelines.qwen_image.units import (
     tokens_of,
     velocity,
 )
-from calotype.pipelines.streams import Conditions
 from calotype.sampling import Denoise, NoiseLevels, NoiseSource, Scheduler
 
 TRAINED_TOKENS = 256

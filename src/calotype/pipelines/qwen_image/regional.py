@@ -23,10 +23,10 @@ from calotype.memory.imagined import has_data
 from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
 from calotype.nn.streams import Region, Words
 from calotype.nn.streams import regions as regions_condition
+from calotype.pipelines.conditions import Conditions
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, to_mask
 from calotype.pipelines.qwen_image.text import Qwen2_5_VL, Qwen2Tokenizer, encoded_text
-from calotype.pipelines.streams import Conditions
 from calotype.sampling import Guidance
 
 

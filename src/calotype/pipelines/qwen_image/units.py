@@ -20,11 +20,11 @@ from calotype.nn.patches import patched, unpatched
 from calotype.nn.perturbation import Perturbation
 from calotype.nn.streams import Grid
 from calotype.pipelines.autoencoder import Pixels, Size, checked_size, decoded, encoded, mask_of, scaled, unscaled
+from calotype.pipelines.conditions import CallAdapters, Conditions, Residuals, changes_of
 from calotype.pipelines.guidance import guidance as plain_guidance
 from calotype.pipelines.latents import CleanLatents, Latents, Noise, shrink_mask
 from calotype.pipelines.pictures import Picture, fitted, to_array
 from calotype.pipelines.qwen_image.text import Qwen2_5_VL, Qwen2Tokenizer, encoded_text
-from calotype.pipelines.streams import CallAdapters, Conditions, Residuals, changes_of
 from calotype.sampling import Guidance, NoiseLevels, NoiseSource, NormKept, Scheduler, Step
 from calotype.sampling.steering import BlockReuse, taken_over
 
