@@ -45,7 +45,7 @@ OPENAI_XL, OPEN_XL, OPEN_REFINER = (
     "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.", "conditioner.embedders.0.model.",
 )  # fmt: skip
 PART = {"in_channels": 9}
-PUBLISHED = Path(__file__).parents[1] / "models" / "published"
+PUBLISHED = Path(__file__).parents[2] / "models" / "published"
 
 
 def of_1(cls: Any = diffusers.StableDiffusionPipeline, **unet: Any) -> tuple[Any, dict[str, Tensor]]:

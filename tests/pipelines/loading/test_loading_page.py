@@ -14,7 +14,7 @@ from calotype import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from calotype.errors import CalotypeError
 from hub import Hub, read_files
 
-PAGE = (Path(__file__).parents[2] / "docs/loading.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs/loading.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| (.+?) \| `(.+)` \|$", PAGE, re.MULTILINE))
 STEM = "diffusion_pytorch_model"
 UNET = f"unet/{STEM}.safetensors"
