@@ -1,34 +1,25 @@
 """What `from_single_file` does: a pipeline out of one file of all its networks, as the original code wrote them."""
 
 import logging
-import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from calotype.errors import ComponentError, ConfigError, InputError, RepositoryError, WeightsError, did_you_mean
+from calotype.errors import ComponentError, ConfigError, InputError, did_you_mean
 from calotype.graph.hints import ComponentRef
 from calotype.pipelines.declared import declared_settings, wanted_components
+from calotype.pipelines.loading.checkpoint import Checkpoint, open_checkpoint
 from calotype.pipelines.loading.pretrained import assemble, refuse_unknown
 from calotype.pipelines.loading.report import LoadReport
 from calotype.pipelines.memory import loading
 from calotype.weights.components import fetch_index, fits, load_components
-from calotype.weights.gguf import open_tensors
 from calotype.weights.model_index import ModelIndex, read_json_object
 from calotype.weights.needed import has_weights
-from calotype.weights.original.family import (
-    Family,
-    family_of,
-    is_trained_to_pure_noise,
-    prediction_type,
-    trained_size,
-)
+from calotype.weights.original.family import is_trained_to_pure_noise, prediction_type, trained_size
 from calotype.weights.original.unused import UNKNOWN, by_kind
 from calotype.weights.pool.catalogue import CATALOGUE
 from calotype.weights.pool.config import ModelConfig
-from calotype.weights.pool.layout import Whole
 from calotype.weights.pool.pool import ModelPool
 from calotype.weights.registry import resolve
 from calotype.weights.repository import Repository, open_repository
@@ -45,44 +36,6 @@ OPTIONS = (
 )  # fmt: skip
 """What `from_single_file` takes besides components and the options of the class."""
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-
-_LINK = re.compile(r"https?://[^/]+/(?P<id>[^/]+/[^/]+)/(?:blob|resolve)/(?P<revision>[^/]+)/(?P<file>[^?#]+)([?#].*)?")
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-_ADAPTER = re.compile(r".*\.(lora_(down|up|A|B)(\.default)?\.weight|lora_(down|up)|hada_w[12]_[ab]|lokr_w[12](_[ab])?)")
-_SHOWN = 8
-
-
-@dataclass(frozen=True)
-class _Checkpoint:
-    """The file: where it is, what its header says, and of which family that makes it."""
-
-    path: Path
-    source: str
-    revision: str | None
-    whole: Whole
-    family: Family | None
-
-    @property
-    def pipeline(self) -> str | None:
-        """The name of the pipeline that the file is for, where its family tells."""
-        return None if self.family is None else self.family.pipelines.get(self.channels or 0)
-
-    @property
-    def channels(self) -> int | None:
-        """How many channels the denoiser sees; None where the file has none."""
-        shapes = self.whole.shapes
-        return next((s[1] for key, s in shapes.items() if key.endswith("input_blocks.0.0.weight")), None)
-
-    @property
-    def encoders(self) -> tuple[str, ...]:
-        """The text encoders that the denoiser needs, where its family tells."""
-        return () if self.family is None else self.family.encoders
-
-    def instead_of(self, cls: type) -> str:
-        """What the file looks like and how to load it, for messages; nothing where that is `cls`."""
-        if self.family is None or self.pipeline in (None, cls.__name__):
-            return ""
-        return f"; it looks like one of {self.family.name}: load it with {self.pipeline}.from_single_file"
 
 
 def load_single_file(
@@ -107,7 +60,7 @@ def load_single_file(
     if isinstance(dtype, Mapping):
         raise InputError("from_single_file takes one dtype for all networks; pipe.unet.to(...) changes one of them")
     where: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only}
-    file = _open(source, filename, revision, where)
+    file = open_checkpoint(source, filename, revision, where)
     beside = None if config is None else open_repository(config, **where)
     index = ModelIndex(cls.__name__, {}) if beside is None else fetch_index(beside)
     target = _target(cls, file, index)
@@ -141,75 +94,10 @@ def load_single_file(
     return pipe
 
 
-# -- the file ----------------------------------------------------------------------------------------------------------
-
-
-def _open(
-    source: str | PathLike[str], filename: str | None, revision: str | None, where: Mapping[str, Any]
-) -> _Checkpoint:
-    """The file that `source` means, with its header read and what is no checkpoint refused."""
-    if isinstance(source, str) and source.startswith(("https://", "http://")):
-        if filename is not None or revision is not None:
-            raise InputError(f"{source} names a file and its revision; leave out filename= and revision=")
-        source, revision, filename = _linked(source)
-    path, commit = _path(source, filename, revision, where)
-    if path.suffix.lower() in _PICKLES:
-        raise WeightsError(
-            f"{path} is a pickle, which can run code of whoever made it, and is not loaded; look for the same model as "
-            "a .safetensors file, or convert it where nothing is at stake: "
-            "safetensors.torch.save_file(torch.load(path, weights_only=True)['state_dict'], 'model.safetensors')"
-        )
-    header = open_tensors(path)
-    whole = Whole({key: entry.shape for key, entry in header.entries.items()}, header.metadata)
-    if adapters := [key for key in whole.shapes if _ADAPTER.fullmatch(key)]:
-        raise WeightsError(
-            f"{path} holds the weights of an adapter (LoRA), {adapters[0]!r} and {len(adapters) - 1} more, and no "
-            "networks: load a pipeline from another file, and this one with its load_adapter"
-        )
-    name = str(source) if filename is None else f"{source}/{filename}"
-    return _Checkpoint(path, name, commit, whole, family_of(whole))
-
-
-def _linked(link: str) -> tuple[str, str, str]:
-    """The repository, the revision and the file that a link to the hub's page of a file means."""
-    from huggingface_hub import constants
-
-    found = _LINK.fullmatch(link)
-    if found is None or not link.startswith(f"{constants.ENDPOINT}/"):
-        raise RepositoryError(
-            f"{link} is not a link to a file on the hub ({constants.ENDPOINT}); download the file and give its path"
-        )
-    return found["id"], found["revision"], found["file"]
-
-
-def _path(
-    source: str | PathLike[str], filename: str | None, revision: str | None, where: Mapping[str, Any]
-) -> tuple[Path, str | None]:
-    """Where the file is, and the commit that it came from."""
-    path = Path(source).expanduser()
-    if path.is_file():
-        if filename is not None or revision is not None:
-            raise InputError(f"{path} is the file itself; leave out filename= and revision=")
-        return path, None
-    if filename is None and not path.is_dir() and (path.suffix or path.is_absolute()):
-        names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise RepositoryError(f"there is no file {path}{did_you_mean(path.name, names)}")
-    repository = open_repository(source, revision=revision, **where)
-    files = repository.files()
-    if filename is None or filename not in files:
-        there = [file for file in files if file.endswith(".safetensors")]
-        near = did_you_mean(filename, files) if filename else ""
-        raise RepositoryError(
-            f"{repository.name} {f'has no file {filename}{near}' if filename else 'holds several files'}; give "
-            f"filename= of one: {', '.join(there[:_SHOWN]) or 'there is none'}{', ...' if len(there) > _SHOWN else ''}"
-        )
-    return repository.fetch([filename]) / filename, repository.revision
-
-
 # -- the pipeline ------------------------------------------------------------------------------------------------------
 
 
-def _target(cls: type[P], file: _Checkpoint, index: ModelIndex) -> type[P]:
+def _target(cls: type[P], file: Checkpoint, index: ModelIndex) -> type[P]:
     """The class to make: `cls`, or where it is the base, the one that the file's family has."""
     from calotype.pipelines.base import DiffusionPipeline  # it imports this module
 
@@ -271,7 +159,7 @@ def _others(
 
 def _check_fits(
     cls: type[Any],
-    file: _Checkpoint,
+    file: Checkpoint,
     pool: ModelPool,
     networks: Mapping[str, Any],
     wanted: Mapping[str, Any],
@@ -303,7 +191,7 @@ def _check_there(cls: type[Any], lost: list[str]) -> None:
 # -- the scheduler -----------------------------------------------------------------------------------------------------
 
 
-def _scheduler(file: _Checkpoint, found: Any, asked: str | None, is_given: bool) -> Any:
+def _scheduler(file: Checkpoint, found: Any, asked: str | None, is_given: bool) -> Any:
     """The scheduler that was given or that the repository has, checked against what the file says of itself; or the one
     that was published with its family.
 
@@ -326,7 +214,7 @@ def _scheduler(file: _Checkpoint, found: Any, asked: str | None, is_given: bool)
     return type(found)(**{**found.config.model_dump(), "prediction_type": asked})
 
 
-def _published_scheduler(file: _Checkpoint, prediction: str | None) -> Any:
+def _published_scheduler(file: Checkpoint, prediction: str | None) -> Any:
     family = file.family
     if family is None:
         raise ConfigError(
@@ -346,7 +234,7 @@ def _published_scheduler(file: _Checkpoint, prediction: str | None) -> Any:
     return cls(**fields, prediction_type=prediction)
 
 
-def _tell_size(file: _Checkpoint, unet: Any, vae: Any, scheduler: Any) -> None:
+def _tell_size(file: Checkpoint, unet: Any, vae: Any, scheduler: Any) -> None:
     """Have a denoiser whose tensors do not say how large a picture it was trained with say so in its config."""
     if file.family is None or None in (unet, vae, scheduler) or unet.config.sample_size is not None:
         return
@@ -355,7 +243,7 @@ def _tell_size(file: _Checkpoint, unet: Any, vae: Any, scheduler: Any) -> None:
     unet.config = unet.config.model_copy(update={"sample_size": size})
 
 
-def _reported(file: _Checkpoint, pool: ModelPool) -> LoadReport:
+def _reported(file: Checkpoint, pool: ModelPool) -> LoadReport:
     """What is worth knowing afterwards; also logged."""
     models = [model for report in pool.report for model in report.models]
     unclaimed = [key for report in pool.report for key in report.unclaimed]
