@@ -78,6 +78,18 @@ def sentences(*parts: str) -> str:
     return " ".join(part if part.endswith("?") else f"{part}." for part in parts).removesuffix(".")
 
 
+def listed(items: Iterable[str], most: int = 8, separator: str = ", ") -> str:
+    """The first of several, and how many more there are: `"a, b, and 5 more"`."""
+    items = list(items)
+    more = [f"and {len(items) - most} more"] if len(items) > most else []
+    return separator.join([*items[:most], *more])
+
+
+def quoted(names: Iterable[object], most: int = 8) -> str:
+    """`listed`, of names as Python would write them: `"'a', 'b', and 5 more"`."""
+    return listed(map(repr, names), most)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'prompt'?"` for the nearest known name, or `""` when none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)

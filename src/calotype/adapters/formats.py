@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from calotype.adapters.change import Change, Hadamard, Kronecker, LowRank, Whole
-from calotype.errors import InputError, WeightsError
+from calotype.errors import InputError, WeightsError, quoted
 from calotype.weights.files import SafetensorsFile
 
 Format = Literal["peft", "diffusers", "kohya"]
@@ -29,7 +29,6 @@ PEFT_PREFIX = "base_model.model."
 METADATA = "lora_adapter_metadata"
 """Where diffusers' files say what PEFT's `adapter_config.json` says."""
 
-_SHOWN = 8
 _KEYS = (
     (re.compile(r"(.+)\.lora_A(?:\.\w+)?\.weight"), "down"),
     (re.compile(r"(.+)\.lora_B(?:\.\w+)?\.weight"), "up"),
@@ -160,20 +159,14 @@ def _strange(file: SafetensorsFile, strange: list[str]) -> str:
         words = {"emb_params", "clip_l", "clip_g"}
         if set(strange) & words or len(strange) == 1:
             return (
-                f"{file.path} is no adapter of layers: it holds {listed(strange)}; learned words are loaded with "
+                f"{file.path} is no adapter of layers: it holds {quoted(strange)}; learned words are loaded with "
                 "load_textual_inversion"
             )
         return (
             f"{file.path} is no adapter: none of its {len(strange)} keys is one of LoRA, LoHa or LoKr, they are "
-            f"{listed(strange)}; whole networks are loaded with from_pretrained or from_single_file"
+            f"{quoted(strange)}; whole networks are loaded with from_pretrained or from_single_file"
         )
-    return f"{file.path}: {len(strange)} of its {len(file.entries)} keys are none of an adapter: {listed(strange)}"
-
-
-def listed(names: list[str]) -> str:
-    """The first of several names, and how many more there are."""
-    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + more
+    return f"{file.path}: {len(strange)} of its {len(file.entries)} keys are none of an adapter: {quoted(strange)}"
 
 
 def _format(layers: Mapping[str, Any]) -> Format:
@@ -273,7 +266,7 @@ def _change(path: Path, layer: str, parts: Mapping[str, Tensor], alpha: _Alpha) 
     names = set(parts) - _BESIDE
     cls = next((c for c, needed in _NEEDED.items() if any(set(n) <= names <= {*n, *_MAY[c]} for n in needed)), None)
     if cls is None:
-        raise WeightsError(f"{path}: {layer!r} is incomplete: it has {listed(sorted(parts))} and {_wanted(names)}")
+        raise WeightsError(f"{path}: {layer!r} is incomplete: it has {quoted(sorted(parts))} and {_wanted(names)}")
     factors = {name: parts[name] for name in parts if name in names}
     change = cls(factors)
     _refuse_unfit(path, layer, change)

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from calotype.adapters.formats import listed
 from calotype.adapters.spans import SPANS
-from calotype.errors import ComponentError, InputError, WeightsError
+from calotype.errors import ComponentError, InputError, WeightsError, quoted
 from calotype.models.word_text_encoder.tokenizer import WordTokenizer, split_words
 from calotype.weights.files import SafetensorsFile
 
@@ -60,7 +59,7 @@ def read_words(path: Path, token: str | None = None) -> dict[str, Word]:
     else:
         raise WeightsError(
             f"{path} holds no learned word: expected one tensor called like the token, {_AUTOMATIC!r}, or 'clip_l' and "
-            f"'clip_g', found {listed(keys)}; adapters of layers are loaded with load_adapter"
+            f"'clip_g', found {quoted(keys)}; adapters of layers are loaded with load_adapter"
         )
     return {name: Word(word, _rows(path, tensor), digest) for name, (word, tensor) in parts.items()}
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import nn
 
 from calotype.adapters.change import Change, Shape
-from calotype.adapters.formats import PEFT_PREFIX, AdapterFile, listed
+from calotype.adapters.formats import PEFT_PREFIX, AdapterFile
 from calotype.adapters.layers import shape_of
 from calotype.adapters.names import layers_of, spellings
-from calotype.errors import ComponentError, WeightsError, did_you_mean
+from calotype.errors import ComponentError, WeightsError, did_you_mean, listed, quoted
 
 DENOISERS = ("unet", "transformer", "prior")
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -122,7 +122,7 @@ def _named(
     if lost:
         raise WeightsError(
             f"{file.path}: {len(lost)} of {len(layers)} layers are not in {component!r}, a "
-            f"{type(network).__name__}: {listed(lost)}{_hint(lost, layers, names)}"
+            f"{type(network).__name__}: {quoted(lost)}{_hint(lost, layers, names)}"
         )
     found: dict[str, Change] = {}
     for inner, whole in layers.items():
@@ -171,10 +171,9 @@ def _refuse_misshapen(path: Path, networks: Mapping[str, nn.Module], found: Plac
             elif what := _unadaptable(layer):
                 raise ComponentError(f"{path}: {component}.{name} is a convolution {what}, which is not adapted")
     if wrong:
-        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise WeightsError(
             f"{path} is for another model: {len(wrong)} of {count} layers have other shapes: "
-            f"{'; '.join(wrong[:_SHOWN])}{more}"
+            f"{listed(wrong, _SHOWN, '; ')}"
         )
 
 

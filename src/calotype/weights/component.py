@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from calotype import __version__
 from calotype.atomic import atomic_folder
-from calotype.errors import ConfigError, InputError, RepositoryError, WeightsError, did_you_mean
+from calotype.errors import ConfigError, InputError, RepositoryError, WeightsError, did_you_mean, listed
 from calotype.memory.residency import parse_bytes
 from calotype.nn.network import Network
 from calotype.weights.files import SafetensorsFile, write_safetensors
@@ -47,7 +47,6 @@ QUANTIZATION = "quantization_config"
 """The key of a `config.json` that says how weights are packed; other libraries have the same."""
 
 N = TypeVar("N", bound=Network)
-_SHOWN = 8
 _PART = 2**24
 _RANDOM = frozenset({torch.empty, torch.rand, torch.randn})
 _FILLS = frozenset({init.kaiming_uniform_, init.uniform_, init.normal_})
@@ -211,7 +210,7 @@ def refuse_infinite(where: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> 
             if count:
                 bad.append(f"{name!r} ({count} of {flat.numel()} values)")
     if bad:
-        raise WeightsError(f"{where} has NaN or infinity: {'; '.join(listed('tensors', bad))}")
+        raise WeightsError(f"{where} has NaN or infinity: {'; '.join(counted('tensors', bad))}")
 
 
 def parse_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
@@ -333,19 +332,19 @@ def _match(network: Network, file: WeightFile) -> dict[str, str]:
     left = [key for key in file.entries if key not in expected and any(re.fullmatch(p, key) for p in network.ignores)]
     if left:
         logger.info(
-            "%s: %s, which a %s does not take", file.path, ", ".join(listed("left out", left)), type(network).__name__
+            "%s: %s, which a %s does not take", file.path, ", ".join(counted("left out", left)), type(network).__name__
         )
     taken = [key for key in file.entries if key not in left]
     keys = {_renamed(key, network.renames, expected): key for key in taken}
     shapes = {name: file.entries[key].shape for name, key in keys.items()}
     problems = [
-        *listed("missing", [repr(name) for name in expected if name not in keys]),
-        *listed("unexpected", [repr(key) for name, key in keys.items() if name not in expected]),
-        *listed("misshapen", list(_misshapen(expected, shapes))),
+        *counted("missing", [repr(name) for name in expected if name not in keys]),
+        *counted("unexpected", [repr(key) for name, key in keys.items() if name not in expected]),
+        *counted("misshapen", list(_misshapen(expected, shapes))),
     ]
     if len(keys) < len(taken):
         lost = sorted(set(taken) - set(keys.values()))
-        problems += listed("repeated under an older name", [repr(key) for key in lost])
+        problems += counted("repeated under an older name", [repr(key) for key in lost])
     if problems:
         hint = prefix_hint(expected, keys)
         raise WeightsError(f"{file.path} does not fit {type(network).__name__}: {'; '.join(problems)}{hint}")
@@ -366,12 +365,9 @@ def _misshapen(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tupl
             yield f"{name!r} is {list(found[name])}, expected {list(shape)}"
 
 
-def listed(what: str, items: list[str]) -> list[str]:
+def counted(what: str, items: list[str]) -> list[str]:
     """A problem and what has it, the first few of them, as a list of one sentence or of none."""
-    if not items:
-        return []
-    more = f", and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return [f"{len(items)} {what}: {', '.join(items[:_SHOWN])}{more}"]
+    return [f"{len(items)} {what}: {listed(items)}"] if items else []
 
 
 def prefix_hint(expected: Iterable[str], found: Iterable[str]) -> str:
@@ -390,4 +386,4 @@ def prefix_hint(expected: Iterable[str], found: Iterable[str]) -> str:
 
 def _contents(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
-    return f"; it has {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}" if names else "; it is empty"
+    return f"; it has {listed(names)}" if names else "; it is empty"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from calotype.errors import RepositoryError, WeightsError
-from calotype.weights.component import listed, parse_dtype, prefix_hint, refuse_infinite
+from calotype.weights.component import counted, parse_dtype, prefix_hint, refuse_infinite
 from calotype.weights.needed import has_weights, stems
 from calotype.weights.shards import WeightFile, find_weights, open_weights
 from calotype.weights.sources import remember
@@ -68,8 +68,8 @@ def _refuse_incomplete(file: WeightFile, network: Any, info: Mapping[str, Any]) 
     """Raise `WeightsError` where the library left parameters unset, which it only warns about."""
     misshapen = info.get("mismatched_keys") or ()
     problems = [
-        *listed("missing", [repr(name) for name in sorted(info["missing_keys"])]),
-        *listed("misshapen", [f"{k!r} is {[*found]}, expected {[*wanted]}" for k, found, wanted in sorted(misshapen)]),
+        *counted("missing", [repr(name) for name in sorted(info["missing_keys"])]),
+        *counted("misshapen", [f"{k!r} is {[*found]}, expected {[*wanted]}" for k, found, wanted in sorted(misshapen)]),
     ]
     if problems:
         hint = prefix_hint(network.state_dict(), file.entries)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from calotype.atomic import atomic_file
-from calotype.errors import InputError, RepositoryError, did_you_mean
+from calotype.errors import InputError, RepositoryError, did_you_mean, listed
 from calotype.weights.transfer import LargeFile, fetch_large
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"
 _ID = re.compile(rf"{_PART}/{_PART}")
 _SECONDS = 10.0
-_SHOWN = 8
 
 
 def is_hub_id(source: object) -> bool:
@@ -180,7 +179,7 @@ class HubRepository:
 
     def _check_sizes(self, paths: list[str]) -> None:
         if lost := [path for path in paths if not (self._snapshot / path).is_file()]:
-            shown = ", ".join(lost[:_SHOWN])
+            shown = listed(lost)
             raise RepositoryError(  # a client that cannot reach the hub any more may return what it has
                 f"{self.name} at {self.revision}: the download failed, {shown} did not come; load again to go on where "
                 "it stopped"
@@ -196,7 +195,7 @@ class HubRepository:
 
     def _without(self, lost: list[str], known: Iterable[str]) -> str:
         at = f"{self.name} at {self.revision}"
-        shown = ", ".join(lost[:_SHOWN]) + (", ..." if len(lost) > _SHOWN else "")
+        shown = listed(lost)
         if self._why_offline:
             return f"{at}: {shown} {'is' if len(lost) == 1 else 'are'} not in the cache, and {self._why_offline}"
         return f"{at} has no file {shown}{did_you_mean(lost[0], known)}"

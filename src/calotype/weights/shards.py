@@ -12,14 +12,13 @@ from typing import Protocol
 
 import torch
 
-from calotype.errors import InputError, RepositoryError, WeightsError, did_you_mean
+from calotype.errors import InputError, RepositoryError, WeightsError, did_you_mean, listed
 from calotype.weights.files import SafetensorsFile, TensorEntry
 from calotype.weights.hub import check_inside
 from calotype.weights.sources import Source
 from calotype.weights.strict_json import read_json
 
 SUFFIX = ".safetensors"
-_SHOWN = 8
 _PICKLES = (".bin", ".pt", ".ckpt", ".pth")
 _VARIANT = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _INDEX = re.compile(r"(?P<stem>[^.]+)(?:\.(?P<before>.+))?\.safetensors\.index(?:\.(?P<after>.+))?\.json")
@@ -77,11 +76,11 @@ class ShardedFile:
     def _check_keys(self) -> None:
         problems = []
         for name, shard in self._shards.items():
-            listed = {key for key, place in self._map.items() if place == name}
-            if lost := sorted(listed - set(shard.entries)):
-                problems.append(f"{name} lacks {_some(lost)}")
-            if extra := sorted(set(shard.entries) - listed):
-                problems.append(f"{name} has {_some(extra)}, which the index does not say")
+            told = {key for key, place in self._map.items() if place == name}
+            if lost := sorted(told - set(shard.entries)):
+                problems.append(f"{name} lacks {listed(lost)}")
+            if extra := sorted(set(shard.entries) - told):
+                problems.append(f"{name} has {listed(extra)}, which the index does not say")
         if problems:
             raise WeightsError(f"{self.path} and its shards disagree: {'; '.join(problems)}; download them again")
 
@@ -229,14 +228,10 @@ def _absent(names: Collection[str], stems: tuple[str, ...], variant: str | None,
         write = "leave out variant=" if plain else f"write variant={next(name for name in variants if name)!r}"
         return f"{wanted}; the variants there are {there}{near or f'; {write}'}"
     if lost := [shard for shard in names if _SHARD.fullmatch(shard)]:
-        return f"{wanted}, and no index of the shards that it has: {_some(sorted(lost))}"
+        return f"{wanted}, and no index of the shards that it has: {listed(sorted(lost))}"
     if pickles := sorted(name for name in names if name.endswith(_PICKLES)):
         return (
             f"{wanted}, only {pickles[0]}, a pickle, which can run code when it is read and is refused; get the "
             "safetensors file, or convert the pickle with torch.load(weights_only=True) and safetensors.torch.save_file"
         )
-    return f"{wanted}; it has {_some(sorted(names))}" if names else f"{wanted}; it is empty"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return f"{wanted}; it has {listed(sorted(names))}" if names else f"{wanted}; it is empty"

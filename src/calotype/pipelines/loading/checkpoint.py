@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from calotype.errors import InputError, RepositoryError, WeightsError, did_you_mean
+from calotype.errors import InputError, RepositoryError, WeightsError, did_you_mean, listed
 from calotype.weights.gguf import open_tensors
 from calotype.weights.original.family import Family, family_of
 from calotype.weights.pool.layout import Whole
@@ -16,7 +16,6 @@ from calotype.weights.repository import open_repository
 _LINK = re.compile(r"https?://[^/]+/(?P<id>[^/]+/[^/]+)/(?:blob|resolve)/(?P<revision>[^/]+)/(?P<file>[^?#]+)([?#].*)?")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _ADAPTER = re.compile(r".*\.(lora_(down|up|A|B)(\.default)?\.weight|lora_(down|up)|hada_w[12]_[ab]|lokr_w[12](_[ab])?)")
-_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -116,6 +115,6 @@ def _path(
         near = did_you_mean(filename, files) if filename else ""
         raise RepositoryError(
             f"{repository.name} {f'has no file {filename}{near}' if filename else 'holds several files'}; give "
-            f"filename= of one: {', '.join(there[:_SHOWN]) or 'there is none'}{', ...' if len(there) > _SHOWN else ''}"
+            f"filename= of one: {listed(there) or 'there is none'}"
         )
     return repository.fetch([filename]) / filename, repository.revision

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from calotype.errors import listed
+
 _SHOWN = 3
 
 
@@ -31,6 +33,5 @@ class LoadReport:
         lines += [f"not loaded: {name} {ref}" for name, ref in self.unused.items()]
         lines += [f"{name}: {old} is {new} today" for name, (old, new) in self.renamed.items()]
         for kind, keys in self.left_out.items():
-            more = ", ..." if len(keys) > _SHOWN else ""
-            lines.append(f"left out: {len(keys)} of {kind}: {', '.join(keys[:_SHOWN])}{more}")
+            lines.append(f"left out: {len(keys)} of {kind}: {listed(keys, _SHOWN)}")
         return "\n".join(lines)

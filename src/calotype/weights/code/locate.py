@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import calotype
-from calotype.errors import InputError, RepositoryError, did_you_mean, sentences
+from calotype.errors import InputError, RepositoryError, did_you_mean, listed, sentences
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.imports import defines_pack, defines_pipeline, parsed
 from calotype.weights.code.source import (
@@ -25,7 +25,6 @@ from calotype.weights.repository import Folder, Repository, open_repository
 MAIN = "pipeline.py"
 """The file that is looked for in a folder and in a repository on a hub."""
 SHIPPED = Path(calotype.__file__).parent / "community"
-_SHOWN = 8
 
 
 def shipped_names() -> tuple[str, ...]:
@@ -163,7 +162,7 @@ def _main_of(tree: Tree, folder: Path, argument: str) -> str:
     if not found:
         raise RepositoryError(
             f"{argument}: {tree.name} has no {MAIN}, and none of its files defines {what}"
-            f"{f' ({_listed(there)})' if there else ': it has no Python files'}"
+            f"{f' ({listed(there)})' if there else ': it has no Python files'}"
         )
     raise RepositoryError(
         f"{argument}: {tree.name} has no {MAIN}, and {len(found)} files that define {what}; "
@@ -174,8 +173,4 @@ def _main_of(tree: Tree, folder: Path, argument: str) -> str:
 def _candidates(paths: list[str], spelled: Callable[[str], str]) -> str:
     if not paths:
         return "it has no Python files at its root"
-    return f"it has {_listed(paths)}; to take one of them, write {spelled(paths[0])!r}"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"it has {listed(paths)}; to take one of them, write {spelled(paths[0])!r}"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from calotype.errors import ConfigError, WeightsError
+from calotype.errors import ConfigError, WeightsError, listed, quoted
 from calotype.memory.storage.store import Patterns, choose
 from calotype.weights.component import refuse_infinite
 from calotype.weights.gguf import TensorFile, packed_of
@@ -19,8 +19,6 @@ from calotype.weights.pool.recognition import Match
 from calotype.weights.sources import Source, remember
 
 logger = logging.getLogger(__name__)
-
-_SHOWN = 8
 
 
 def build(
@@ -65,7 +63,7 @@ def build(
             place,
             len(match.extra),
             match.model.model_name,
-            listed(match.extra),
+            quoted(match.extra),
         )
     return network.eval()
 
@@ -153,11 +151,11 @@ def check(match: Match, place: str) -> None:
     name = match.model.model_name
     problems = []
     if match.missing:
-        problems.append(f"{len(match.missing)} missing: {listed(match.missing)}")
+        problems.append(f"{len(match.missing)} missing: {quoted(match.missing)}")
     if match.misshapen:
-        problems.append(f"{len(match.misshapen)} misshapen: {', '.join(list(match.misshapen.values())[:_SHOWN])}")
+        problems.append(f"{len(match.misshapen)} misshapen: {listed(match.misshapen.values())}")
     if deeper := _deeper(match):
-        problems.append(f"{len(deeper)} of layers that the network does not have: {listed(deeper)}")
+        problems.append(f"{len(deeper)} of layers that the network does not have: {quoted(deeper)}")
     if problems:
         raise WeightsError(f"{place} holds a {name!r} that does not fit: {'; '.join(problems)}")
     if match.asked:
@@ -166,13 +164,6 @@ def check(match: Match, place: str) -> None:
             f"the shapes in {place} do not tell {', '.join(match.asked)} of {name!r}; put its config.json beside the "
             f"file, or give ModelConfig(..., config={{{wanted}}})"
         )
-
-
-def listed(keys: Iterable[str]) -> str:
-    """The first of some keys, and how many more there are."""
-    keys = list(keys)
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(map(repr, keys[:_SHOWN])) + more
 
 
 def _deeper(match: Match) -> list[str]:

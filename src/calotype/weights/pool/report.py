@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from calotype.weights.pool.building import listed
+from calotype.errors import quoted
 from calotype.weights.pool.recognition import Match
 
 
@@ -35,7 +35,7 @@ class ModelReport:
         lines = [f"{self.role or self.model_name}: {self.model_name}{where}, {self.tensors} tensors"]
         for what in ("missing", "filled", "extra", "left_out"):
             keys = getattr(self, what)
-            lines += [f"  {len(keys)} {what.replace('_', ' ')}: {listed(keys)}"] if keys else []
+            lines += [f"  {len(keys)} {what.replace('_', ' ')}: {quoted(keys)}"] if keys else []
         lines += [f"  misshapen: {text}" for text in self.misshapen]
         return "\n".join(lines)
 
@@ -54,7 +54,7 @@ class FileReport:
         return "\n  ".join("\n".join(lines + self._rest()).splitlines())
 
     def _rest(self) -> list[str]:
-        return [f"{len(self.unclaimed)} of no known model: {listed(self.unclaimed)}"] if self.unclaimed else []
+        return [f"{len(self.unclaimed)} of no known model: {quoted(self.unclaimed)}"] if self.unclaimed else []
 
 
 def model_report(match: Match, role: str | None) -> ModelReport:
@@ -77,11 +77,11 @@ def not_recognised(place: str, nearest: Sequence[Match], keys: Sequence[str], kn
     lines = [f"{place} holds no model that is known ({', '.join(known) or 'none is'})"]
     for match in nearest:
         total = len(match.keys) + len(match.missing) + len(match.misshapen) + len(match.filled)
-        wrong = [f"{len(match.missing)} missing: {listed(match.missing)}"] if match.missing else []
+        wrong = [f"{len(match.missing)} missing: {quoted(match.missing)}"] if match.missing else []
         wrong += list(match.misshapen.values())[:3]
         below = f" below {match.prefix!r}" if match.prefix else ""
         what = match.failure or f"{len(match.keys)} of {total} tensors fit; {'; '.join(wrong)}"
         lines.append(f"nearest is {match.model.model_name!r}{below}: {what}")
     if not nearest:
-        lines.append(f"its {len(keys)} tensors are {listed(keys)}")
+        lines.append(f"its {len(keys)} tensors are {quoted(keys)}")
     return ". ".join([*lines, "Register it: CATALOGUE.with_model(model_name, cls, keys=...) as the pool's catalogue="])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
-from calotype.errors import RepositoryError, did_you_mean
+from calotype.errors import RepositoryError, did_you_mean, listed
 from calotype.weights.modelscope import PREFIX
 from calotype.weights.pool.config import ModelConfig
 from calotype.weights.pool.patterns import by_model, matching, missing_shards, of_variant
@@ -15,7 +15,6 @@ WEIGHTS = (".safetensors", ".gguf")
 """What files of weights end in; those of a pattern that also means others are the first kind that there is."""
 CONFIG = "config.json"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ def _weights(config: ModelConfig, repository: Repository, pattern: str) -> list[
         pickles = any(name.endswith(_PICKLES) for name in found)
         raise RepositoryError(
             f"{config.place}: {pattern or '*'!r} matches no safetensors or GGUF file in {repository.name}, only "
-            f"{', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''}"
+            f"{listed(found)}"
             f"{'; pickles can run code when they are read and are not loaded' if pickles else ''}"
         )
     return weights
@@ -170,7 +169,7 @@ def _nearest(pattern: str, files: Sequence[str]) -> str:
         return ", which is empty"
     near = did_you_mean(pattern, files)
     shown = [name for name in files if name.endswith(WEIGHTS)] or list(files)
-    return near or f"; it has {', '.join(shown[:_SHOWN])}{', ...' if len(shown) > _SHOWN else ''}"
+    return near or f"; it has {listed(shown)}"
 
 
 def _check_whole(config: ModelConfig, group: Sequence[str], places: Iterable[tuple[Repository, str]]) -> None:
@@ -178,8 +177,7 @@ def _check_whole(config: ModelConfig, group: Sequence[str], places: Iterable[tup
         there = {_full(repository, name) for repository, _ in places for name in repository.files()}
         hint = "they are there: widen the pattern" if there.issuperset(missing) else "download them again"
         raise RepositoryError(
-            f"{config.place}: {len(missing)} of {len(missing) + len(group)} shards missing: "
-            f"{', '.join(missing[:_SHOWN])}{', ...' if len(missing) > _SHOWN else ''}; {hint}"
+            f"{config.place}: {len(missing)} of {len(missing) + len(group)} shards missing: {listed(missing)}; {hint}"
         )
 
 
