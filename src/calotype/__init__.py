@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from calotype.graph.branches import Branch, Branches, NegativeOf
     from calotype.graph.hints import Component, Each, Pad, Settings
     from calotype.graph.inputs import Inputs
-    from calotype.graph.unit import State, takes_over, unit
+    from calotype.graph.take_over import State, takes_over
+    from calotype.graph.unit import unit
     from calotype.models.autoencoder_kl import AutoencoderKL
     from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
     from calotype.models.autoencoder_tiny import AutoencoderTiny

@@ -11,7 +11,8 @@ from calotype.graph.branches import Branch, Branches, NegativeOf
 from calotype.graph.graph import build_graph
 from calotype.graph.hints import Component, Pad
 from calotype.graph.inputs import Inputs
-from calotype.graph.unit import State, takes_over, unit
+from calotype.graph.take_over import State, takes_over
+from calotype.graph.unit import unit
 from calotype.sampling import Denoise, NoiseLevels, Scheduler
 
 Noise = NewType("Noise", Tensor)

@@ -11,7 +11,8 @@ from calotype.errors import GraphError, InputError
 from calotype.graph.branches import POSITIVE, Branch, Branches, NegativeOf
 from calotype.graph.hints import Each
 from calotype.graph.inputs import Inputs
-from calotype.graph.unit import State, takes_over, unit
+from calotype.graph.take_over import State, takes_over
+from calotype.graph.unit import unit
 from calotype.sampling import Denoise, FlowMatchEuler, Guidance, NoGuidance, Scheduler, Step
 from stubs import Encoder, Net, TextInputs, define, embeds, latents, noise, sigmas, text_to_image
 

@@ -9,7 +9,8 @@ from calotype.graph.cells import Cells, Place, axes_of
 from calotype.graph.hints import accepts_none, branches_of
 from calotype.graph.memo import Unknowable
 from calotype.graph.node import BY_BRANCH, project
-from calotype.graph.unit import State, TakeOver, Unit
+from calotype.graph.take_over import State, TakeOver
+from calotype.graph.unit import Unit
 
 if TYPE_CHECKING:
     from calotype.graph.plan import PlannedNode

@@ -9,7 +9,8 @@ from calotype.errors import GraphError, did_you_mean
 from calotype.graph.hints import accepts_none, bare, branches_of, fits, spell
 from calotype.graph.inputs import RESERVED, InputField, Inputs, fields_of
 from calotype.graph.node import Node
-from calotype.graph.unit import TakeOver, Unit
+from calotype.graph.take_over import TakeOver
+from calotype.graph.unit import Unit
 
 ENGINE_INPUTS = frozenset({"outputs", "given"})
 

@@ -17,7 +17,8 @@ from calotype.graph.graph import Graph
 from calotype.graph.memo import Memo, Unknowable
 from calotype.graph.plan import Plan
 from calotype.graph.surroundings import Edges, Holder, Way
-from calotype.graph.unit import TakeOver, Unit
+from calotype.graph.take_over import TakeOver
+from calotype.graph.unit import Unit
 
 _AS_EVER: AbstractContextManager[None] = nullcontext()
 

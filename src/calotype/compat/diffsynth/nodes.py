@@ -13,7 +13,8 @@ from calotype.compat.diffsynth.unit import SIDES, PipelineUnit
 from calotype.compat.diffsynth.values import finite
 from calotype.compat.diffsynth.view import Part, PipelineView, declared_reads, taken_back
 from calotype.graph.branches import Branches
-from calotype.graph.unit import State, TakeOver, Unit
+from calotype.graph.take_over import State, TakeOver
+from calotype.graph.unit import Unit
 from calotype.sampling import ClassifierFree, Denoise, Guidance, NoiseLevels, Scheduler, Step
 
 LEVELS = "noise_levels"
