@@ -14,9 +14,9 @@ from calotype.adapters.names import layers_of, original_name, spellings
 from calotype.adapters.place import placed
 from calotype.errors import ComponentError, InputError, WeightsError
 from calotype.models.autoencoder_kl_qwen_image.blocks import CausalConv3d
-from calotype.weights.component import ParametersWithoutMemory
 from calotype.weights.files import write_safetensors
 from calotype.weights.original.unet import cuts
+from calotype.weights.unfilled import ParametersWithoutMemory
 
 SDXL = {
     "attention_head_dim": (5, 10, 20),

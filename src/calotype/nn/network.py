@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -73,10 +74,12 @@ class Network(Configured, nn.Module):
         Raises:
             RepositoryError, WeightsError, ConfigError: the repository, the weights or the configuration are wrong.
         """
-        from calotype.weights import component  # the one import that goes up: a convenience, not a dependency
+        # The imports that go up: a convenience, not a dependency.
+        from calotype.weights.component import load_from
+        from calotype.weights.dtypes import one_dtype
 
-        return component.load_from(
-            cls, source, subfolder, dtype=component.one_dtype(dtype, torch_dtype), revision=revision, variant=variant,
+        return load_from(
+            cls, source, subfolder, dtype=one_dtype(dtype, torch_dtype), revision=revision, variant=variant,
             cache_dir=cache_dir, local_files_only=local_files_only, check=check, storage=storage,
         )  # fmt: skip
 
@@ -89,9 +92,9 @@ class Network(Configured, nn.Module):
             variant: a word in the name of the weight file, such as `"fp16"`.
             max_shard_size: bytes or a text such as `"5GB"`; more weights are written as several files with an index.
         """
-        from calotype.weights import component
+        from calotype.weights.component import save_network
 
-        component.save_network(self, component.local_folder(folder), variant=variant, max_shard_size=max_shard_size)
+        save_network(self, Path(folder).expanduser(), variant=variant, max_shard_size=max_shard_size)
 
     @property
     def dtype(self) -> torch.dtype:

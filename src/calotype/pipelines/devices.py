@@ -73,7 +73,7 @@ class WithDevices:
             InputError: there is no such device, or the dtype is no floating-point type.
         """
         from calotype.memory.residency import Residency, parse_device
-        from calotype.weights.component import parse_dtype  # only who converts needs it
+        from calotype.weights.dtypes import parse_dtype  # only who converts needs it
 
         if isinstance(device, torch.dtype):
             raise InputError(f"to(): {device} is a dtype; write to(dtype={device})")

@@ -82,7 +82,7 @@ class WithRepositories:
             UnknownInput: a name that is neither a component nor an option.
         """
         from calotype.pipelines.loading.pretrained import load_pipeline  # only who loads needs it
-        from calotype.weights.component import one_dtype
+        from calotype.weights.dtypes import one_dtype
 
         whole: type[Any] = cls  # a DiffusionPipeline: this is a part of it
         loaded: Self = load_pipeline(
@@ -133,7 +133,7 @@ class WithRepositories:
             UnknownInput: a name that is neither a component nor an option.
         """
         from calotype.pipelines.loading.single_file import load_single_file  # only who loads needs it
-        from calotype.weights.component import one_dtype
+        from calotype.weights.dtypes import one_dtype
 
         whole: type[Any] = cls  # a DiffusionPipeline: this is a part of it
         loaded: Self = load_single_file(

@@ -4,23 +4,23 @@ Loading builds the network without memory for its parameters, maps the file and 
 copy is made, and where the file's type is the wanted one, no copy at all. Loading is strict.
 """
 
-import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch.nn import init
-from torch.overrides import TorchFunctionMode
 
 from calotype import __version__
 from calotype.atomic import atomic_folder
-from calotype.errors import ConfigError, InputError, RepositoryError, WeightsError, did_you_mean, listed
+from calotype.errors import ConfigError, RepositoryError, WeightsError, listed
 from calotype.memory.residency import parse_bytes
 from calotype.nn.network import Network
+from calotype.weights.dtypes import parse_dtype
 from calotype.weights.files import SafetensorsFile, write_safetensors
+from calotype.weights.finite import refuse_infinite, refuse_unknown_check
+from calotype.weights.matching import matched_keys
 from calotype.weights.model_index import INDEX_NAME, read_json_object, write_json
 from calotype.weights.needed import CONFIG_NAME, WEIGHTS_NAMES, check_subfolder, fetch_component, stems
 from calotype.weights.repository import open_repository
@@ -36,21 +36,15 @@ from calotype.weights.shards import (
     weights_name,
 )
 from calotype.weights.sources import RestingFile, remember
+from calotype.weights.unfilled import ParametersWithoutMemory
 
 if TYPE_CHECKING:
     from calotype.memory.storage.store import Patterns
 
-logger = logging.getLogger(__name__)
-
-CHECKS = ("finite",)
 QUANTIZATION = "quantization_config"
 """The key of a `config.json` that says how weights are packed; other libraries have the same."""
 
 N = TypeVar("N", bound=Network)
-_PART = 2**24
-_RANDOM = frozenset({torch.empty, torch.rand, torch.randn})
-_FILLS = frozenset({init.kaiming_uniform_, init.uniform_, init.normal_})
-_FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 @torch.inference_mode(False)  # tensors made in it keep no count of what is written to them
@@ -100,7 +94,7 @@ def load_network(
         from calotype.weights.packed import prepare  # only a packed network needs it
 
         file = prepare(network, quantized, file, folder / CONFIG_NAME, wanted, storage)
-    names = _match(network, file)
+    names = matched_keys(network, file)
     if check == "finite":
         refuse_infinite(str(file.path), ((key, file.tensor(key)) for key in file.entries))
     as_it_is = storage is None and quantized is None
@@ -193,57 +187,6 @@ def weights_path(cls: type[Network], folder: Path, variant: str | None = None) -
     return folder / find_weights([path.name for path in folder.iterdir()], stems(cls), variant, str(folder))
 
 
-def refuse_unknown_check(check: str | None) -> None:
-    """Raise `InputError` unless `check` is None or one of `CHECKS`."""
-    if check is not None and check not in CHECKS:
-        raise InputError(f"check must be 'finite' or None, got {check!r}{did_you_mean(str(check), CHECKS)}")
-
-
-def refuse_infinite(where: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Raise `WeightsError`, naming every tensor that has NaN or infinity, and how many values of it."""
-    bad = []
-    for name, tensor in tensors:
-        if tensor.is_floating_point() or tensor.is_complex():
-            flat = tensor.detach().reshape(-1)
-            parts = (flat[at : at + _PART] for at in range(0, flat.numel(), _PART))
-            count = sum(int((~torch.isfinite(part.float() if part.itemsize < 2 else part)).sum()) for part in parts)
-            if count:
-                bad.append(f"{name!r} ({count} of {flat.numel()} values)")
-    if bad:
-        raise WeightsError(f"{where} has NaN or infinity: {'; '.join(counted('tensors', bad))}")
-
-
-def parse_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
-    """The floating-point type that `dtype` is or names; `None` for `"auto"`, the file's own.
-
-    Raises:
-        InputError: it is not one.
-    """
-    if dtype == "auto":
-        return None
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        near = did_you_mean(dtype, (*_FLOATS, "auto")) if isinstance(dtype, str) else ""
-        raise InputError(f"dtype must be a floating-point torch.dtype, its name or 'auto', got {dtype!r}{near}")
-    return found
-
-
-A = TypeVar("A")
-B = TypeVar("B")
-
-
-def one_dtype(dtype: A, torch_dtype: B) -> A | B:
-    """Whichever of the two synonyms was given. Raises `InputError` when both were."""
-    if dtype is not None and torch_dtype is not None:
-        raise InputError(f"dtype={dtype!r} and torch_dtype={torch_dtype!r} mean the same; give one of them")
-    return torch_dtype if dtype is None else dtype
-
-
-def local_folder(folder: str | PathLike[str]) -> Path:
-    """`folder` as a path, with `~` expanded."""
-    return Path(folder).expanduser()
-
-
 def _files_of(
     state: Mapping[str, torch.Tensor], stem: str, variant: str | None, most: int | None
 ) -> dict[str, dict[str, torch.Tensor]]:
@@ -265,20 +208,6 @@ class _Owned:
     def __contains__(self, name: str) -> bool:
         stem = re.split(r"[.-]", name, maxsplit=1)[0]
         return name == CONFIG_NAME or (stem in self._stems and (name.endswith(".safetensors") or is_index(name)))
-
-
-class ParametersWithoutMemory(TorchFunctionMode):
-    """Inside, tensors that are made to be filled from a file take no memory: those of `torch.empty`, which layers make
-    their parameters with, and random ones; initial values for them are not drawn. Everything that is computed stays
-    real, so that buffers which no file holds are right."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _FILLS and kwargs["tensor"].is_meta:
-            return kwargs["tensor"]
-        if func in _RANDOM and kwargs.get("device") is None:
-            kwargs = {**kwargs, "device": "meta"}
-        return func(*args, **kwargs)
 
 
 def _state(
@@ -324,64 +253,6 @@ def _quantization(network: Network) -> dict[str, Any]:
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-
-
-def _match(network: Network, file: WeightFile) -> dict[str, str]:
-    """The key in the file of every tensor of the network. Raises `WeightsError` unless they match one to one."""
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    left = [key for key in file.entries if key not in expected and any(re.fullmatch(p, key) for p in network.ignores)]
-    if left:
-        logger.info(
-            "%s: %s, which a %s does not take", file.path, ", ".join(counted("left out", left)), type(network).__name__
-        )
-    taken = [key for key in file.entries if key not in left]
-    keys = {_renamed(key, network.renames, expected): key for key in taken}
-    shapes = {name: file.entries[key].shape for name, key in keys.items()}
-    problems = [
-        *counted("missing", [repr(name) for name in expected if name not in keys]),
-        *counted("unexpected", [repr(key) for name, key in keys.items() if name not in expected]),
-        *counted("misshapen", list(_misshapen(expected, shapes))),
-    ]
-    if len(keys) < len(taken):
-        lost = sorted(set(taken) - set(keys.values()))
-        problems += counted("repeated under an older name", [repr(key) for key in lost])
-    if problems:
-        hint = prefix_hint(expected, keys)
-        raise WeightsError(f"{file.path} does not fit {type(network).__name__}: {'; '.join(problems)}{hint}")
-    return {name: keys[name] for name in expected}
-
-
-def _renamed(key: str, renames: Iterable[tuple[str, str]], expected: Mapping[str, object]) -> str:
-    if key in expected:
-        return key
-    for pattern, replacement in renames:
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
-def _misshapen(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> Iterable[str]:
-    for name, shape in expected.items():
-        if name in found and found[name] != shape:
-            yield f"{name!r} is {list(found[name])}, expected {list(shape)}"
-
-
-def counted(what: str, items: list[str]) -> list[str]:
-    """A problem and what has it, the first few of them, as a list of one sentence or of none."""
-    return [f"{len(items)} {what}: {listed(items)}"] if items else []
-
-
-def prefix_hint(expected: Iterable[str], found: Iterable[str]) -> str:
-    """What to do when the keys of the file differ from the expected ones by one prefix only."""
-    names, keys = set(expected), set(found)
-    if not names or not keys:
-        return ""
-    for sign, longer, shorter in (("without", keys, names), ("with", names, keys)):
-        probe = min(shorter)
-        for key in longer:
-            prefix = key.removesuffix(probe)
-            if prefix and prefix != key and {prefix + name for name in shorter} <= longer:
-                return f"; did you mean the same keys {sign} the prefix {prefix!r}? Rename them and save the file again"
-    return ""
 
 
 def _contents(folder: Path) -> str:

@@ -258,7 +258,8 @@ def _of(values: Mapping[str, V], name: str) -> V | None:
 
 def _check_options(dtypes: Mapping[str, Any], variants: Mapping[str, Any], check: str | None) -> None:
     if check is not None or any(dtype is not None for dtype in dtypes.values()):
-        from calotype.weights.component import parse_dtype, refuse_unknown_check
+        from calotype.weights.dtypes import parse_dtype
+        from calotype.weights.finite import refuse_unknown_check
 
         refuse_unknown_check(check)
         for dtype in dtypes.values():

@@ -11,7 +11,7 @@ from torch import Tensor
 from calotype.compat.diffsynth.images import array_to_picture, array_to_video, picture_to_array, video_to_array
 from calotype.errors import InputError
 from calotype.memory.residency import parse_device
-from calotype.weights.component import parse_dtype
+from calotype.weights.dtypes import parse_dtype
 
 
 class Values:

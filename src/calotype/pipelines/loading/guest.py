@@ -125,7 +125,7 @@ def _place(files: Collection[str], name: str) -> str:
 
 
 def _dtypes(dtype: Any) -> Any:
-    from calotype.weights.component import parse_dtype
+    from calotype.weights.dtypes import parse_dtype
 
     def one(kind: Any) -> torch.dtype | str:
         return parse_dtype(torch.float32 if kind is None else kind) or "auto"

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from calotype.errors import CalotypeError, ConfigError
-from calotype.weights.component import ParametersWithoutMemory
+from calotype.weights.unfilled import ParametersWithoutMemory
 
 
 def blank(cls: type[nn.Module], fields: Mapping[str, Any]) -> nn.Module:

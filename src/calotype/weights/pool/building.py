@@ -10,7 +10,7 @@ from torch import nn
 
 from calotype.errors import ConfigError, WeightsError, listed, quoted
 from calotype.memory.storage.store import Patterns, choose
-from calotype.weights.component import refuse_infinite
+from calotype.weights.finite import refuse_infinite
 from calotype.weights.gguf import TensorFile, packed_of
 from calotype.weights.packed import PackedWeight, packed_anew
 from calotype.weights.pool.blank import blank, shared_parameters

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, ValidationError, model_validat
 
 from calotype.configured import BaseConfig, explained
 from calotype.errors import ConfigError
-from calotype.weights.component import parse_dtype
+from calotype.weights.dtypes import parse_dtype
 
 DISK = "disk"
 

@@ -7,7 +7,7 @@ import torch
 
 from calotype.errors import ConfigError
 from calotype.memory.residency import parse_device
-from calotype.weights.component import parse_dtype
+from calotype.weights.dtypes import parse_dtype
 from calotype.weights.pool.config import DISK, ModelConfig
 
 logger = logging.getLogger(__name__)
