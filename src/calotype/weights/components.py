@@ -1,15 +1,14 @@
 """The components of a pipeline folder: `model_index.json` and one folder for each. `saving` writes them."""
 
-import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, did_you_mean
-from calotype.graph.hints import ComponentRef as ComponentHint
+from calotype.weights.kinds import Expected, fits, spelled
 from calotype.weights.model_index import (
     INDEX_NAME,
     ComponentRef,
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
     Dtype = torch.dtype | str
 
 logger = logging.getLogger(__name__)
-
-Expected: TypeAlias = "type[Any] | str | tuple[type[Any] | str, ...] | None"
-"""The type that a component must have: a class, a `"module:Class"` string that is compared by name so that nothing is
-imported, one of several such, or `None` for any."""
 
 
 @torch.inference_mode(False)  # tensors made in it keep no count of what is written to them
@@ -182,7 +177,7 @@ def _class_of(
         raise RepositoryError(f"{path}: {name!r}: {error}") from None
     if not fits(cls, expected):
         raise ComponentError(
-            f"{path}: {name!r} is {ref}, but the pipeline takes a {_type_name(expected)}; "
+            f"{path}: {name!r} is {ref}, but the pipeline takes a {spelled(expected)}; "
             f"give {name}= yourself, or use the pipeline that the folder was made for, {index.class_name!r}"
         )
     return cls
@@ -284,21 +279,4 @@ def _check_names(what: str, names: Collection[str], known: Collection[str]) -> N
 
 def _check_type(name: str, component: Any, expected: Expected) -> None:
     if component is not None and not fits(type(component), expected):
-        raise ComponentError(f"{name}= must be a {_type_name(expected)}, got a {type(component).__qualname__}")
-
-
-def fits(cls: type[Any], expected: Expected) -> bool:
-    """Whether a component of a class is of its expected type."""
-    if isinstance(expected, tuple):
-        return any(fits(cls, each) for each in expected)
-    if isinstance(expected, str):
-        return ComponentHint(expected).names(cls)
-    if expected is None or inspect.isabstract(expected) or getattr(expected, "_is_protocol", False):
-        return True  # a protocol is structural: the graph's own check is the judge of it
-    return issubclass(cls, expected)
-
-
-def _type_name(expected: Expected) -> str:
-    if isinstance(expected, tuple):
-        return " | ".join(map(_type_name, expected))
-    return expected if isinstance(expected, str) else getattr(expected, "__qualname__", str(expected))
+        raise ComponentError(f"{name}= must be a {spelled(expected)}, got a {type(component).__qualname__}")

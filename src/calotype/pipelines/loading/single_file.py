@@ -7,13 +7,13 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from calotype.errors import ComponentError, ConfigError, InputError, did_you_mean
-from calotype.graph.hints import ComponentRef
 from calotype.pipelines.declared import declared_settings, wanted_components
 from calotype.pipelines.loading.checkpoint import Checkpoint, open_checkpoint
 from calotype.pipelines.loading.pretrained import assemble, refuse_unknown
 from calotype.pipelines.loading.report import LoadReport
 from calotype.pipelines.memory import loading
-from calotype.weights.components import fetch_index, fits, load_components
+from calotype.weights.components import fetch_index, load_components
+from calotype.weights.kinds import fits, is_a
 from calotype.weights.model_index import ModelIndex, read_json_object
 from calotype.weights.needed import has_weights
 from calotype.weights.original.family import is_trained_to_pure_noise, prediction_type, trained_size
@@ -115,15 +115,8 @@ def _target(cls: type[P], file: Checkpoint, index: ModelIndex) -> type[P]:
 
 def _is_network(kind: Any) -> bool:
     """Whether a component of this type comes out of the file: a network of the catalogue."""
-    return kind is not None and any(model.source == kind or _is_a(model.source, kind) for model in CATALOGUE)
-
-
-def _is_a(source: type | str, kind: Any) -> bool:
-    if not isinstance(source, type):
-        return False
-    if isinstance(kind, tuple):
-        return any(_is_a(source, each) for each in kind)
-    return ComponentRef(kind).names(source) if isinstance(kind, str) else issubclass(source, kind)
+    sources = [model.source for model in CATALOGUE]
+    return kind is not None and any(s == kind or (isinstance(s, type) and is_a(s, kind)) for s in sources)
 
 
 def _configs(beside: Repository | None, index: ModelIndex, sought: Collection[str]) -> dict[str, Any] | None:

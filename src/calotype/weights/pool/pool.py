@@ -1,60 +1,31 @@
 """A pool of networks that were recognised in files, and are made when they are asked for."""
 
-import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
 import torch
 from torch import nn
 
 from calotype.errors import ComponentError, ConfigError, InputError, WeightsError, did_you_mean
-from calotype.graph.hints import ComponentRef
 from calotype.memory.residency import parse_device
 from calotype.weights.component import QUANTIZATION
 from calotype.weights.dtypes import parse_dtype
 from calotype.weights.finite import refuse_unknown_check
 from calotype.weights.gguf import TensorFile, open_tensors
+from calotype.weights.kinds import spelled
 from calotype.weights.model_index import read_json_object
 from calotype.weights.packed import METHOD
 from calotype.weights.pool.building import build
 from calotype.weights.pool.catalogue import CATALOGUE, Catalogue
 from calotype.weights.pool.config import ModelConfig
-from calotype.weights.pool.recognition import Match, recognise
+from calotype.weights.pool.recognition import recognise
 from calotype.weights.pool.report import FileReport, model_report, not_recognised
+from calotype.weights.pool.slots import Slot, ambiguous, chosen, last_readings, tells, the_one
 from calotype.weights.pool.sources import CONFIG, Options, Source, find_sources
 from calotype.weights.pool.usage import Usage, usage
-
-Kind: TypeAlias = "type | str | tuple[type | str, ...]"
-"""What a component may be: a class, a `"library:Class"` that is compared by name, or one of several."""
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """One network that can be fetched."""
-
-    match: Match
-    source: Source
-    usage: Usage
-
-    @property
-    def role(self) -> str | None:
-        return self.source.config.name
-
-    @property
-    def place(self) -> str:
-        below = f" below {self.match.prefix!r}" if self.match.prefix else ""
-        return f"{self.source.place}{below}"
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """What makes two slots the same network."""
-        fields = json.dumps(self.match.fields, sort_keys=True, default=repr)
-        files = frozenset(file.resolve() for file in self.source.files)
-        return self.match.model.model_name, self.match.prefix, files, self.usage, fields
 
 
 class ModelPool:
@@ -104,7 +75,7 @@ class ModelPool:
         self._lock = threading.Lock()
         self._made: dict[tuple[Any, ...], nn.Module] = {}
         self._report: list[FileReport] = []
-        self._slots: dict[tuple[Any, ...], _Slot] = {}
+        self._slots: dict[tuple[Any, ...], Slot] = {}
         options = Options(cache_dir, local_files_only)
         for config in _checked(configs):
             for source in find_sources(config, options):
@@ -154,11 +125,11 @@ class ModelPool:
         slots = self._named(name)
         if index is None:
             if len(slots) > 1:
-                raise ComponentError(_ambiguous(name, slots, f"choose with index=0 to {len(slots) - 1}, or "))
+                raise ComponentError(ambiguous(name, slots, f"choose with index=0 to {len(slots) - 1}, or "))
             return self._make(slots[0])
         if isinstance(index, list | tuple):
-            return [self._make(_chosen(name, slots, i)) for i in index]
-        return self._make(_chosen(name, slots, index))
+            return [self._make(chosen(name, slots, i)) for i in index]
+        return self._make(chosen(name, slots, index))
 
     def components_for(self, wanted: Mapping[str, Any], *, deferred: bool = False) -> dict[str, nn.Module]:
         """The networks for the components of a pipeline: for each name the network of that role, or else the only one
@@ -174,7 +145,7 @@ class ModelPool:
             ComponentError: several are of one type, or one type is wanted twice, and no role says which is which; or a
                 role is of another type.
         """
-        found: dict[str, _Slot] = {}
+        found: dict[str, Slot] = {}
         for name, kind in wanted.items():
             slot = self._for(name, kind, wanted)
             if slot is not None:
@@ -213,7 +184,7 @@ class ModelPool:
         models = tuple(model_report(match, role) for match in found.matches)
         self._report.append(FileReport(source.files, models, found.unclaimed))
         for match in found.matches:
-            slot = _Slot(match, source, how)
+            slot = Slot(match, source, how)
             self._slots.setdefault((role, *slot.identity), slot)
 
     def _tensors(self, source: Source) -> dict[str, TensorFile]:
@@ -232,10 +203,10 @@ class ModelPool:
                     )
         return found
 
-    def _named(self, name: str) -> list[_Slot]:
+    def _named(self, name: str) -> list[Slot]:
         slots = [slot for slot in self._slots.values() if slot.role is not None and slot.role == name]
         if slots:
-            return _last_readings(slots)
+            return last_readings(slots)
         slots = list({s.identity: s for s in self._slots.values() if s.match.model.model_name == name}.values())
         if not slots:
             known = self.names
@@ -245,31 +216,31 @@ class ModelPool:
             )
         return slots
 
-    def _for(self, name: str, kind: Any, wanted: Mapping[str, Any]) -> _Slot | None:
+    def _for(self, name: str, kind: Any, wanted: Mapping[str, Any]) -> Slot | None:
         of_role = [slot for slot in self._slots.values() if slot.role == name]
         if of_role:
-            fitting = [slot for slot in of_role if _is_a(slot, kind)] if _is_class(kind) else self._named(name)
+            fitting = [slot for slot in of_role if slot.is_a(kind)] if tells(kind) else self._named(name)
             if not fitting:
                 found = of_role[0].match.model.cls.__name__
-                raise ComponentError(f"{name!r} must be a {_spelled(kind)}, but {of_role[0].place} holds a {found}")
-            return _one(name, fitting)
-        if not _is_class(kind):
+                raise ComponentError(f"{name!r} must be a {spelled(kind)}, but {of_role[0].place} holds a {found}")
+            return the_one(name, fitting)
+        if not tells(kind):
             return None
-        free = [slot for slot in self._slots.values() if slot.role is None and _is_a(slot, kind)]
+        free = [slot for slot in self._slots.values() if slot.role is None and slot.is_a(kind)]
         free = list({slot.identity: slot for slot in free}.values())
         rivals = [other for other, its in wanted.items() if its == kind and not self._has_role(other)]
         if free and len(rivals) > 1:
             raise ComponentError(
-                f"{' and '.join(map(repr, rivals))} are both a {_spelled(kind)}; say which file is which: "
+                f"{' and '.join(map(repr, rivals))} are both a {spelled(kind)}; say which file is which: "
                 f"ModelConfig(..., name={rivals[0]!r})"
             )
-        return _one(name, free) if free else None
+        return the_one(name, free) if free else None
 
     def _has_role(self, name: str) -> bool:
         return any(slot.role == name for slot in self._slots.values())
 
     @torch.inference_mode(False)  # tensors made in it keep no count of what is written to them
-    def _make(self, slot: _Slot, deferred: bool = False) -> nn.Module:
+    def _make(self, slot: Slot, deferred: bool = False) -> nn.Module:
         deferred = self._deferred or (deferred and slot.usage.device.type == "cpu")
         with self._lock:
             if slot.identity not in self._made:
@@ -311,50 +282,6 @@ def _refuse_saved_packed(published: Mapping[str, Any] | None, source: Source) ->
 def _must_be_known(config: ModelConfig) -> bool:
     """Whether an unknown file is an error: not where the config asks for whatever a repository has."""
     return config.path is not None or bool(config.origin_file_pattern)
-
-
-def _chosen(name: str, slots: Sequence[_Slot], index: Any) -> _Slot:
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(slots):
-        there = "; ".join(f"{i}: {slot.place}" for i, slot in enumerate(slots))
-        raise InputError(f"index must be 0 to {len(slots) - 1} for {name!r}, got {index!r}; there are {there}")
-    return slots[index]
-
-
-def _one(name: str, slots: Sequence[_Slot]) -> _Slot:
-    slots = _last_readings(slots)
-    if len(slots) > 1:
-        raise ComponentError(_ambiguous(name, slots))
-    return slots[0]
-
-
-def _last_readings(slots: Iterable[_Slot]) -> list[_Slot]:
-    """Of several readings of the same tensors, the one whose model was registered last."""
-    return list({(slot.source.files, slot.match.prefix): slot for slot in slots}.values())
-
-
-def _ambiguous(name: str, slots: Sequence[_Slot], choose: str = "") -> str:
-    there = " or ".join(slot.place for slot in slots)
-    return f"{name!r} could be {there}; {choose}give each a role: ModelConfig(..., name=...)"
-
-
-def _is_class(kind: Any) -> bool:
-    """Whether a component's type tells which network it is: a class of networks, or the name of a class."""
-    if isinstance(kind, tuple):
-        return all(map(_is_class, kind))
-    return isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, nn.Module))
-
-
-def _is_a(slot: _Slot, kind: Kind) -> bool:
-    if isinstance(kind, tuple):
-        return any(_is_a(slot, each) for each in kind)
-    cls = slot.match.model.cls
-    return ComponentRef(kind).names(cls) if isinstance(kind, str) else issubclass(cls, kind)
-
-
-def _spelled(kind: Kind) -> str:
-    if isinstance(kind, tuple):
-        return " | ".join(map(_spelled, kind))
-    return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def _metadata(files: Iterable[TensorFile]) -> dict[str, str]:
