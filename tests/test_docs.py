@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from calotype import TextToImagePipeline
+from calotype._names import PUBLIC
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,6 +44,26 @@ def test_links_lead_somewhere(page: Path) -> None:
     local = [t for t in targets if not t.startswith(("http:", "https:", "mailto:"))]
     missing = [t for t in local if not (page.parent / t).exists()]
     assert not missing
+
+
+def test_the_index_lists_every_page() -> None:
+    pages = {page.name for page in PAGES if page.parent.name == "docs"} - {"README.md"}
+    text = (ROOT / "docs" / "README.md").read_text("utf-8")
+    listed = re.findall(r"^\| \[[^]]+\]\((\w+\.md)\) \| \S", text, re.MULTILINE)
+    assert sorted(listed) == sorted(pages)
+
+
+def test_the_index_names_files_that_there_are() -> None:
+    text = (ROOT / "docs" / "README.md").read_text("utf-8").partition("## Which file to open")[2]
+    package = ROOT / "src" / "calotype"
+    known = {path.name for path in package.rglob("*.py")}
+    for name in re.findall(r"`([\w/]+(?:\.py|/))`", text):
+        assert (package / name).exists() or name in known, name
+
+
+def test_every_public_name_stands_in_the_documentation() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert not [name for name in PUBLIC if not re.search(rf"\b{name}\b", text)]
 
 
 def test_the_tutorial_is_a_pipeline_in_under_60_lines() -> None:
