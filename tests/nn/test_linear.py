@@ -27,7 +27,7 @@ def layers(bias: bool = True) -> tuple[Linear, nn.Linear]:
 
 def gone(layer: Any, rows: Tensor) -> tuple[Tensor, int]:
     """What a layer, or a function of rows, gives, and how many of its products were oneDNN's."""
-    with patch.object(linear, "_onednn", wraps=linear._onednn) as fast:
+    with patch.object(linear, "onednn", wraps=linear.onednn) as fast:
         return layer(rows), fast.call_count
 
 

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from calotype.nn.linear import Linear
 from calotype.nn.normalization import GroupNorm
 
 
@@ -33,10 +34,10 @@ class SpatialSelfAttention(nn.Module):
         inner = self.heads * head_channels
         self.output_scale = output_scale
         self.group_norm = None if groups is None else GroupNorm(groups, channels, eps=eps)
-        self.to_q = nn.Linear(channels, inner)
-        self.to_k = nn.Linear(channels, inner)
-        self.to_v = nn.Linear(channels, inner)
-        self.to_out = nn.ModuleList([nn.Linear(inner, channels)])
+        self.to_q = Linear(channels, inner)
+        self.to_k = Linear(channels, inner)
+        self.to_v = Linear(channels, inner)
+        self.to_out = nn.ModuleList([Linear(inner, channels)])
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         batch, channels, height, width = x.shape

@@ -5,18 +5,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from calotype.nn.linear import linear
+
 _LARGE_WEIGHT = 1 << 20
 _FEW_ROWS = 160
 _MANY_PIXELS = 512
+_MANY_IN_TILES = 512
+_WIDE = 256
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d`, with three differences that change no more than the order of sums.
+    """`torch.nn.Conv2d`, with four differences that change no more than the order of sums.
 
     A vector that is the same at every pixel of every item (the time) joins the bias, which spares a pass over the map.
     On a processor, where the weight is far larger than the map, inference takes the map apart and multiplies two
-    matrices: the library's convolution would spend its time on bringing the weight into a layout of its own. And of a
-    map at twice its height and width, pixels repeated, only what differs is computed (`doubled`).
+    matrices: the library's convolution would spend its time on bringing the weight into a layout of its own. Where the
+    map is large, kernels of 3x3 are applied to tiles of it, which takes fewer multiplications (`calotype.nn.winograd`).
+    And of a map at twice its height and width, pixels repeated, only what differs is computed (`doubled`).
     """
 
     def forward(
@@ -32,16 +37,34 @@ class Conv2d(nn.Conv2d):
         weight = self.weight  # read once: one that is stored packed is decoded every time
         if weight.numel() >= _LARGE_WEIGHT and self._is_better_as_product(x):
             return self._as_product(x, weight, bias)
+        if x.shape[1] >= _WIDE and self._is_better_in_tiles(x):
+            from calotype.nn.winograd import convolved  # only large networks need it
+
+            return convolved(x, weight, bias)
         return functional.conv2d(x, weight, bias, self.stride, self.padding)
 
     def _is_better_as_product(self, x: Tensor) -> bool:
         batch, _, height, width = x.shape
         rows = batch * height * width // (self.stride[0] * self.stride[1])
+        return rows <= _FEW_ROWS and self._infers(x)
+
+    def _is_better_in_tiles(self, x: Tensor) -> bool:
+        batch, _, height, width = x.shape
         return (
-            rows <= _FEW_ROWS
-            and x.device.type == "cpu"
+            batch * height * width >= _MANY_IN_TILES
+            and self.out_channels >= _WIDE
+            and self.kernel_size == (3, 3)
+            and self.stride == self.padding == self.dilation == (1, 1)
+            and self._infers(x)
+        )
+
+    def _infers(self, x: Tensor) -> bool:
+        """Whether it is inference in float32 on a processor."""
+        return (
+            x.device.type == "cpu"
             and x.dtype == torch.float32
             and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
             and self.groups == 1
         )
 
@@ -54,7 +77,7 @@ class Conv2d(nn.Conv2d):
         )
         patches = functional.unfold(x, kernel, padding=padding, stride=stride)
         rows = patches.transpose(1, 2).reshape(len(x) * height * width, -1)
-        out = functional.linear(rows, weight.flatten(1), bias)
+        out = linear(rows, weight.flatten(1), bias)
         return out.view(len(x), height, width, -1).permute(0, 3, 1, 2).contiguous()
 
 

@@ -13,7 +13,6 @@ _WORTH = 1 << 24
 """Multiplications below which calling oneDNN takes as long as it spares."""
 
 _PLAIN = (Tensor, nn.Parameter)
-"""What holds numbers and nothing else: not what is imagined for a prediction, nor a weight of another precision."""
 
 _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available()) and hasattr(  # type: ignore[no-untyped-call]
     torch.ops.mkldnn, "_linear_pointwise"
@@ -68,28 +67,26 @@ def _is_fast(rows: Tensor, weight: Tensor) -> bool:
         and weight.dtype is torch.float32
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and (torch.compiler.is_compiling() or (type(rows) in _PLAIN and type(weight) in _PLAIN))
+        and (torch.compiler.is_compiling() or (is_plain(rows) and is_plain(weight)))
         and _HAS_ONEDNN
     )
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers and nothing else: it is not imagined for a prediction, nor packed."""
+    return type(tensor) in _PLAIN
+
+
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
-    whole = _whole if torch.compiler.is_compiling() else _onednn
-    out: Tensor = whole(rows, weight, bias, act)
-    return out
+    if torch.compiler.is_compiling():
+        from calotype.nn.compiled_products import linear as whole
+
+        out: Tensor = whole(rows, weight, bias, act)
+        return out
+    return onednn(rows, weight, bias, act)
 
 
-def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
+def onednn(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
+    """The product of oneDNN, and an activation of it or none."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, act, [], "tanh" if act == "gelu" else "")
     return out
-
-
-@torch.library.custom_op("calotype::linear", mutates_args=())
-def _whole(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
-    """The same as one operation, which a compiler leaves as it is: it would look for a weight that never changes."""
-    return _onednn(rows, weight, bias, act)
-
-
-@_whole.register_fake
-def _(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
-    return rows.new_empty((*rows.shape[:-1], len(weight)))

@@ -15,6 +15,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from calotype.nn.activations import added
 from calotype.nn.attention_control import AttentionControl, AttentionSite, Heads, controlled
+from calotype.nn.linear import Linear
+from calotype.nn.linear import linear as product
 
 KeysAndValues: TypeAlias = tuple[Tensor, Tensor]
 """One layer's keys and values of the text, each `[b, heads, tokens, head channels]`."""
@@ -105,10 +107,10 @@ class Attention(nn.Module):
         self.index = index
         self.sees_pictures = sees_pictures
         self.name = ""
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(context_channels, channels, bias=False)
-        self.to_v = nn.Linear(context_channels, channels, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.to_q = Linear(channels, channels, bias=False)
+        self.to_k = Linear(context_channels, channels, bias=False)
+        self.to_v = Linear(context_channels, channels, bias=False)
+        self.to_out = nn.ModuleList([Linear(channels, channels)])
 
     def forward(self, rows: Float[Tensor, "n c"], batch: int, text: Text, alone: bool = False) -> Float[Tensor, "n c"]:
         """`rows` are the pixels of `batch` items, one item after the other. `alone`: each looks at itself only."""
@@ -156,7 +158,7 @@ class GatedLinear(nn.Module):
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(channels, 2 * inner)
+        self.proj = Linear(channels, 2 * inner)
 
     def forward(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n inner"]:
         values, gate = self.proj(rows).chunk(2, dim=-1)
@@ -170,7 +172,7 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         inner = 4 * channels
-        self.net = nn.ModuleList([GatedLinear(channels, inner), nn.Identity(), nn.Linear(inner, channels)])
+        self.net = nn.ModuleList([GatedLinear(channels, inner), nn.Identity(), Linear(inner, channels)])
 
     def forward(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         out: Tensor = self.net[2](self.net[0](rows))
@@ -209,7 +211,7 @@ class RowsConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1)
 
     def forward(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n c2"]:
-        return functional.linear(rows, self.weight.flatten(1), self.bias)
+        return product(rows, self.weight.flatten(1), self.bias)
 
 
 class SpatialTransformer(nn.Module):
@@ -237,7 +239,7 @@ class SpatialTransformer(nn.Module):
         only_text: bool = False,
     ) -> None:
         super().__init__()
-        projection = nn.Linear if linear else RowsConv2d
+        projection = Linear if linear else RowsConv2d
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = projection(channels, channels)
         self.transformer_blocks = nn.ModuleList(
