@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import ImageChops
 
-from adapters.small import diffusers_keys, factors, kohya_keys, peft_folder, random, same, weights_of, written
+from adapters.small import diffusers_keys, factors, kohya_keys, peft_folder, product, random, same, weights_of, written
 from calotype import DiffusionPipeline
-from calotype.adapters.host import AdapterHost
+from calotype.adapters.host import AdapterHost, host_of
 from calotype.adapters.layers import DOWN
 from calotype.errors import ComponentError, InputError, RepositoryError, WeightsError
 from calotype.graph.unit import unit
@@ -418,15 +418,23 @@ def test_trained_in_a_few_steps_and_loaded(pipe, tmp_path):
         assert float((layer(rows) - wanted).square().mean()) <= losses[-1] * 1.01
 
 
-def test_full_differences_run_beside_the_weights_and_fused_as_weights_that_have_them(shared, pipe, tmp_path):
+@pytest.mark.parametrize("biased", [False, True])
+def test_full_differences_run_beside_the_weights_and_fused_as_weights_that_have_them(shared, pipe, tmp_path, biased):
     layers = {
-        name: layer.weight
+        name: layer
         for name, layer in shared.transformer.named_modules()
         if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))
     }
-    diffs = {name: random(*weight.shape, seed=n) * 0.01 for n, (name, weight) in enumerate(layers.items())}
+    diffs = {name: random(*layer.weight.shape, seed=n) * 0.01 for n, (name, layer) in enumerate(layers.items())}
+    biases = {
+        name: random(len(layer.bias), seed=n) * 0.1 for n, (name, layer) in enumerate(layers.items())
+        if layer.bias is not None and biased
+    }  # fmt: skip
+    assert biased is bool(biases)
     names = {f"lora_transformer_{name.replace('.', '_')}.diff": diff for name, diff in diffs.items()}
-    state = {f"{name}.weight": weight + 0.5 * diffs[name] for name, weight in layers.items()}
+    names |= {f"lora_transformer_{name.replace('.', '_')}.diff_b": diff for name, diff in biases.items()}
+    state = {f"{name}.weight": layer.weight + 0.5 * diffs[name] for name, layer in layers.items()}
+    state |= {f"{name}.bias": layers[name].bias + 0.5 * diff for name, diff in biases.items()}
     changed = copy.deepcopy(shared)
     changed.transformer.load_state_dict(state, strict=False)
     call = {"prompt": "a red apple", "steps": 2, "seed": 1, "outputs": ["latents"]}
@@ -435,8 +443,50 @@ def test_full_differences_run_beside_the_weights_and_fused_as_weights_that_have_
     pipe.load_adapter(written(tmp_path / "whole.safetensors", names), "whole", weight=0.5)
     assert pipe.adapters["whole"].layers == {"transformer": len(diffs)}
     torch.testing.assert_close(pipe(**call).latents, wanted, rtol=1e-4, atol=1e-5)
+    before = weights_of(pipe.transformer)
     pipe.fuse_adapters()
     torch.testing.assert_close(pipe(**call).latents, wanted, rtol=1e-4, atol=1e-5)
+    pipe.unfuse_adapters()
+    assert same(pipe.transformer, before)
+    pipe.save_adapter(tmp_path / "again.safetensors", "whole", format="kohya")
+    pipe.unload_adapter()
+    pipe.load_adapter(tmp_path / "again.safetensors", weight=0.5)
+    torch.testing.assert_close(pipe(**call).latents, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pair_beside_a_difference_of_its_bias_runs_on_every_branch(shared, pipe, tmp_path):
+    (name, layer), *_ = (
+        (n, m) for n, m in shared.transformer.named_modules()
+        if isinstance(m, torch.nn.Linear) and m.bias is not None
+    )  # fmt: skip
+    pairs = {name: (random(2, layer.in_features, seed=1), random(layer.out_features, 2, seed=2))}
+    stem = f"lora_transformer_{name.replace('.', '_')}"
+    keys = {**kohya_keys(pairs, "lora_transformer_", alpha=2.0), f"{stem}.diff_b": torch.ones(layer.out_features)}
+    pipe.load_adapter(written(tmp_path / "a.safetensors", keys), "a", weight=0.5)
+    rows = random(3, layer.in_features, seed=3)
+    with torch.no_grad():
+        found = pipe.transformer.get_submodule(name)(rows)
+        wanted = torch.nn.functional.linear(rows, layer.weight + 0.5 * product(pairs[name]), layer.bias + 0.5)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert host_of(pipe.transformer).inseparable == ("a",)
+    with pytest.raises(WeightsError, match="has a difference of its bias, for which the files of diffusers"):
+        pipe.save_adapter(tmp_path / "b.safetensors", "a")
+
+
+def test_differences_of_biases_that_do_not_fit_are_refused(pipe, tmp_path):
+    (name, layer), *_ = (
+        (n, m) for n, m in pipe.transformer.named_modules()
+        if isinstance(m, torch.nn.Linear) and m.bias is not None
+    )  # fmt: skip
+    stem = f"lora_transformer_{name.replace('.', '_')}"
+    keys = {f"{stem}.diff": torch.zeros(layer.weight.shape), f"{stem}.diff_b": torch.zeros(3)}
+    with pytest.raises(WeightsError, match=rf"difference of the bias of .* is \[3\] of .* expected {len(layer.bias)}"):
+        pipe.load_adapter(written(tmp_path / "a.safetensors", keys))
+    keys[f"{stem}.diff_b"] = torch.zeros(len(layer.bias))
+    pipe.transformer = copy.deepcopy(pipe.transformer)
+    pipe.transformer.get_submodule(name).bias = None
+    with pytest.raises(WeightsError, match=r"changes the bias of transformer.* which has none"):
+        pipe.load_adapter(written(tmp_path / "b.safetensors", keys))
 
 
 def test_full_differences_have_no_alpha(shared, pipe, tmp_path):
@@ -445,6 +495,6 @@ def test_full_differences_have_no_alpha(shared, pipe, tmp_path):
         pipe.load_adapter(written(tmp_path / "a.safetensors", keys), alpha=2.0)
     with pytest.raises(WeightsError, match="is a full difference and has an alpha"):
         pipe.load_adapter(written(tmp_path / "b.safetensors", {**keys, "lora_transformer_x.alpha": torch.tensor(1.0)}))
-    biased = {**keys, "lora_transformer_x.diff_b": torch.ones(2)}
-    with pytest.raises(WeightsError, match=r"keys are none of an adapter: 'lora_transformer_x\.diff_b'"):
-        pipe.load_adapter(written(tmp_path / "c.safetensors", biased))
+    normed = {**keys, "lora_transformer_x.w_norm": torch.ones(2)}
+    with pytest.raises(WeightsError, match=r"keys are none of an adapter: 'lora_transformer_x\.w_norm'"):
+        pipe.load_adapter(written(tmp_path / "c.safetensors", normed))

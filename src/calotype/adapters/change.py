@@ -25,12 +25,14 @@ class Change(ABC):
         parts: the factors by the name of their kind, as the file has them.
         scale: alpha over rank; 1 where the file says nothing.
         magnitude: the length that each row (or column) of the changed weight gets, shaped to be multiplied with it.
+        bias: what is added to the layer's bias [out]; no alpha scales it.
     """
 
     kind: ClassVar[str]
     parts: Mapping[str, Tensor]
     scale: float = 1.0
     magnitude: Tensor | None = None
+    bias: Tensor | None = None
 
     @property
     @abstractmethod
@@ -62,7 +64,8 @@ class Change(ABC):
     @property
     def nbytes(self) -> int:
         """How many bytes the factors take."""
-        return sum(t.numel() * t.element_size() for t in self.parts.values())
+        beside = () if self.bias is None else (self.bias,)
+        return sum(t.nbytes for t in (*self.parts.values(), *beside))
 
 
 def _beside(magnitude: Tensor, base: Tensor) -> Shape:

@@ -36,7 +36,7 @@ _KEYS = (
     (re.compile(r"(.+)\.lora(?:_linear_layer)?\.(down|up)\.weight"), None),
     (re.compile(r"(.+)_lora\.(down|up)\.weight"), None),
     (re.compile(r"(.+)\.(?:hada|lokr)_(w[12](?:_[ab])?|t[12])"), None),
-    (re.compile(r"(.+)\.(diff)"), None),
+    (re.compile(r"(.+)\.(diff(?:_b)?)"), None),
     (re.compile(r"(.+)\.(alpha)"), None),
     (re.compile(r"(.+)\.(dora_scale)"), None),
     (re.compile(r"(.+)\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?"), "rows"),
@@ -54,7 +54,7 @@ _MAY: dict[type[Change], frozenset[str]] = {
     Kronecker: frozenset({"t2"}),
     Whole: frozenset(),
 }
-_BESIDE = frozenset({"alpha", "dora_scale", "rows"})
+_BESIDE = frozenset({"alpha", "dora_scale", "rows", "diff_b"})
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,18 @@ def _change(path: Path, layer: str, parts: Mapping[str, Tensor], alpha: _Alpha) 
         raise WeightsError(f"{path}: {layer!r} is a full difference and has an alpha, which nothing says how to use")
     rank = 0 if isinstance(change, Whole) else change.rank or alpha.rank
     scale = 1.0 if alpha.value is None or not rank else alpha.value / (math.sqrt(rank) if alpha.stable else rank)
-    return cls(factors, scale, _magnitude(path, layer, parts, change))
+    return cls(factors, scale, _magnitude(path, layer, parts, change), _bias(path, layer, parts, change))
+
+
+def _bias(path: Path, layer: str, parts: Mapping[str, Tensor], change: Change) -> Tensor | None:
+    """The difference of the bias [out]."""
+    found = parts.get("diff_b")
+    if found is not None and (list(found.shape) != [change.shape[0]] or not found.is_floating_point()):
+        raise WeightsError(
+            f"{path}: the difference of the bias of {layer!r} is {list(found.shape)} of {found.dtype}, expected "
+            f"{change.shape[0]} floats"
+        )
+    return found
 
 
 def _wanted(names: set[str]) -> str:

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from calotype.adapters.change import Change
 from calotype.adapters.inversion import Word
-from calotype.adapters.layers import attach, detach, is_low_rank, is_packed, stacked
+from calotype.adapters.layers import attach, detach, is_packed, is_separable, stacked
 from calotype.errors import ComponentError
 from calotype.weights.sources import real_tensor
 
@@ -41,7 +41,8 @@ class AdapterHost:
     module: nn.Module
     loaded: dict[str, Loaded] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
-    originals: dict[str, nn.Parameter] = field(default_factory=dict)
+    originals: dict[tuple[str, str], nn.Parameter] = field(default_factory=dict)
+    """What was there before fusing, by layer and by whether it is its weight or its bias."""
     words: dict[str, Word] = field(default_factory=dict)
     """Learned words by token, whose vectors stand beside the component's table."""
     tokenizer: Any = None
@@ -65,7 +66,7 @@ class AdapterHost:
     def _arrange(self, loaded: Mapping[str, Loaded], weights: Mapping[str, float]) -> None:
         layers = self._active(loaded, weights)
         stacks = {
-            name: stacked(self.module.get_submodule(name), changes, partial(self._weight, name))
+            name: stacked(self.module.get_submodule(name), changes, partial(self._tensor, name))
             for name, changes in layers.items()
         }
         for name, handle in self._handles.items():
@@ -98,38 +99,46 @@ class AdapterHost:
         """Write the adapters that run into the weights of the layers that they touch. Raises as `check_fusable`."""
         self.check_fusable()
         layers = self._active(self.loaded, self.weights)
-        fresh = {name: _sum(self._weight(name), changes.values()) for name, changes in layers.items()}
+        fresh = {(name, "weight"): _sum(self._tensor(name), changes.values()) for name, changes in layers.items()}
+        for name, changes in layers.items():
+            if biases := [
+                weight * change.bias.float() for change, weight in changes.values() if change.bias is not None
+            ]:
+                base = self._tensor(name, "bias")
+                fresh[name, "bias"] = (base.detach().float() + torch.stack(biases).sum(0).to(base.device)).to(
+                    base.dtype
+                )
         for name, handle in self._handles.items():
             detach(self.module.get_submodule(name), handle)
         self._handles = {}
-        for name, weight in fresh.items():
+        for (name, kind), tensor in fresh.items():
             layer = self.module.get_submodule(name)
-            old: nn.Parameter = layer.weight  # type: ignore[assignment]
-            layer.weight = nn.Parameter(weight, requires_grad=old.requires_grad)
+            old: nn.Parameter = getattr(layer, kind)
+            setattr(layer, kind, nn.Parameter(tensor, requires_grad=old.requires_grad))
             old.data = old.data.cpu()
-            self.originals[name] = old
+            self.originals[name, kind] = old
         self.fused = True
 
     @torch.no_grad()
     def unfuse(self) -> None:
         """Put the old weights back, and run the adapters beside them."""
-        for name, old in self.originals.items():
+        for (name, kind), old in self.originals.items():
             layer = self.module.get_submodule(name)
-            old.data = old.data.to(layer.weight.device, layer.weight.dtype)  # type: ignore[arg-type]
-            layer.weight = old
+            fused: Tensor = getattr(layer, kind)
+            old.data = old.data.to(fused.device, fused.dtype)
+            setattr(layer, kind, old)
         self.originals, self.fused = {}, False
         self._arrange(self.loaded, self.weights)
 
-    def _weight(self, name: str) -> Tensor:
-        """The weight of a layer, also where it is in its file and not in memory."""
-        weight: Tensor = self.module.get_submodule(name).weight  # type: ignore[assignment]
-        return real_tensor(self.module, f"{name}.weight", weight)
+    def _tensor(self, name: str, kind: str = "weight") -> Tensor:
+        """The weight of a layer, or its bias, also where it is in its file and not in memory."""
+        return real_tensor(self.module, f"{name}.{kind}", getattr(self.module.get_submodule(name), kind))
 
     @property
     def inseparable(self) -> tuple[str, ...]:
         """The adapters that run on every branch of guidance, as they are in the weights or of no low rank."""
         running = [(name, adapter) for name, adapter in self.loaded.items() if self.weights[name]]
-        return tuple(name for name, a in running if self.fused or not all(map(is_low_rank, a.changes.values())))
+        return tuple(name for name, a in running if self.fused or not all(map(is_separable, a.changes.values())))
 
     @property
     def is_empty(self) -> bool:

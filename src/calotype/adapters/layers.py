@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from calotype.adapters.change import Change, LowRank
 from calotype.nn.active_adapters import running_alone
 
-DOWN, UP, DENSE, RANKS = "adapter_down", "adapter_up", "adapter_dense", "adapter_ranks"
+DOWN, UP, DENSE, BIAS, RANKS = "adapter_down", "adapter_up", "adapter_dense", "adapter_bias", "adapter_ranks"
 ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -33,12 +33,13 @@ def is_packed(layer: nn.Module) -> bool:
 
 
 class Stack(NamedTuple):
-    """All adapters of one layer: `down [r, in, *kernel]`, `up [r, out]` with scale and weight, what is dense, and by
-    name which of the r rows are an adapter's."""
+    """All adapters of one layer: `down [r, in, *kernel]`, `up [r, out]` with scale and weight, what is dense, what is
+    added to every output `[out]`, and by name which of the r rows are an adapter's."""
 
     down: Tensor | None
     up: Tensor | None
     dense: Tensor | None
+    bias: Tensor | None
     ranks: Mapping[str, slice]
 
 
@@ -59,6 +60,8 @@ def stacked(
     ranks = {name: slice(*span) for name, span in zip(named, pairwise(ends), strict=True)}
     real = base if weight is None or not others else weight()
     rest = [c.dense(real, w) for c, w in others]
+    biases = [w * c.bias.float() for c, w in changes.values() if c.bias is not None]
+    bias = torch.stack(biases).sum(0).to(base) if biases else None
     down = up = dense = None
     if low:
         kernel = base.shape[2:]
@@ -66,7 +69,7 @@ def stacked(
         up = torch.cat([c.up() * w for c, w in low], dim=1).t().contiguous().to(base)
     if rest:
         dense = torch.stack(rest).sum(0).to(base)
-    return Stack(down, up, dense, ranks)
+    return Stack(down, up, dense, bias, ranks)
 
 
 def is_low_rank(change: Change) -> TypeGuard[LowRank]:
@@ -74,9 +77,14 @@ def is_low_rank(change: Change) -> TypeGuard[LowRank]:
     return isinstance(change, LowRank) and change.magnitude is None
 
 
+def is_separable(change: Change) -> bool:
+    """Whether a change can be left out on some branches of guidance, where others run."""
+    return is_low_rank(change) and change.bias is None
+
+
 def attach(layer: nn.Module, stack: Stack) -> RemovableHandle:
     """Add a stack to what a layer computes from now on. The handle takes it away, with `detach`."""
-    for name, tensor in ((DOWN, stack.down), (UP, stack.up), (DENSE, stack.dense)):
+    for name, tensor in ((DOWN, stack.down), (UP, stack.up), (DENSE, stack.dense), (BIAS, stack.bias)):
         if tensor is not None:
             layer.register_buffer(name, tensor, persistent=False)
     layer.__dict__[RANKS] = stack.ranks
@@ -87,7 +95,7 @@ def detach(layer: nn.Module, handle: RemovableHandle) -> None:
     """Leave a layer as it was before `attach`."""
     handle.remove()
     layer.__dict__.pop(RANKS, None)
-    for name in (DOWN, UP, DENSE):
+    for name in (DOWN, UP, DENSE, BIAS):
         if name in layer._buffers:
             delattr(layer, name)
 
@@ -95,13 +103,16 @@ def detach(layer: nn.Module, handle: RemovableHandle) -> None:
 def _add(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
     """The layer's output with the adapters' part added; in place where no gradient is asked for."""
     x, buffers = args[0], layer._buffers
-    down, up, dense = (buffers.get(name) for name in (DOWN, UP, DENSE))
+    down, up, dense, bias = (buffers.get(name) for name in (DOWN, UP, DENSE, BIAS))
+    rows = isinstance(layer, nn.Linear) or x.ndim == 2  # a 1x1 convolution may be given pixels as rows
+    if bias is not None:
+        out = out + (bias if rows else bias.view(-1, *(1 for _ in out.shape[2:])))
     if (alone := running_alone()) is not None and down is not None and up is not None:
         down, up = _of(layer.__dict__[RANKS], alone, down, up)
-    if isinstance(layer, nn.Linear) or x.ndim == 2:  # a 1x1 convolution may be given pixels as rows
+    if rows:
         if down is not None and up is not None:
-            rows = functional.linear(x, down.flatten(1)).reshape(-1, len(down))
-            out = _plus_product(out, rows, up)
+            inner = functional.linear(x, down.flatten(1)).reshape(-1, len(down))
+            out = _plus_product(out, inner, up)
         return out if dense is None else out + functional.linear(x, dense.flatten(1))
     convolve: Any = layer._conv_forward
     if down is not None and up is not None:

@@ -168,6 +168,8 @@ def _refuse_misshapen(path: Path, networks: Mapping[str, nn.Module], found: Plac
             shape = shape_of(layer)
             if not _is_like(change.shape, shape):
                 wrong.append(f"{component}.{name} is {list(shape)}, the file's {list(change.shape)}")
+            elif change.bias is not None and getattr(layer, "bias", None) is None:
+                raise WeightsError(f"{path} changes the bias of {component}.{name}, which has none")
             elif what := _unadaptable(layer):
                 raise ComponentError(f"{path}: {component}.{name} is a convolution {what}, which is not adapted")
     if wrong:

@@ -68,6 +68,7 @@ def _refuse_unspeakable(changes: Placed, form: Format) -> None:
         for name, change in layers.items():
             what = change.kind if not isinstance(change, LowRank) else "a kernel of its own" if _has_mid(change) else ""
             what = what or ("magnitudes of columns" if _of_columns(change) else "")
+            what = what or ("a difference of its bias" if change.bias is not None else "")
             if what:
                 raise WeightsError(
                     f"{component}.{name} has {what}, for which the files of {form} have no place; write format='kohya'"
@@ -150,6 +151,8 @@ def _kohya(changes: Placed, networks: Mapping[str, nn.Module]) -> dict[str, Tens
                 found[f"{stem}.alpha"] = torch.tensor(change.scale * change.rank)
             if change.magnitude is not None:
                 found[f"{stem}.dora_scale"] = change.magnitude
+            if change.bias is not None:
+                found[f"{stem}.diff_b"] = change.bias
     return found
 
 
