@@ -5,13 +5,14 @@ from typing import Annotated
 import pytest
 import torch
 from PIL import ImageOps
-from pydantic import Field, field_validator
+from pydantic import Field, create_model, field_validator, model_validator
 from torch import Tensor
 
 from calotype.errors import GraphError, InputError, MissingInput
 from calotype.graph.branches import NegativeOf
 from calotype.graph.inputs import Inputs
 from calotype.graph.unit import unit
+from calotype.pipelines.naming import renamed_inputs
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, to_picture
 from calotype.sampling import ClassifierFree, Guidance, Step
@@ -61,6 +62,47 @@ def test_a_validator_of_the_same_name_as_one_that_is_there_is_refused():
     alone = text_to_image().with_units(pack, before="latents")
     with pytest.raises(InputError, match="a gamma of 0 leaves nothing"):
         alone(gamma=0.0)
+
+
+class WindowInputs(Inputs):
+    window_start: float = 0.0
+    window_end: float = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_the_whole(cls, values):
+        if values.get("window_start") == 0 and values.get("window_end") == 1:
+            raise ValueError("window_start and window_end say nothing new")
+        return values
+
+    @model_validator(mode="after")
+    def _in_order(self):
+        if self.window_start >= self.window_end:
+            raise ValueError(f"window_start must come before window_end, got {self.window_start:g}")
+        return self
+
+
+def test_inputs_under_other_names_are_checked_as_under_their_own():
+    names = {"window_start": "depth_start", "window_end": "depth_end"}
+    renamed = renamed_inputs(WindowInputs, names)
+    assert renamed(depth_end=0.5).depth_end == 0.5
+    assert renamed(depth_start=0.25).depth_start == 0.25
+    with pytest.raises(ValueError, match=r"depth_start must come before depth_end, got 0\.5"):
+        renamed(depth_start=0.5, depth_end=0.25)
+    with pytest.raises(ValueError, match="depth_start and depth_end say nothing new"):
+        renamed(depth_start=0.0, depth_end=1.0)
+    assert renamed_inputs(WindowInputs, {n: n for n in names}) is WindowInputs
+    other = renamed_inputs(WindowInputs, {"window_start": "pose_start", "window_end": "pose_end"})
+
+    @unit
+    def shaped(noise: Tensor, depth_start: float, pose_start: float, depth_end: float, pose_end: float) -> Tensor:
+        return noise * (depth_end - depth_start) * (pose_end - pose_start)
+
+    both = create_model("Both", __base__=(renamed, other))
+    pipe = text_to_image().with_units(UnitPack((shaped.renamed(shaped="noise"),), both), before="latents")
+    for name in ("depth", "pose"):
+        with pytest.raises(InputError, match=f"{name}_start must come before {name}_end"):
+            pipe(**{f"{name}_start": 0.5, f"{name}_end": 0.25})
 
 
 def test_a_new_pipeline_that_shares_components():

@@ -1,6 +1,7 @@
 """Checking the values of one call, and saying what is wrong with them."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError, create_model
@@ -18,7 +19,10 @@ def checked(model: type[Inputs], values: Mapping[str, Any], strict: bool) -> Cal
     except ValidationError as error:
         if not all(_left_out(problem) for problem in error.errors()):
             raise _explain(model, error) from None
-        parsed = _lenient(model).model_validate(dict(values), strict=strict)
+        try:
+            parsed = _lenient(model).model_validate(dict(values), strict=strict)
+        except ValidationError as error:  # a check of several inputs runs once all single ones are there
+            raise _explain(model, error) from None
     read = {name: getattr(parsed, name) for name in model.model_fields}
     given = dict(read.pop("given") or {})
     outputs = read.pop("outputs")
@@ -32,8 +36,10 @@ def _left_out(problem: Any) -> bool:
     return problem["type"] == "missing" and len(problem["loc"]) == 1
 
 
+@lru_cache(maxsize=64)
 def _lenient(model: type[Inputs]) -> type[Inputs]:
-    """The same model with required fields that may be absent: whether they are missed depends on the plan."""
+    """The same model with required fields that may be absent: whether they are missed depends on the plan. Building it
+    takes milliseconds."""
     required = {n: (f.annotation, ABSENT) for n, f in model.model_fields.items() if f.is_required()}
     return create_model(model.__name__, __base__=model, **required)  # type: ignore[call-overload, no-any-return]
 
