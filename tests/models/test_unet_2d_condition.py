@@ -145,6 +145,16 @@ def test_the_texts_keys_and_values_are_those_of_each_step(name):
         assert torch.equal(ours(sample, timestep, projected, **more)[0], ours(sample, timestep, text, **more)[0])
 
 
+@torch.no_grad()
+def test_a_text_that_another_network_prepared_is_refused():
+    ours, _ = pair(**SPACE["SD 1"])
+    sample, text, more = inputs(ours.config)
+    for fields in ({"layers_per_block": 2}, {"block_out_channels": (16, 8)}):
+        other = UNet2DConditionModel(**{**ours.config.model_dump(), **fields})
+        with pytest.raises(InputError, match="ProjectedText for .* make it with this network's project_text"):
+            ours(sample, 7, other.project_text(text), **more)
+
+
 @pytest.mark.parametrize(("height", "width"), [(9, 15), (5, 8), (1, 1)])
 @torch.no_grad()
 def test_any_size(height, width):

@@ -20,7 +20,7 @@ from calotype.nn.perturbation import Perturbation
 from calotype.nn.resnet import ResnetBlock2D
 from calotype.nn.reuse import BlockCache, BlockPass
 from calotype.nn.time import SinusoidalTime, TimestepEmbedding
-from calotype.nn.transformer import Attention, PicturePrompt, Text, TransformerBlock
+from calotype.nn.transformer import Attention, KeysAndValues, PicturePrompt, Text, TransformerBlock
 from calotype.nn.unet_blocks import (
     WHOLE,
     BlockSettings,
@@ -79,6 +79,7 @@ class UNet2DConditionModel(Network):
         first = 0
         for block in self._text_blocks():
             block.first, first = first, first + block.text_layers
+        self._text_widths = [layer.to_k.out_features for layer in self._text_layers()]
         for name, module in self.named_modules():
             if isinstance(module, Attention):
                 module.name = name
@@ -200,8 +201,7 @@ class UNet2DConditionModel(Network):
         The numbers are those that each step would compute.
         """
         states = self._hidden(encoder_hidden_states)
-        layers = (layer for block in self._text_blocks() for layer in (block.attn1, block.attn2) if layer.of_text)
-        return ProjectedText(tuple(layer.project(states) for layer in layers), len(states))
+        return ProjectedText(tuple(layer.project(states) for layer in self._text_layers()), len(states))
 
     def picture_layers(self) -> list[Attention]:
         """The layers that attend to pictures beside the text, in the order of published adapters: the middle last."""
@@ -214,6 +214,11 @@ class UNet2DConditionModel(Network):
     def _text_blocks(self) -> list[TransformerBlock]:
         """The blocks in the order of a forward pass."""
         return [block for block in self.modules() if isinstance(block, TransformerBlock)]
+
+    def _text_layers(self) -> list[Attention]:
+        """The layers that attend to the text, in the order of a forward pass."""
+        blocks = self._text_blocks()
+        return [layer for block in blocks for layer in (block.attn1, block.attn2) if layer.of_text]
 
     def _pictures(self, prompts: Sequence[PicturePrompt], batch: int) -> tuple[PicturePrompt, ...]:
         wanted = [layer.to_q.out_features for layer in self.picture_layers()] if prompts else []
@@ -239,7 +244,17 @@ class UNet2DConditionModel(Network):
         bias = None
         if mask is not None:
             bias = ((1 - mask.to(sample.dtype)) * _DISCARDED)[:, None, None]
-        return Text(states.layers if isinstance(states, ProjectedText) else self._hidden(states), bias)
+        return Text(self._projected(states) if isinstance(states, ProjectedText) else self._hidden(states), bias)
+
+    def _projected(self, text: ProjectedText) -> tuple[KeysAndValues, ...]:
+        found = [keys.shape[1] * keys.shape[3] for keys, _ in text.layers]
+        if found != self._text_widths:
+            raise InputError(
+                f"encoder_hidden_states is a ProjectedText for {len(found)} layers as wide as {sorted(set(found))}; "
+                f"this network has {len(self._text_widths)} as wide as {sorted(set(self._text_widths))}; make it with "
+                "this network's project_text"
+            )
+        return text.layers
 
     def _time_vector(
         self,
