@@ -30,9 +30,11 @@ def test_the_plan_of_the_inputs_that_are_given(run, repo):
 
 
 def test_the_plan_within_a_budget(run, repo):
-    result = run("inspect", repo, "--memory", "60KiB", "--placement", "text_encoder=cpu", "--height", 16, "--width", 16)
+    result = run(
+        "inspect", repo, "--memory", "200KiB", "--placement", "text_encoder=cpu", "--height", 16, "--width", 16
+    )
     assert "whole, from the disk" in result.output and "predicted peak" in result.output
-    about = json.loads(run("inspect", repo, "--memory", "60KiB", "--json", "--height", 16, "--width", 16).stdout)
+    about = json.loads(run("inspect", repo, "--memory", "200KiB", "--json", "--height", 16, "--width", 16).stdout)
     assert about["plan"]["bytes_moved"] > 0 and about["plan"]["chosen"] == [] and about["plan"]["devices"] == {}
 
 

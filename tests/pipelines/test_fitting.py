@@ -227,3 +227,23 @@ def test_attention_of_a_backend_that_holds_its_scores_goes_in_parts(
         found, expected = (p(**call, outputs=["latents"]).latents for p in (pipe, load(folder)))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert load(folder, pipe._residency.budget).plan(**call).in_parts == frozenset(), "another one holds none"
+
+
+# -- layouts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory", [None, "1GiB"])
+def test_the_plan_says_how_maps_lie_and_they_do(folder: Path, memory: Any) -> None:
+    pipe, lies = load(folder, memory), {}
+    for name, layer in (("vae", pipe.vae.decoder.conv_in), ("unet", pipe.unet.down_blocks[0].resnets[0].conv1)):
+
+        def note(module: Any, args: Any, name: str = name) -> None:
+            first, last = args[0].is_contiguous(), args[0].is_contiguous(memory_format=torch.channels_last)
+            lies[name] = "channels first" if first else "channels last" if last else "neither"
+
+        layer.register_forward_pre_hook(note)
+    call = {**LARGE, "width": 64}
+    plan = pipe.plan(**call)
+    pipe(**call)
+    assert plan.layouts.keys() == lies.keys() and all(plan.layouts[name].startswith(lies[name]) for name in lies)
+    assert "vae: channels last, in which convolutions of large maps need no copy" in str(plan)

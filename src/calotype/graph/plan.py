@@ -67,6 +67,7 @@ class Plan:
     fits: `in_parts` names the nodes whose attention is computed a few heads or rows at a time, `in_turn` the loops
     whose branches do not share a batch. `scores` is the most numbers that the attention of each node makes at once.
     `computed` is None where it is not known.
+    `layouts` says of components how their maps lie in memory, where that was chosen, and why.
     `route` says which device each node runs on, where that is not the CPU alone, and `crossed` the bytes that move
     between devices, by wire and reader.
     """
@@ -89,6 +90,7 @@ class Plan:
     in_parts: frozenset[str] = frozenset()
     in_turn: frozenset[str] = frozenset()
     chosen: tuple[str, ...] = ()
+    layouts: Mapping[str, str] = field(default_factory=dict)
     route: "Route | None" = None
     crossed: Mapping[tuple[str, str], int] | None = None
     _predict: Callable[[], int | None] = field(default=lambda: None, repr=False)
@@ -155,6 +157,7 @@ class Plan:
         sizes = ", ".join(f"{name} {in_bytes(self.sizes[name])}" for name in self.components if name in self.sizes)
         lines.append(f"  components: {sizes or 'none'}; together {in_bytes(self.bytes)}")
         lines += [f"  {name}: {stay}" for name, stay in self.memory.items()]
+        lines += [f"  {name}: {layout}" for name, layout in self.layouts.items()]
         lines += [f"  {choice}" for choice in self.chosen]
         lines += [f"  moves {edge}" + ("" if n is None else f": {in_bytes(n)}") for edge, n in self.edges.items()]
         if self.predicted_peak is not None:

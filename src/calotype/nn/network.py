@@ -27,6 +27,7 @@ class Network(Configured, nn.Module):
     `weights_name` is the file that it is saved to, and `renames` are `(pattern, replacement)` pairs of regular
     expressions that turn the keys of older files into today's. `ignores` are patterns of keys that its files may have
     and it does not take. `repeated_blocks` are the classes of the blocks that it has many of: those worth compiling.
+    `map_layouts` are kinds of devices with how its maps lie in memory there in inference, and why, for a call's plan.
 
     Raises:
         ConfigError: a field is unknown, missing or has a value that it does not take.
@@ -37,6 +38,7 @@ class Network(Configured, nn.Module):
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()
     ignores: ClassVar[tuple[str, ...]] = ()
     repeated_blocks: ClassVar[tuple[type[nn.Module], ...]] = ()
+    map_layouts: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __init__(self, **fields: Any) -> None:
         super().__init__()

@@ -307,11 +307,12 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
         Raises what the call would raise for missing, unknown or unused inputs and missing components.
         """
         from calotype.graph.plan import with_facts
-        from calotype.pipelines.memory import forecast
+        from calotype.pipelines.memory import forecast, layouts
         from calotype.pipelines.prediction import Unmoved, predict_peak  # only who asks for a plan needs it
 
         plan = self._planned(self._read(inputs))
         counted = with_facts(plan, self._run(plan, self._memo).counts(), self._residency.sizes(), lambda: None)
+        counted = replace(counted, layouts=layouts(self, counted))
         if self._residency.is_placed or self._residency.is_tiered:
             return forecast(self, counted)
         rehearsal = self._run(replace(plan, call=plan.call.seeded()), memo=None, holder=Unmoved())

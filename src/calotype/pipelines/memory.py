@@ -128,6 +128,15 @@ def forecast(pipe: "DiffusionPipeline", plan: Plan) -> Plan:
     return replace(plan, memory=found.stays, moved=moved, _predict=lambda: peak)
 
 
+def layouts(pipe: "DiffusionPipeline", plan: Plan) -> dict[str, str]:
+    """How the maps of the networks that a call uses lie in memory, of those that say so for where they run."""
+    from calotype.nn.network import Network
+
+    networks = {n: c for n in plan.components if isinstance(c := pipe.components[n], Network)}
+    said = {n: dict(network.map_layouts).get(pipe._residency.place(n).type) for n, network in networks.items()}
+    return {name: layout for name, layout in said.items() if layout is not None}
+
+
 def crossing(plan: Plan) -> "Edges | None":
     """What brings values to where the nodes of a call run, where that is not the CPU alone."""
     if plan.route is None:

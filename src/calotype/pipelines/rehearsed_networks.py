@@ -1,4 +1,4 @@
-"""Networks as a rehearsal calls them: what one gives for values of some shapes is remembered, and not computed again."""
+"""Networks as a rehearsal calls them: what one gives for values of some shapes is remembered."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -99,7 +99,7 @@ class RehearsedNetwork:
 
 def attention_kernels() -> tuple[bool, ...]:
     """Which kernels PyTorch may take for attention: some hold its scores."""
-    kernels = torch.backends.cuda
+    kernels: Any = torch.backends.cuda
     return kernels.flash_sdp_enabled(), kernels.mem_efficient_sdp_enabled(), kernels.math_sdp_enabled()
 
 
@@ -165,4 +165,5 @@ def _how(tensor: Tensor, storages: dict[int, int]) -> _Laid:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    found: int = tensor.untyped_storage()._cdata
+    return found

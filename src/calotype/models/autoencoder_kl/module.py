@@ -34,6 +34,7 @@ class AutoencoderKL(Network):
     Config = AutoencoderKLConfig
     config: AutoencoderKLConfig
     renames = RENAMES
+    map_layouts = (("cpu", "channels last, in which convolutions of large maps need no copy"),)
 
     def __init__(self, **fields: object) -> None:
         super().__init__(**fields)

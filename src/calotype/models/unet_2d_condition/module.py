@@ -49,6 +49,7 @@ class UNet2DConditionModel(Network):
     config: UNet2DConditionConfig
     renames = RENAMES
     repeated_blocks = (TransformerBlock, ResnetBlock2D)
+    map_layouts = (("cpu", "channels first, as the weights of small maps would be reordered in every step otherwise"),)
 
     def __init__(self, **fields: object) -> None:
         super().__init__(**fields)
