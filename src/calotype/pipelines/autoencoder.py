@@ -95,12 +95,17 @@ def checked_size(height: int | None, width: int | None, default: Size, step: int
 
 def mask_of(mask: Picture, picture: Picture, size: Size) -> Float[Tensor, "1 1 h w"]:
     """A mask at the size of the picture to make. Raises `InputError` when it is not as large as what it masks."""
+    refuse_other_size(mask, picture)
+    return to_mask(fitted(mask, *size))
+
+
+def refuse_other_size(mask: Picture, picture: Picture) -> None:
+    """Raise `InputError` for a mask that is not as large as the picture that it masks."""
     if mask.size != picture.size:
         raise InputError(
             f"the mask must be as large as image, {picture.size[0]}x{picture.size[1]}, got {mask.size[0]}x"
             f"{mask.size[1]}"
         )
-    return to_mask(fitted(mask, *size))
 
 
 def encoded(pixels: Float[Tensor, "1 p h w"], vae: AnyAutoencoder, tile: int | None) -> Float[Tensor, "1 c h8 w8"]:

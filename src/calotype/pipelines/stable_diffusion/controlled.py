@@ -4,15 +4,19 @@ Each is the pipeline of the same name without `ControlNet`, with the pack `contr
 second pack: `pipe.with_units(control("depth", "depth_net"), depth_net=...)`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from calotype.described import AliasChoices, Field, model_validator
 from calotype.graph.node import Node
+from calotype.graph.unit import unit
 from calotype.models.controlnet import ControlNetModel
 from calotype.pipelines import controlled
 from calotype.pipelines.base import takes
 from calotype.pipelines.controlled import controlled_units, either
 from calotype.pipelines.inputs import refuse_both
+from calotype.pipelines.packs import UnitPack
+from calotype.pipelines.pictures import Picture
 from calotype.pipelines.stable_diffusion import from_picture, sdxl
 from calotype.pipelines.stable_diffusion import pipeline as sd
 from calotype.pipelines.stable_diffusion.controlnet import control
@@ -93,8 +97,22 @@ def _of_its_size(units: tuple[Node, ...]) -> tuple[Node, ...]:
     return tuple(size.renamed(image="control_image") if node is size else node for node in units)
 
 
-UNITS = controlled_units(control(), sd.UNITS)
-XL_UNITS = controlled_units(control(xl=True), sdxl.UNITS)
+@unit
+def cut_control(control_image: Picture, whole_image: Picture, cut_box: tuple[int, int, int, int]) -> Picture:
+    """The part of what is followed that belongs to the part of the picture that is drawn."""
+    across, down = control_image.width / whole_image.width, control_image.height / whole_image.height
+    left, top, right, bottom = cut_box
+    return control_image.crop((round(left * across), round(top * down), round(right * across), round(bottom * down)))
+
+
+def _controlled(pack: UnitPack, units: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Units with those of a control, of which only a part counts where a part of the picture is drawn."""
+    part = cut_control.renamed(cut_control="control_image")
+    return controlled_units(replace(pack, units=(part, *pack.units)), units)
+
+
+UNITS = _controlled(control(), sd.UNITS)
+XL_UNITS = _controlled(control(xl=True), sdxl.UNITS)
 
 
 class StableDiffusionControlNetPipeline(sd.Components):

@@ -2,12 +2,12 @@
 
 from calotype.described import Field
 from calotype.models.unet_2d_condition import UNet2DConditionModel
-from calotype.pipelines.autoencoder import image, image_latents, noise, pasted, pixels
 from calotype.pipelines.base import takes
-from calotype.pipelines.guidance import GuidanceInputs, guidance
+from calotype.pipelines.guidance import GuidanceInputs
 from calotype.pipelines.inputs import SampledInputs
-from calotype.pipelines.latents import keep_known, latents, noise_source, sigmas, start
+from calotype.pipelines.latents import latents, start
 from calotype.pipelines.stable_diffusion.inputs import PictureInputs, SizeInputs, TextInputs
+from calotype.pipelines.stable_diffusion.pipeline import composed
 from calotype.pipelines.stable_diffusion.sdxl import Components, ScoreInputs, SecondTextInputs, ToldInputs
 from calotype.pipelines.stable_diffusion.sdxl_units import (
     base_ids,
@@ -17,15 +17,7 @@ from calotype.pipelines.stable_diffusion.sdxl_units import (
     refiner_embeds,
     time_ids,
 )
-from calotype.pipelines.stable_diffusion.sizes import size
-from calotype.pipelines.stable_diffusion.units import (
-    beside_latents,
-    masks,
-    projected_text,
-    prompt_mask,
-    start_latents,
-)
-from calotype.sampling import Denoise
+from calotype.pipelines.stable_diffusion.units import beside_latents, loop, projected_text, prompt_mask
 
 
 class EnsembleInputs(
@@ -46,35 +38,20 @@ class StableDiffusionXLEnsemblePipeline(Components):
 
     refiner: UNet2DConditionModel
 
-    units = (
-        size,
-        prompt_embeds,
-        prompt_mask,
-        base_ids.renamed(base_ids="time_ids"),
-        refiner_embeds,
-        prompt_mask.renamed(prompt_embeds="refiner_embeds", prompt_mask="refiner_mask"),
-        time_ids.renamed(pooled_embeds="refiner_pooled", time_ids="refiner_ids", unet="refiner"),
-        noise_source,
-        noise,
-        image_latents,
+    units = composed(
+        [
+            prompt_embeds,
+            base_ids.renamed(base_ids="time_ids"),
+            refiner_embeds,
+            prompt_mask.renamed(prompt_embeds="refiner_embeds", prompt_mask="refiner_mask"),
+            time_ids.renamed(pooled_embeds="refiner_pooled", time_ids="refiner_ids", unet="refiner"),
+        ],
         start,
-        masks,
-        start_latents,
-        beside_latents,
         beside_latents.renamed(beside_latents="beside_refined", unet="refiner"),
-        sigmas.renamed(steps="num_inference_steps"),
         handed_over,
         latents.renamed(image_latents="start_latents", sigmas="base_sigmas"),
-        Denoise(
-            predicted,
-            sigmas="base_sigmas",
-            guidance=guidance,
-            once=[projected_text],
-            after_step=[keep_known.renamed(sigmas="base_sigmas")],
-            noise_source="noise_source",
-            cache="cache",
-        ),
-        Denoise(
+        loop(predicted, known={"sigmas": "base_sigmas"}),
+        loop(
             predicted.renamed(
                 prompt_mask="refiner_mask",
                 pooled_embeds="refiner_pooled",
@@ -82,16 +59,9 @@ class StableDiffusionXLEnsemblePipeline(Components):
                 beside_latents="beside_refined",
                 unet="refiner",
             ),
-            name="refine",
-            sigmas="refiner_sigmas",
-            guidance=guidance,
-            once=[projected_text.renamed(prompt_embeds="refiner_embeds", unet="refiner")],
-            after_step=[keep_known.renamed(sigmas="refiner_sigmas")],
-            noise_source="noise_source",
-            cache="cache",
+            "refine",
+            projected_text.renamed(prompt_embeds="refiner_embeds", unet="refiner"),
+            known={"sigmas": "refiner_sigmas"},
         ),
-        pixels,
-        pasted.renamed(pasted="pixels"),
-        image,
     )
     __call__ = takes(EnsembleInputs)

@@ -38,6 +38,9 @@ class PictureInputs(Inputs):
     mask_image: Each[Picture] | None = Field(
         default=None, description="As large as the picture: white may change, black is kept."
     )
+    padding_mask_crop: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Draw only the mask's surroundings, so many pixels wide, at the whole size."
+    )
 
 
 class SizeInputs(Inputs):

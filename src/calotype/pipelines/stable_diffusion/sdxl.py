@@ -7,13 +7,13 @@ from calotype.graph.branches import NegativeOf
 from calotype.graph.hints import Each
 from calotype.graph.inputs import Inputs
 from calotype.models.unet_2d_condition import UNet2DConditionModel
-from calotype.pipelines.autoencoder import Autoencoder, image, image_latents, noise, pasted, pixels
+from calotype.pipelines.autoencoder import Autoencoder
 from calotype.pipelines.base import DiffusionPipeline, takes
-from calotype.pipelines.guidance import GuidanceInputs, guidance
+from calotype.pipelines.guidance import GuidanceInputs
 from calotype.pipelines.inputs import SampledInputs
-from calotype.pipelines.latents import keep_known, noise_source, sigmas
 from calotype.pipelines.pictures import Picture
 from calotype.pipelines.stable_diffusion.inputs import PictureInputs, SizeInputs, TextInputs
+from calotype.pipelines.stable_diffusion.pipeline import composed
 from calotype.pipelines.stable_diffusion.sdxl_units import (
     Pair,
     between,
@@ -23,16 +23,9 @@ from calotype.pipelines.stable_diffusion.sdxl_units import (
     start,
     time_ids,
 )
-from calotype.pipelines.stable_diffusion.sizes import size
 from calotype.pipelines.stable_diffusion.text import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-from calotype.pipelines.stable_diffusion.units import (
-    beside_latents,
-    masks,
-    projected_text,
-    prompt_mask,
-    start_latents,
-)
-from calotype.sampling import Denoise, Scheduler
+from calotype.pipelines.stable_diffusion.units import loop
+from calotype.sampling import Scheduler
 
 
 class SecondTextInputs(Inputs):
@@ -126,34 +119,7 @@ class Components(DiffusionPipeline):
     force_zeros_for_empty_prompt: bool = True
 
 
-UNITS = (
-    size,
-    prompt_embeds,
-    prompt_mask,
-    time_ids,
-    noise_source,
-    noise,
-    image_latents,
-    start,
-    masks,
-    start_latents,
-    beside_latents,
-    sigmas.renamed(steps="num_inference_steps"),
-    between.renamed(between="sigmas"),
-    latents,
-    Denoise(
-        predicted,
-        guidance=guidance,
-        once=[projected_text],
-        after_step=[keep_known],
-        noise_source="noise_source",
-        cache="cache",
-    ),
-    pixels,
-    pasted.renamed(pasted="pixels"),
-    image,
-)
-"""What is done for every kind of call: units of what was not given are skipped."""
+UNITS = composed([prompt_embeds, time_ids], start, between.renamed(between="sigmas"), latents, loop(predicted))
 
 
 class StableDiffusionXLPipeline(Components):

@@ -15,13 +15,12 @@ from calotype.graph.inputs import Inputs
 from calotype.graph.node import Node
 from calotype.graph.unit import Unit, unit
 from calotype.pipelines.autoencoder import Autoencoder, image_latents, noise
-from calotype.pipelines.guidance import guidance
-from calotype.pipelines.latents import CleanLatents, Latents, Noise, keep_known, sigmas
+from calotype.pipelines.latents import CleanLatents, Latents, Noise, sigmas
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.stable_diffusion.sdxl_units import predicted as predicted_xl
 from calotype.pipelines.stable_diffusion.sdxl_units import time_ids
-from calotype.pipelines.stable_diffusion.units import beside_latents, masks, predicted, projected_text
-from calotype.sampling import Denoise, NoiseLevels, Scheduler
+from calotype.pipelines.stable_diffusion.units import beside_latents, loop, masks, predicted
+from calotype.sampling import NoiseLevels, Scheduler
 
 
 class HighResolutionInputs(Inputs):
@@ -73,6 +72,7 @@ def high_resolution(predicted: Unit[..., Any], *more: Node) -> UnitPack:
     """The pack for a predictor, and what it reads besides that depends on the size."""
     size = {"height": "hires_height", "width": "hires_width"}
     masked = {"mask_pixels": "hires_mask_pixels"}
+    known = {name: f"hires_{name}" for name in ("mask_latents", "image_latents", "noise", "sigmas")}
     return UnitPack(
         (
             hires_size,
@@ -83,23 +83,7 @@ def high_resolution(predicted: Unit[..., Any], *more: Node) -> UnitPack:
             beside_latents.renamed(**size, **masked, beside_latents="hires_beside"),
             sigmas.renamed(steps="hires_steps", start="hires_strength", sigmas="hires_sigmas"),
             enlarged.renamed(enlarged="latents"),
-            Denoise(
-                predicted.renamed(beside_latents="hires_beside"),
-                name="hires",
-                sigmas="hires_sigmas",
-                guidance=guidance,
-                once=[projected_text],
-                after_step=[
-                    keep_known.renamed(
-                        mask_latents="hires_mask_latents",
-                        image_latents="hires_image_latents",
-                        noise="hires_noise",
-                        sigmas="hires_sigmas",
-                    )
-                ],
-                noise_source="noise_source",
-                cache="cache",
-            ),
+            loop(predicted.renamed(beside_latents="hires_beside"), "hires", known=known),
         ),
         HighResolutionInputs,
     )

@@ -1,6 +1,7 @@
 """Units of Stable Diffusion: words to embeddings, what an inpainting network sees beside the latents, and the
 prediction."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -10,13 +11,14 @@ from torch.nn.functional import interpolate
 
 from calotype.errors import InputError
 from calotype.graph.hints import Pad, Settings
-from calotype.graph.unit import unit
+from calotype.graph.unit import Unit, unit
 from calotype.memory.imagined import has_data
 from calotype.models.unet_2d_condition import ProjectedText, UNet2DConditionModel
 from calotype.nn.perturbation import Perturbation
-from calotype.pipelines.autoencoder import Autoencoder, Size, encoded, mask_of, scaled
-from calotype.pipelines.latents import CleanLatents, Latents, shrink_mask
-from calotype.pipelines.pictures import Picture, fitted, to_array
+from calotype.pipelines.autoencoder import Autoencoder, Size, encoded, mask_of, refuse_other_size, scaled
+from calotype.pipelines.guidance import guidance
+from calotype.pipelines.latents import CleanLatents, Latents, keep_known, shrink_mask
+from calotype.pipelines.pictures import Picture, fitted, to_array, to_picture
 from calotype.pipelines.stable_diffusion.inputs import PromptSyntax
 from calotype.pipelines.stable_diffusion.steering import UNetSteering, steered
 from calotype.pipelines.stable_diffusion.text import (
@@ -28,7 +30,7 @@ from calotype.pipelines.stable_diffusion.text import (
     tokenize,
     weighted,
 )
-from calotype.sampling import Step
+from calotype.sampling import Denoise, Step
 from calotype.sampling.steering import AttentionSteering, BlockReuse, looked_into, taken_over
 
 
@@ -61,6 +63,60 @@ def projected_text(
     text = prompt_embeds.to(unet.dtype)
     come = any(module._forward_pre_hooks for module in unet.modules())
     return text if come else unet.project_text(text)
+
+
+class Cut(NamedTuple):
+    """What lies around a mask, in the place of the picture and the mask; those as they were, and the box (left, top,
+    right, bottom) that was cut out of them."""
+
+    image: Picture
+    mask_image: Picture
+    whole_image: Picture
+    whole_mask: Picture
+    cut_box: tuple[int, int, int, int]
+
+
+@unit
+def cut(image: Picture, mask_image: Picture, height: int, width: int, padding_mask_crop: int) -> Cut:
+    """Cut out what may change with so many pixels around it, and more where the size to draw has another shape.
+
+    Raises:
+        InputError: the mask is black all over or not as large as the picture, or no box of that shape has room.
+    """
+    refuse_other_size(mask_image, image)
+    box = _box_of(mask_image, padding_mask_crop, Size(height, width))
+    return Cut(image.crop(box), mask_image.crop(box), image, mask_image, box)
+
+
+@unit
+def put_back(image: Picture, whole_image: Picture, whole_mask: Picture, cut_box: tuple[int, int, int, int]) -> Picture:
+    """The picture that was cut into, with what was drawn where the mask is white."""
+    left, top, right, bottom = cut_box
+    finished = to_picture(to_array(whole_image))
+    finished.paste(image.resize((right - left, bottom - top)), (left, top), whole_mask.convert("L").crop(cut_box))
+    return finished
+
+
+def _box_of(mask: Picture, padding: int, shape: Size) -> tuple[int, int, int, int]:
+    """The smallest box of a shape within the mask that holds its white, and `padding` around that."""
+    white = mask.convert("L").getbbox()
+    if white is None:
+        raise InputError("mask_image is black all over, so that nothing may change; paint white what may")
+    low = [max(side - padding, 0) for side in white[:2]]
+    high = [min(side + padding, end) for side, end in zip(white[2:], mask.size, strict=True)]
+    width, height = (end - start for start, end in zip(low, high, strict=True))
+    sides = max(width, height * shape.width // shape.height), max(height, width * shape.height // shape.width)
+    if sides[0] > mask.width or sides[1] > mask.height:
+        raise InputError(
+            f"padding_mask_crop={padding} needs a box of {sides[0]}x{sides[1]} around the mask to draw {shape.width}x"
+            f"{shape.height}, but the picture is {mask.width}x{mask.height}; give a smaller one, or a height and width "
+            "of the picture's shape"
+        )
+    left, top = (
+        min(max(start - (side - (stop - start)) // 2, 0), end - side)
+        for start, stop, side, end in zip(low, high, sides, mask.size, strict=True)
+    )
+    return left, top, left + sides[0], top + sides[1]
 
 
 class Mask(NamedTuple):
@@ -157,6 +213,30 @@ def predicted(
         **steered(steering, unet),
     )
     return Latents(output.sample.float())
+
+
+def loop(
+    predicted: Unit[..., Any],
+    name: str = "denoise",
+    text: Unit[..., Any] = projected_text,
+    *,
+    known: Mapping[str, str] | None = None,
+) -> Denoise:
+    """The loop of a predictor: guided, with the text prepared once, and what a mask keeps put back after every step.
+
+    `known` says which wires hold what `keep_known` reads, where those are others; its `sigmas` are the loop's.
+    """
+    kept = keep_known.renamed(**known) if known else keep_known
+    return Denoise(
+        predicted,
+        name=name,
+        sigmas=kept.wire("sigmas"),
+        guidance=guidance,
+        once=[text],
+        after_step=[kept],
+        noise_source="noise_source",
+        cache="cache",
+    )
 
 
 def beside(latents: Float[Tensor, "b c h w"], more: Float[Tensor, "b extra h w"] | None) -> Float[Tensor, "b all h w"]:
