@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from calotype import TextToImagePipeline
 from calotype.nn.network import Network
-from calotype.training.trainer import RESULT
+from calotype.training.steps import RESULT
 from recipes.emoji.notice import NOTICE
 from recipes.emoji.settings import Preset
 from recipes.emoji.train_transformer import Start, run_folder

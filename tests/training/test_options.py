@@ -56,13 +56,13 @@ def test_one_process_takes_the_device_that_is_named() -> None:
 
 def test_a_run_is_on_the_pipelines_device_and_not_on_the_first_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     from calotype.training.settings import parse_settings
-    from calotype.training.trainer import _accelerator
+    from calotype.training.surroundings import accelerator_for
 
     class Elsewhere:
         device = torch.device("cpu", 0)
 
     settings: Any = parse_settings({**FULL, "steps": 1})
-    assert _accelerator(Elsewhere(), settings).device == torch.device("cpu", 0)  # type: ignore[arg-type]
+    assert accelerator_for(Elsewhere(), settings).device == torch.device("cpu", 0)  # type: ignore[arg-type]
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------------

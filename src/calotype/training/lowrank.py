@@ -43,17 +43,16 @@ class LowRankLayer(nn.Module):
         down = (torch.rand(shape, generator=draw) * 2.0 - 1.0) * bound
         self.down = nn.Parameter(down.to(weight.device))
         self.up = nn.Parameter(torch.zeros(len(weight), rank, device=weight.device))
-        length = weight.detach().float().flatten(1).norm(dim=1)
-        self.magnitude = nn.Parameter(length) if dora else None
+        self.magnitude = nn.Parameter(weight.detach().float().flatten(1).norm(dim=1)) if dora else None
         self.scale, self.dropout = alpha / rank, dropout
 
     def added(self, layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
         """The layer's output with the change added."""
         seen = functional.dropout(x, self.dropout, self.training)
-        change = self._product(layer, seen).to(out.dtype) * self.scale
+        change = self._product(layer, seen).to(out.dtype)
         if self.magnitude is None:
-            return out + change
-        return (out + self._turned(layer, x, out, change)).to(out.dtype)
+            return torch.add(out, change, alpha=self.scale)
+        return (out + self._turned(layer, x, out, change * self.scale)).to(out.dtype)
 
     def _turned(self, layer: nn.Module, x: Tensor, out: Tensor, change: Tensor) -> Tensor:
         """What lengths of their own for the rows of the changed weight add to the layer's output."""

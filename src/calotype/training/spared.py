@@ -1,0 +1,224 @@
+"""Keeping less for the backward pass than autograd would, with the same gradients, put around layers from outside.
+
+Autograd keeps the input of every convolution, also of a frozen one, whose gradient needs the weight alone; it keeps
+what a normalisation gives beside what it was given, from which it follows; and of a gated layer it keeps the opened
+gate beside what was opened. Here each of these is kept once. Only what takes no product is computed again.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional
+
+from calotype.nn.convolution import Conv2d
+from calotype.nn.normalization import GroupNorm
+from calotype.nn.transformer import GatedLinear
+
+_CONVOLUTIONS = (Conv2d, nn.Conv2d)
+_NORMS = (GroupNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+@contextmanager
+def spared(networks: Iterable[nn.Module]) -> Iterator[int]:
+    """Keep less of what networks compute while the context lasts; gives how many layers do.
+
+    Layers of other classes than these, such as packed ones, and those that something else was put around, stay as they
+    are.
+    """
+    results = _Results()
+    layers = dict.fromkeys(layer for network in networks for layer in network.modules())
+    changed = [layer for layer in layers if "forward" not in vars(layer) and _spare(layer, results)]
+    try:
+        with saved_tensors_hooks(results.packed, _unpacked):
+            yield len(changed)
+    finally:
+        for layer in changed:
+            del layer.forward
+
+
+def _spare(layer: nn.Module, results: "_Results") -> bool:
+    """Put around a layer what keeps less, where there is something."""
+    made: Callable[..., Tensor]
+    if type(layer) in _CONVOLUTIONS and isinstance(layer, nn.Conv2d):
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            return False
+        made = partial(_convolved, layer, layer.forward)
+    elif type(layer) in _NORMS:
+        made = partial(results.normalised, layer, layer.forward)
+    elif type(layer) is GatedLinear:
+        made = partial(_gated, layer)
+    else:
+        return False
+    vars(layer)["forward"] = made
+    return True
+
+
+# -- convolutions ------------------------------------------------------------------------------------------------------
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution with a frozen weight: all that its backward pass needs of the map is its shape."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: tuple[Any, ...]) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.settings, ctx.shape = settings, x.shape
+        return functional.conv2d(x, weight, bias, *settings)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.settings
+        of_map, _, of_bias, _ = ctx.needs_input_grad
+        shape_only = grad.new_empty(1).expand(ctx.shape)
+        towards, _, _ = torch.ops.aten.convolution_backward(
+            grad, shape_only, weight, None, stride, padding, dilation, False, [0, 0], groups, [of_map, False, False]
+        )
+        return towards, None, grad.sum((0, 2, 3)) if of_bias else None, None
+
+
+def _convolved(
+    layer: nn.Conv2d, plain: Callable[..., Tensor], x: Tensor, shift: Tensor | None = None, **more: Any
+) -> Tensor:
+    weight = layer.weight
+    if weight.requires_grad or not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or more:
+        return plain(x, **more) if shift is None else plain(x, shift, **more)
+    bias = layer.bias
+    if shift is not None:  # joins the bias, as in the layer itself
+        bias = shift.view(-1) if bias is None else bias + shift.view(-1)
+    settings = layer.stride, layer.padding, layer.dilation, layer.groups
+    out: Tensor = _Convolution.apply(x, weight, bias, settings)  # type: ignore[no-untyped-call]
+    return out
+
+
+# -- gates -------------------------------------------------------------------------------------------------------------
+
+
+class _Gated(torch.autograd.Function):
+    """Values times the opened gate, which is opened again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, both: Tensor) -> Tensor:
+        ctx.save_for_backward(both)
+        values, gate = both.chunk(2, dim=-1)
+        return functional.gelu(gate).mul_(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (both,) = ctx.saved_tensors
+        values, gate = both.chunk(2, dim=-1)
+        towards = torch.empty_like(both)
+        of_values, of_gate = towards.chunk(2, dim=-1)
+        torch.mul(grad, functional.gelu(gate), out=of_values)
+        of_gate.copy_(torch.ops.aten.gelu_backward(grad * values, gate))
+        return towards
+
+
+def _gated(layer: GatedLinear, rows: Tensor) -> Tensor:
+    both = layer.proj(rows)
+    if not both.requires_grad:
+        values, gate = both.chunk(2, dim=-1)
+        return functional.gelu(gate).mul_(values)
+    out: Tensor = _Gated.apply(both)  # type: ignore[no-untyped-call]
+    return out
+
+
+# -- normalisations ----------------------------------------------------------------------------------------------------
+
+
+class _Result:
+    """What a normalisation gave, as how to have it again: its input is kept for its own gradient anyhow."""
+
+    def __init__(self, layer: nn.Module, x: Tensor) -> None:
+        self._layer, self._x, self._version = layer, x.detach(), x._version
+        kind = x.device.type
+        self._autocast = kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+        self._again: Tensor | None = None
+        self.users = 0
+
+    @torch.no_grad()
+    def taken(self) -> Tensor:
+        """The result for one of those that need it; the last one lets go of it."""
+        result = self._again if self._again is not None else self._made()
+        self.users -= 1
+        self._again = result if self.users > 0 else None
+        return result
+
+    def _made(self) -> Tensor:
+        _refuse_changed(self._x, self._version)
+        kind, dtype, enabled = self._autocast
+        layer: Any = self._layer
+        with torch.autocast(kind, dtype=dtype, enabled=enabled):
+            if isinstance(layer, nn.GroupNorm):
+                return functional.group_norm(self._x, layer.num_groups, layer.weight, layer.bias, layer.eps)
+            return functional.layer_norm(self._x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A tensor that is kept as it is."""
+
+    tensor: Tensor
+    version: int
+
+
+@dataclass(frozen=True)
+class _View:
+    """A tensor in the place of a result, not kept."""
+
+    result: _Result
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+class _Results:
+    """Knows what normalisations gave, as long as it is there."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Any], int, _Result]] = {}
+
+    def normalised(self, layer: nn.Module, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """A normalisation, whose result is remembered as how to have it again."""
+        out = plain(x)
+        if torch.is_grad_enabled() and out.requires_grad and type(x) is Tensor and x.is_contiguous():
+            storage = out.untyped_storage()
+            key = storage._cdata
+            gone = weakref.ref(storage, lambda _: self._known.pop(key, None))
+            self._known[key] = gone, out._version, _Result(layer, x)
+        return out
+
+    def packed(self, tensor: Tensor) -> Any:
+        """What is kept of a tensor that gradients need."""
+        known = self._known.get(tensor.untyped_storage()._cdata) if type(tensor) is Tensor else None
+        if known is None or known[1] != tensor._version:
+            return _Kept(tensor, tensor._version)
+        result = known[2]
+        result.users += 1
+        return _View(result, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
+
+
+def _unpacked(packed: Any) -> Tensor:
+    if isinstance(packed, _View):
+        return packed.result.taken().as_strided(packed.size, packed.stride, packed.offset)
+    _refuse_changed(packed.tensor, packed.version)
+    kept: Tensor = packed.tensor
+    return kept
+
+
+def _refuse_changed(tensor: Tensor, version: int) -> None:
+    """Raise `RuntimeError` where a tensor that gradients need was written to, as autograd itself does."""
+    if tensor._version != version:
+        raise RuntimeError(
+            f"a tensor of shape {list(tensor.shape)} that gradients need was changed in place after it was kept"
+        )

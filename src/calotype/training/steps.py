@@ -1,0 +1,116 @@
+"""The steps of a run: taken one after the other, logged, looked at and kept, and what is left of them in the end."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from calotype.errors import TrainingError
+from calotype.training.checkpoint import last_checkpoint, save_checkpoint
+from calotype.training.log import open_logs
+from calotype.training.loop import Loop, StepReport
+from calotype.training.rows import Row
+from calotype.training.settings import TrainingSettings
+from calotype.training.validation import validate
+
+RESULT = "result"
+"""The folder of what was learned, below the run's."""
+
+
+class Steps:
+    """The steps that a run has left.
+
+    Args:
+        loop: takes them.
+        settings: how many, and when they are looked at and kept.
+        held_out: rows whose loss is measured.
+        output: the folder of the run.
+        facts: what the run is of, for its checkpoints.
+    """
+
+    def __init__(
+        self, loop: Loop, settings: TrainingSettings, held_out: Sequence[Row], output: Path, facts: Mapping[str, Any]
+    ) -> None:
+        self.loop, self.settings, self.held_out, self.output, self.facts = loop, settings, held_out, output, facts
+
+    def run(self, progress: bool) -> StepReport | None:
+        """Take them. Returns the report of the last, or nothing where none was left.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite, or something cannot be written.
+        """
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        loop = self.loop
+        main = loop.accelerator.is_main_process
+        self.output.mkdir(parents=True, exist_ok=True)
+        logs = open_logs(self.settings.log, self.output, loop.done) if main else []
+        report, began = None, time.monotonic()
+        bar = tqdm(total=self.settings.steps, initial=loop.done, disable=not (progress and main), unit="step")
+        try:
+            while loop.done < self.settings.steps:
+                report = self._step()
+                held_out = self._looked_at() if main or loop.shards else {}
+                seconds = {"seconds": round(time.monotonic() - began, 3)}
+                for log in logs:
+                    log.write({**vars(report), **held_out, **seconds})
+                self._keep()
+                bar.set_postfix(loss=f"{report.loss:.4f}")
+                bar.update()
+        except OSError as error:
+            raise TrainingError(f"step {loop.done}: {error}; {self._kept()}") from error
+        finally:
+            bar.close()
+            for log in logs:
+                log.close()
+        return report
+
+    def save(self) -> list[Path]:
+        """Write what was learned, averaged where it is to be, with the settings beside it; returns the files.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        loop, folder = self.loop, self.output / RESULT
+        values = loop.average.values if loop.average else {n: p.detach() for n, p in loop.trained.parameters.items()}
+        with loop.trained.swapped(values):
+            try:
+                files = loop.trained.save(folder)
+                settings = json.dumps(self.settings.described(), indent=2)
+                (self.output / "settings.json").write_text(settings + "\n", encoding="utf-8")
+            except OSError as error:
+                raise TrainingError(
+                    f"what was learned could not be saved to {folder}: {error}; {self._kept()}, and resume=True saves "
+                    "what it has"
+                ) from error
+        return files
+
+    def _step(self) -> StepReport:
+        try:
+            return self.loop.step()
+        except TrainingError as error:
+            raise TrainingError(
+                f"{error}; {self._kept()}. A lower rate, clip=1.0 or precision='no' may help; resume=True goes on from "
+                "there"
+            ) from None
+
+    def _looked_at(self) -> dict[str, float]:
+        if not self._is_due(self.settings.validation.every):
+            return {}
+        main = self.loop.accelerator.is_main_process
+        return validate(self.loop, self.settings, self.held_out, self.output / "validation", write=main)
+
+    def _keep(self) -> None:
+        main = self.loop.accelerator.is_main_process
+        if (main or self.loop.shards) and self._is_due(self.settings.checkpoint_every):
+            state = self.loop.state(self.facts)  # of which every process may have a part
+            if main:
+                save_checkpoint(self.output, state, self.settings.keep)
+
+    def _is_due(self, every: int) -> bool:
+        return self.loop.done % every == 0 or self.loop.done == self.settings.steps
+
+    def _kept(self) -> str:
+        last = last_checkpoint(self.output)
+        return f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
