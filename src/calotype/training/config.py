@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from calotype.configured import explained
 from calotype.errors import ConfigError, TrainingError
+from calotype.training.allocator import give_back_large
 from calotype.training.data import AnyData
 from calotype.training.settings import TrainingSettings
 from calotype.training.targets import FullWeights
@@ -79,11 +80,15 @@ def _yaml(text: str) -> Any:
 def run_training(config: TrainingConfig, *, resume: bool = False, progress: bool = True) -> TrainingResult:
     """Run what a config describes. With a cache, a process of its own fills it, and this one loads what is left.
 
+    The process is taken for the run's: on a processor its C library is told to give large arrays back at once.
+
     Raises:
         ConfigError, InputError, TrainingError, RepositoryError, ComponentError: as `Trainer` and `from_pretrained` do.
     """
     refuse_started(Path(config.output).expanduser(), resume)
     rows = config.data.rows()
+    if config.device == "cpu" or (config.device is None and not torch.cuda.is_available()):
+        give_back_large()
     if config.cache is None:
         return Trainer(_loaded(config), rows, config.output, settings=config.settings).train(
             resume=resume, progress=progress
