@@ -221,6 +221,8 @@ def test_fields_of_a_base_that_is_not_described_are_found():
 def test_a_default_without_a_type_is_refused():
     with pytest.raises(TypeError, match="blades needs a type"):
         type("Wrong", (Lens,), {"blades": 5})
+    with pytest.raises(TypeError, match="grip needs a type: write grip: str = "):
+        type("Wrong", (Lens,), {"grip": "left"})
     with pytest.raises(TypeError, match="hood needs a type"):
 
         class Wrong(Described):

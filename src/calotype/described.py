@@ -163,11 +163,11 @@ class _DescribedType(ABCMeta):
 
     def _refuse_untyped(cls) -> None:
         """Raise `TypeError` for a default without a type, which would be no field."""
-        typed = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
         for name, value in cls._body.items():
             unnamed = name.startswith("_") or name == "model_config" or name in cls._body["__annotations__"]
-            if not unnamed and (isinstance(value, _Later) or (name in typed and not _is_code(value))):
-                raise TypeError(f"{cls.__name__}.{name} needs a type: write {name}: <type> = ...")
+            if not unnamed and (isinstance(value, _Later) or not _is_code(value)):
+                kind = "<type>" if isinstance(value, _Later) else type(value).__name__
+                raise TypeError(f"{cls.__name__}.{name} needs a type: write {name}: {kind} = ...")
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         return cls._model(*args, **kwargs)

@@ -82,7 +82,7 @@ def test_renaming_two_results_to_one_wire():
 
 
 def test_every_value_needs_a_type():
-    with pytest.raises(GraphError, match="untyped: parameter 'x' needs a type"):
+    with pytest.raises(GraphError, match="untyped: parameter 'x' needs a type; write `x: Tensor`"):
 
         @unit
         def untyped(x) -> int:
@@ -172,5 +172,8 @@ def test_a_named_tuple_may_be_none_as_a_whole():
 
 
 def test_another_thing_than_the_named_tuple():
-    with pytest.raises(GraphError, match="encoded returned list, wanted a NamedTuple of embeds, mask"):
+    with pytest.raises(
+        GraphError,
+        match=r"encoded returned list, wanted a NamedTuple of embeds, mask; write return Text\(embeds=..., mask=...\)",
+    ):
         encoded.results([1])

@@ -9,7 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from calotype import DDPMPipeline, DDPMScheduler, DiffusionPipeline, TextToImagePipeline, UNet2DModel, unit
+from calotype import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiffusionPipeline,
+    TextToImagePipeline,
+    UNet2DModel,
+    unit,
+)
 from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, UnusedInput
 from calotype.pipelines.pictures import Picture, read_picture, to_array, to_picture
 from calotype.pipelines.replay.again import replay
@@ -103,11 +111,27 @@ def test_a_device_that_is_not_there(pipe: TextToImagePipeline) -> None:
 def test_dtypes_are_read_and_checked(pipe: TextToImagePipeline) -> None:
     with pytest.raises(InputError, match="dtype must be a floating-point"):
         pipe.to(dtype=torch.int8)
+    with pytest.raises(InputError, match="got 'fp16'; write 'float16'"):
+        pipe.to(dtype="fp16")
     half = DiffusionPipeline.from_pretrained(MODEL, device="cpu").to(dtype="float16")
     assert half.transformer.dtype == torch.float16
     mixed = DiffusionPipeline.from_pretrained(MODEL, device="cpu", dtype={"transformer": "bfloat16"})
     assert mixed.transformer.dtype == torch.bfloat16 and mixed.vae.dtype == torch.float32
     assert mixed(prompt="a cat", steps=2, seed=0).image.size == (64, 64)
+
+
+def test_a_word_or_a_class_is_no_scheduler(pipe: TextToImagePipeline) -> None:
+    with pytest.raises(ComponentError, match=r"got str 'euler'; did you mean EulerDiscreteScheduler\(\)\?"):
+        pipe.scheduler = "euler"
+    with pytest.raises(ComponentError, match=r"got the class DDIMScheduler; write DDIMScheduler\(\)"):
+        pipe.scheduler = DDIMScheduler
+    with pytest.raises(ComponentError, match=r"scheduler= must be a Scheduler, got a str 'DDIM'; did you mean DDIM"):
+        DiffusionPipeline.from_pretrained(MODEL, scheduler="DDIM")
+
+
+def test_misspelled_keywords_of_the_ecosystem_are_known_too(pipe: TextToImagePipeline) -> None:
+    with pytest.raises(UnknownInput, match="'num_inference_step' is not an input; write steps="):
+        pipe(prompt="a", num_inference_step=3)
 
 
 def test_misspelled_options_get_the_nearest() -> None:

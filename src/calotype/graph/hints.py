@@ -22,7 +22,7 @@ from typing import (
     get_origin,
 )
 
-from calotype._names import OF_TRANSFORMERS
+from calotype._names import OF_TRANSFORMERS, PUBLIC
 from calotype.graph.branches import Branches
 
 T = TypeVar("T")
@@ -119,6 +119,19 @@ class Component:
 
     def __class_getitem__(cls, path: str) -> Any:
         return Annotated[Any, ComponentRef(path)]
+
+
+def got_instead(value: Any, wanted: str) -> str:
+    """What was found where a component was wanted, for a message: its class, and what to type where it is the class
+    itself or a word for one."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}; write {value.__name__}()"
+    if not isinstance(value, str):
+        return type(value).__name__
+    word = "".join(filter(str.isalnum, value)).lower()
+    of_kind = [name for name in PUBLIC if name.endswith(wanted) and name != wanted]
+    near = sorted((name for name in of_kind if word and name.lower().startswith(word)), key=len)
+    return f"str {value!r}{f'; did you mean {near[0]}()?' if near else ''}"
 
 
 def is_union(hint: Any) -> bool:

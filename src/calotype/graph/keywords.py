@@ -1,6 +1,7 @@
 """What calls of other libraries are made with, and what says the same here: a table for messages."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 
 OTHERS: Mapping[str, str] = {
     "output_type": 'pictures come as PIL images; outputs=("latents",) gives another value of the pipeline',
@@ -34,10 +35,12 @@ NEEDS: Mapping[str, str] = {"prompt_embeds": "prompt", "negative_prompt_embeds":
 
 
 def instead_of(name: str, known: Mapping[str, object]) -> str:
-    """What to write instead of a keyword that is no input; empty for one that nobody has.
+    """What to write instead of a keyword that is no input, misspelled or not; empty for one that nobody has.
 
     A word for another input, or for a value made from one, is kept only where the pipeline has that input.
     """
+    if name not in OTHERS and not get_close_matches(name, known, n=1):
+        name = next(iter(get_close_matches(name, OTHERS, n=1)), name)
     if NEEDS.get(name, name) not in {name, *known}:
         return ""
     said = OTHERS.get(name, "")

@@ -70,6 +70,7 @@ class Unit(Node, Generic[P, R]):
         made = hints["return"]
         fields = getattr(bare(made), "_fields", None)
         self._fields: tuple[str, ...] | None = fields
+        self._made_by = getattr(bare(made), "__name__", "")
         self.returns: dict[str, Any] = self._field_hints(made) if fields else {self.function_name: made}
         self._refuse_wrong_renames()
         self._own_name = name
@@ -150,7 +151,8 @@ class Unit(Node, Generic[P, R]):
         """What one call returned, by wire. Raises `GraphError` for a `None` that the annotation excludes."""
         if self._fields is not None and made is not None and getattr(made, "_fields", None) != self._fields:
             raise GraphError(
-                f"{self.name} returned {type(made).__name__}, wanted a NamedTuple of {', '.join(self._fields)}"
+                f"{self.name} returned {type(made).__name__}, wanted a NamedTuple of {', '.join(self._fields)}; write "
+                f"return {self._made_by}({', '.join(f'{name}=...' for name in self._fields)})"
             )
         if self._fields is None:
             named = {self.function_name: made}
@@ -180,14 +182,19 @@ class Unit(Node, Generic[P, R]):
             if p.kind is p.POSITIONAL_ONLY:
                 raise GraphError(f"{self.function_name}: values are passed by name; leave out the `/` after {p.name!r}")
             if p.name not in hints:
-                raise GraphError(f"{self.function_name}: parameter {p.name!r} needs a type")
+                raise GraphError(
+                    f"{self.function_name}: parameter {p.name!r} needs a type; write `{p.name}: Tensor`, or what it is"
+                )
             if p.default is not p.empty:
                 raise GraphError(
                     f"{self.function_name}: parameter {p.name!r} has a default, which would hide a misspelled wire; "
                     "a user's default belongs in Inputs, an optional value is typed `... | None`"
                 )
         if "return" not in hints or hints["return"] is type(None):
-            raise GraphError(f"{self.function_name}: annotate what it returns")
+            raise GraphError(
+                f"{self.function_name}: annotate what it returns; write `def {self.function_name}(...) -> Tensor`, or "
+                "what it is"
+            )
 
     def _refuse_other_parameters(self) -> None:
         if self.together is None:

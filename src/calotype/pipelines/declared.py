@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, TypeVar, cast, get_origin, get_type_hints
 
 from calotype.errors import ComponentError, GraphError
-from calotype.graph.hints import ClassRef, accepts_none, bare, members, spell
+from calotype.graph.hints import ClassRef, accepts_none, bare, got_instead, members, spell
 from calotype.graph.unit import unresolved
 
 SETTINGS = frozenset({"Inputs", "units", "graph"})
@@ -73,7 +73,8 @@ def check_component(owner: str, name: str, value: Any, hint: Any) -> None:
     """Raise `ComponentError` when a component is not of its declared type."""
     kinds = [m for m in members(hint) if m is not type(None)]
     if value is not None and not any(_admits(kind, value) for kind in kinds):
-        raise ComponentError(f"{owner}.{name} must be {spell(hint)}, got {type(value).__name__}")
+        wanted = spell(bare(hint))
+        raise ComponentError(f"{owner}.{name} must be {spell(hint)}, got {got_instead(value, wanted)}")
 
 
 def _admits(kind: Any, value: Any) -> bool:

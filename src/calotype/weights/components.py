@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from calotype.errors import ComponentError, InputError, RepositoryError, UnknownInput, did_you_mean
+from calotype.graph.hints import got_instead
 from calotype.weights.kinds import Expected, fits, spelled
 from calotype.weights.model_index import (
     INDEX_NAME,
@@ -279,4 +280,5 @@ def _check_names(what: str, names: Collection[str], known: Collection[str]) -> N
 
 def _check_type(name: str, component: Any, expected: Expected) -> None:
     if component is not None and not fits(type(component), expected):
-        raise ComponentError(f"{name}= must be a {spelled(expected)}, got a {type(component).__qualname__}")
+        wanted, article = spelled(expected), "" if isinstance(component, type) else "a "
+        raise ComponentError(f"{name}= must be a {wanted}, got {article}{got_instead(component, wanted)}")
