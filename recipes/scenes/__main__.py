@@ -19,11 +19,12 @@ from PIL import Image
 
 from calotype import QwenImageBlockwiseControlNetModel
 from calotype.pipelines.packs import UnitPack
+from calotype.pipelines.text_to_image import control, new_controlnet
 from calotype.training import AdamW, FullWeights, LogitNormal, LowRankChange, Muon, Rate, Trainer
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint
 from recipes.edges import edges
 from recipes.scenes import pictures
-from recipes.scenes.pipeline import CONTROL, EDITING, REGIONS, ScenesPipeline, untrained
+from recipes.scenes.pipeline import EDITING, REGIONS, ScenesPipeline, untrained
 
 LAYERS = r"(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
 """The layers of attention in both streams: what adapters change."""
@@ -50,18 +51,6 @@ STAGES: Mapping[str, Mapping[str, Any]] = {
 PACKS: Mapping[str, UnitPack] = {"regions": REGIONS, "edit": EDITING}
 
 
-def new_controlnet(pipe: ScenesPipeline) -> QwenImageBlockwiseControlNetModel:
-    """A network for edges that adds nothing yet. A token is the square of pixels of one latent."""
-    config = pipe.transformer.config
-    network = QwenImageBlockwiseControlNetModel(
-        num_layers=config.num_layers, in_dim=3 * pipe.vae.config.downscale**2, dim=config.width
-    )
-    for name, parameter in network.named_parameters():
-        if "output_proj" in name:
-            parameter.data.zero_()
-    return network
-
-
 def drawing(work: Path) -> ScenesPipeline:
     """The pipeline with the averaged transformer of the newest checkpoint of `draw`; untrained where there is none."""
     pipe, newest = untrained(), last_checkpoint(work / "draw")
@@ -77,7 +66,7 @@ def equipped(stage: str, pipe: ScenesPipeline) -> Any:
     if stage == "draw":
         return pipe
     if stage == "control":
-        return pipe.with_units(CONTROL, controlnet=new_controlnet(pipe))
+        return pipe.with_units(control(), controlnet=new_controlnet(pipe.transformer))
     return pipe.with_units(PACKS[stage])
 
 
@@ -126,7 +115,7 @@ def sheet(work: Path) -> Image.Image:
         lines.append([picture for pair in zip(befores, afters, strict=True) for picture in pair])
     if (work / "control" / "result").exists():
         trained = QwenImageBlockwiseControlNetModel.from_pretrained(work / "control" / "result" / "controlnet")
-        controlled: Any = pipe.with_units(CONTROL, controlnet=trained)
+        controlled: Any = pipe.with_units(control(), controlnet=trained)
         drawn = [edges(pipe(prompt=prompt, seed=100 + seed).image) for seed, prompt in enumerate(PROMPTS[:6])]
         followed = [controlled(prompt=p, seed=7, control_image=e).image for p, e in zip(PROMPTS, drawn, strict=False)]
         lines.append([picture for pair in zip(drawn, followed, strict=True) for picture in pair])

@@ -14,7 +14,6 @@ from calotype.described import Field
 from calotype.graph.hints import Each, Pad
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.qwen_image import emoji_64
-from calotype.models.qwen_image_blockwise_controlnet import QwenImageBlockwiseControlNetModel
 from calotype.models.word_text_encoder import WordTextEncoder, WordTokenizer
 from calotype.nn.attention_backends import AttentionBackend
 from calotype.nn.patches import patched
@@ -26,9 +25,8 @@ from calotype.pipelines.guidance import guidance
 from calotype.pipelines.latents import keep_known, latents, sigmas, start
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask
-from calotype.pipelines.qwen_image.units import Grids, ready, times, velocity
+from calotype.pipelines.qwen_image.units import Grids, ready, squares, times, velocity
 from calotype.pipelines.text_to_image import TextToImageInputs, TextToImagePipeline
-from calotype.pipelines.text_to_image.controls import ControlInputs, controlled
 from calotype.pipelines.text_to_image.units import image, image_latents, masks, noise
 
 
@@ -85,7 +83,9 @@ class ScenesPipeline(DiffusionPipeline):
         latents,
         masks,
         grids,
-        Denoise(velocity, guidance=guidance, once=[ready, times], after_step=[keep_known], cache="cache"),
+        Denoise(
+            velocity, guidance=guidance, once=[ready, times], after_step=[keep_known], cache="cache", packed=squares
+        ),
         image,
     )
     __call__ = takes(SceneInputs)
@@ -170,22 +170,3 @@ def beside(reference_latents: Float[Tensor, "b c h8 w8"]) -> Conditions:
 
 
 EDITING = UnitPack((reference_latents,), EditInputs, once=(beside,))
-
-
-# -- control -------------------------------------------------------------------------------------------------------
-
-
-@unit
-def control_tokens(
-    control_image: Picture, height: int, width: int, *, vae: Settings[MiniAutoencoderKL]
-) -> Float[Tensor, "1 n c"]:
-    """The pixels of the picture to follow, a token for each latent."""
-    return patched(to_array(fitted(control_image, height, width)), vae.config.downscale).tokens
-
-
-CONTROL = UnitPack(
-    (control_tokens,),
-    ControlInputs,
-    steer=(controlled,),
-    components={"controlnet": QwenImageBlockwiseControlNetModel},
-)

@@ -12,9 +12,10 @@ from recipes.emoji.render import Concept
 from recipes.emoji.settings import STYLES
 from recipes.scenes import __main__ as scenes
 from recipes.scenes import pictures
-from recipes.scenes.pipeline import CONTROL, EDITING, REGIONS, untrained
+from recipes.scenes.pipeline import EDITING, REGIONS, untrained
 
 from calotype import TextToImagePipeline
+from calotype.pipelines.text_to_image import control, new_controlnet
 from calotype.training.log import read_table
 
 CALL: dict[str, Any] = {"prompt": "a cat", "seed": 1, "steps": 2, "height": 32, "width": 32}
@@ -74,8 +75,8 @@ def test_a_reference_and_a_control_are_seen(pipe: Any) -> None:
     editor = pipe.with_units(EDITING)
     assert not torch.equal(latents(editor, reference=red), latents(editor, reference=blue))
     assert torch.equal(latents(editor), latents(pipe))
-    network = scenes.new_controlnet(pipe).eval()
-    controlled = pipe.with_units(CONTROL, controlnet=network)
+    network = new_controlnet(pipe.transformer).eval()
+    controlled = pipe.with_units(control(), controlnet=network)
     assert torch.equal(latents(controlled, control_image=red), latents(pipe))  # a new network adds nothing
     torch.nn.init.normal_(network.controlnet_blocks[0].output_proj.weight, std=0.1)
     assert not torch.equal(latents(controlled, control_image=red), latents(controlled, control_image=blue))
@@ -136,3 +137,13 @@ def test_every_stage_trains(stage: str, made: None, tmp_path: Path, monkeypatch:
     losses = [float(row["loss"]) for row in read_table(tmp_path / stage)]
     assert len(losses) == 2 and all(np.isfinite(losses))
     assert (tmp_path / stage / "result").exists()
+
+
+def test_a_stage_goes_on_to_another_number_of_steps(
+    made: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scenes, "STAGES", {"edit": {**scenes.STAGES["edit"], "data": (pictures.changed, 2)}})
+    for steps in (2, 3):
+        scenes.main("edit", str(tmp_path), str(steps))
+    rows = read_table(tmp_path / "edit")
+    assert [int(row["step"]) for row in rows] == [1, 2, 3]

@@ -70,8 +70,8 @@ class Node:
         """The guidance branches it needs, given the call's inputs and the inputs that have a negative twin."""
         return ()
 
-    def run(self, run: "Run") -> Iterator["StepEvent | None"]:
-        """Read from and write to the wires of `run`; a loop yields its steps, as None where nobody looks at them."""
+    def run(self, run: "Run") -> Iterator["StepEvent"]:
+        """Read from and write to the wires of `run`; a loop yields its steps where somebody looks at them."""
         raise NotImplementedError
 
 

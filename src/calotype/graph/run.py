@@ -62,10 +62,10 @@ class Run:
 
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def execute(self) -> Iterator[StepEvent | None]:
+    def execute(self) -> Iterator[StepEvent]:
         """Run the plan's nodes in order, dropping each wire after the last node that reads it.
 
-        Yields the steps of loops, as None while nobody looks at them.
+        Yields the steps of loops while somebody looks at them.
         """
         for position, planned in enumerate(self.plan.nodes):
             self.position = position
@@ -99,11 +99,11 @@ class Run:
         """What the present node's functions run in: nothing, unless the plan has it compute another way."""
         return _AS_EVER if self.way is None else self.way(self.plan.nodes[self.position].name)
 
-    def stepping(self, steps: Iterator[StepEvent | None]) -> Iterator[StepEvent | None]:
+    def stepping(self, steps: Iterator[StepEvent]) -> Iterator[StepEvent]:
         """The steps of a loop, each of which is computed within `computing`; who looks on between them is not."""
         return steps if self.way is None else self._stepping(steps)
 
-    def _stepping(self, steps: Iterator[StepEvent | None]) -> Iterator[StepEvent | None]:
+    def _stepping(self, steps: Iterator[StepEvent]) -> Iterator[StepEvent]:
         while True:
             with self.computing():
                 try:

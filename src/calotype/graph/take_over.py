@@ -11,7 +11,8 @@ from calotype.graph.node import BY_BRANCH, Active, Node
 from calotype.graph.unit import hints_of
 
 if TYPE_CHECKING:
-    from calotype.graph.run import Run, StepEvent
+    from calotype.graph.events import StepEvent
+    from calotype.graph.run import Run
 
 
 class State:
@@ -82,7 +83,7 @@ class TakeOver(Node):
             if state.written[wire] is None and not accepts_none(hint):
                 raise GraphError(f"{self.name} wrote None to {wire!r}, wanted {spell(hint)}")
 
-    def run(self, run: "Run") -> Iterator["StepEvent | None"]:
+    def run(self, run: "Run") -> Iterator["StepEvent"]:
         run.take_over(self)
         return iter(())
 

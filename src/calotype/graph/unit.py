@@ -143,7 +143,7 @@ class Unit(Node, Generic[P, R]):
         """The wires that it reads one branch at a time."""
         return tuple(self.wire(n) for n, h in self.parameters.items() if branches_of(h) is None)
 
-    def run(self, run: "Run") -> Iterator["StepEvent | None"]:
+    def run(self, run: "Run") -> Iterator["StepEvent"]:
         run.evaluate(self)
         return iter(())
 

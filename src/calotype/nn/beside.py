@@ -5,7 +5,7 @@ nothing in what other threads compute meanwhile.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
@@ -21,13 +21,16 @@ Pair: TypeAlias = tuple[Tensor, Tensor]
 _WITHIN: ContextVar[object] = ContextVar("changes that run beside layers", default=None)
 
 
-@contextmanager
-def running_beside(network: nn.Module, changes: Sequence[tuple[Mapping[str, Pair], float]]) -> Iterator[None]:
+def running_beside(
+    network: nn.Module, changes: Sequence[tuple[Mapping[str, Pair], float]]
+) -> AbstractContextManager[None]:
     """Run changes of linear layers, by name and each at its weight, in what this thread computes meanwhile. They must
     fit (`check_fits`)."""
-    if not changes:
-        yield
-        return
+    return _running(network, changes) if changes else nullcontext()
+
+
+@contextmanager
+def _running(network: nn.Module, changes: Sequence[tuple[Mapping[str, Pair], float]]) -> Iterator[None]:
     mine = object()
     with ExitStack() as hooks:
         for pairs, weight in changes:

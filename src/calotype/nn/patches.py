@@ -1,9 +1,10 @@
 """Latents as tokens: squares of a picture, row by row, and back."""
 
+from dataclasses import dataclass
 from math import prod
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Size, Tensor
 
 from calotype.errors import InputError
 from calotype.nn.streams import Grid, Patches
@@ -38,3 +39,20 @@ def unpatched(tokens: Float[Tensor, "b n c"], grid: Grid, side: int = 2) -> Floa
     squares = tokens.reshape(batch, frames, height, width, channels // side**2, side, side).permute(0, 4, 1, 2, 5, 3, 6)
     pictures = (frames, height * side, width * side) if frames > 1 else (height * side, width * side)
     return squares.reshape(batch, channels // side**2, *pictures)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Latents packed as tokens of `side` x `side` of them, for a loop that works on tokens: `Denoise(..., packed=)`."""
+
+    side: int = 2
+
+    def pack(self, latents: Float[Tensor, "b c *frames h w"]) -> Float[Tensor, "b n c2"]:
+        """The tokens. Raises `InputError` for a height or width that is no multiple of the side."""
+        return patched(latents, self.side).tokens
+
+    def unpack(self, packed: Float[Tensor, "b n c2"], shape: Size) -> Float[Tensor, "b c *frames h w"]:
+        """The latents, of this shape but for how many there are."""
+        frames = shape[2] if len(shape) == 5 else 1
+        grid = (frames, shape[-2] // self.side, shape[-1] // self.side)
+        return unpatched(packed, grid, self.side).reshape(len(packed), -1, *shape[2:])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from calotype.errors import InputError
-from calotype.graph.plan import Plan
 from calotype.graph.events import StepEvent
+from calotype.graph.plan import Plan
 from calotype.graph.run import Run
 from calotype.pipelines.result import Result
 
@@ -35,9 +35,7 @@ class Stream:
         return self
 
     def __next__(self) -> StepEvent:
-        event = self._step(watched=True)
-        assert event is not None  # it was watched
-        return event
+        return self._step(watched=True)
 
     def __enter__(self) -> "Stream":
         return self
@@ -49,6 +47,7 @@ class Stream:
         """Stop here, or after the step that another thread runs. Nothing of the call is left behind; a result that is
         there already stays."""
         self._closed = True
+        self._run.watched = True  # so that a loop stops at its next step
         if self._stepping.acquire(blocking=False):  # else who runs the step does it
             try:
                 self._steps.close()
@@ -75,11 +74,14 @@ class Stream:
         except StopIteration:
             return self.result
 
-    def _step(self, *, watched: bool) -> StepEvent | None:
-        """The next step. Raises `StopIteration` at the end, and once the stream was closed."""
+    def _step(self, *, watched: bool) -> StepEvent:
+        """The next step, or with nobody who looks the rest. Raises `StopIteration` at the end, and once the stream was
+        closed."""
         try:
             with self._stepping:
                 self._run.watched = watched
+                if self._closed:  # before that, or else whoever closes has it watched
+                    self._run.watched = True
                 event = next(self._steps)
         except (StopIteration, GeneratorExit):
             raise
@@ -95,9 +97,7 @@ class Stream:
 
 
 @torch.no_grad()
-def _iterate(
-    run: Run, recipe: "Callable[[], Recipe]", results: list[Result]
-) -> Generator[StepEvent | None, None, None]:
+def _iterate(run: Run, recipe: "Callable[[], Recipe]", results: list[Result]) -> Generator[StepEvent, None, None]:
     """The steps of a call, and then its result. Knows nothing of the stream, so that no cycle keeps either alive."""
     try:
         yield from run.execute()

@@ -24,7 +24,7 @@ def is_composite(value: Any) -> bool:
 
 def map_leaves(fn: Callable[..., Any], first: T, *others: Any) -> T:
     """`fn` of each array of `first` and the matching ones of `others`; a plain array is its own only leaf."""
-    if not is_composite(first):
+    if isinstance(first, Tensor) or not is_composite(first):
         return fn(first, *others)  # type: ignore[no-any-return]
     parts = {
         f.name: map_leaves(fn, getattr(first, f.name), *(getattr(o, f.name) for o in others))

@@ -12,7 +12,7 @@ from calotype.graph.node import Active, Node
 from calotype.graph.unit import Unit, unit
 from calotype.sampling.collate import split_items
 from calotype.sampling.guidance.classifier_free import ClassifierFree
-from calotype.sampling.guidance.policy import Guidance, NoGuidance
+from calotype.sampling.guidance.policy import Guidance, NoGuidance, takes_packed
 from calotype.sampling.noise import NoiseSource
 from calotype.sampling.once import Once
 from calotype.sampling.parameters import (
@@ -28,6 +28,7 @@ from calotype.sampling.steering import BlockReuse
 if TYPE_CHECKING:
     from calotype.graph.events import StepEvent
     from calotype.graph.run import Run
+    from calotype.sampling.packing import Form, Packing
 
 
 @unit
@@ -67,12 +68,15 @@ class Denoise(Node):
             What they make is for the predictor and the units in `steer`, by name (`calotype.sampling.once`).
         cache: the input that says how steps take over work of steps before (`calotype.sampling.caching`); by default,
             or where it is None, every step computes.
+        packed: a unit of components alone that makes the `Packing` in which the loop works on the latents, one tensor:
+            the predictor reads and makes them packed, and all others see them as they are. None: nobody packs.
         batch_branches: predict all branches in one batch, or in turn; by default whichever is better for the size.
         optional: the loop may be skipped, which leaves `latents` as they are.
 
     Raises:
         GraphError: a unit lacks `latents` or makes several values, the guidance unit uses components, the predictor
-            does not take what a unit in `steer` makes, or an objective takes no `Estimate`.
+            does not take what a unit in `steer` makes, an objective takes no `Estimate`, or the unit that packs reads
+            a wire.
     """
 
     is_loop = True
@@ -93,6 +97,7 @@ class Denoise(Node):
         around: Sequence[Unit[..., Guidance]] = (),
         once: Sequence[Unit[..., Any]] = (),
         cache: str | None = None,
+        packed: "Unit[..., Packing] | None" = None,
         batch_branches: bool | None = None,
         optional: bool = False,
     ) -> None:
@@ -101,7 +106,7 @@ class Denoise(Node):
         self.predict, self.guidance, self.around = predict, guidance, tuple(around)
         self.after_step, self.steer, self.objectives = tuple(after_step), tuple(steer), tuple(objectives)
         self.inner: tuple[Unit[..., Any], ...] = (predict, *self.steer, *self.objectives, *self.after_step)
-        self.once, self.cache = Once(name, once), cache
+        self.once, self.cache, self.packed = Once(name, once), cache, packed
         self._all: tuple[Unit[..., Any], ...] = (*self.once.units, *self.inner)
         self.noise_source, self.batch_branches, self.may_skip = noise_source, batch_branches, optional
         self.step_parameters = {u: step_parameters(u) for u in self.inner}
@@ -124,10 +129,15 @@ class Denoise(Node):
                 raise GraphError(
                     f"{name}: {deciding.name} decides the branches before anything runs, so it has no components"
                 )
+        if packed is not None and packed.reads:
+            raise GraphError(
+                f"{name}: {packed.name} packs the latents by components alone; it reads {min(packed.reads)!r}"
+            )
         self.plan_reads = frozenset(self._plan_reads())
         hint = predict.parameters["latents"]
         self.reads = MappingProxyType(self._all_reads() | {latents: hint, sigmas: NoiseLevels, "seed": int})
-        self.uses = MappingProxyType({scheduler: Scheduler} | {n: h for u in self._all for n, h in u.uses.items()})
+        using = self._all if packed is None else (packed, *self._all)
+        self.uses = MappingProxyType({scheduler: Scheduler} | {n: h for u in using for n, h in u.uses.items()})
         self.writes = MappingProxyType({latents: hint})
 
     def __repr__(self) -> str:
@@ -146,7 +156,7 @@ class Denoise(Node):
             self.predict, name=self.name, latents=self.latents, sigmas=self.sigmas, scheduler=self.scheduler,
             guidance=self.guidance, after_step=(*self.after_step, *after_step), steer=(*self.steer, *steer),
             objectives=(*self.objectives, *objectives), noise_source=self.noise_source,
-            around=(*self.around, *around), once=(*once, *self.once.units), cache=self.cache,
+            around=(*self.around, *around), once=(*once, *self.once.units), cache=self.cache, packed=self.packed,
             batch_branches=self.batch_branches, optional=self.may_skip,
         )  # fmt: skip
 
@@ -160,7 +170,7 @@ class Denoise(Node):
             return None
         running = [u for u in self._all if u is self.predict or self._runs(u, absent)]
         reads = {w for u in running for w in self._outer(u)} | self.plan_reads
-        uses = {n for u in running for n in u.uses}
+        uses = {n for u in running for n in u.uses} | set(self.packed.uses if self.packed is not None else ())
         reads |= {self.latents, self.sigmas, "seed"} | ({self.noise_source} if self.noise_source else set())
         return Active(frozenset(reads), frozenset(uses | {self.scheduler}))
 
@@ -203,20 +213,26 @@ class Denoise(Node):
                     "predictor of your own"
                 )
 
-    def run(self, run: "Run") -> Iterator["StepEvent | None"]:
+    def run(self, run: "Run") -> Iterator["StepEvent"]:
         from calotype.sampling.loop import Loop  # needed at the first call only
 
         active = run.plan.nodes[run.position].active
         with ExitStack() as held:
             held.enter_context(run.hold(active.uses))
             for event in run.stepping(Loop(self, run, active).steps()):
-                if event is None:
-                    yield None
-                    continue
                 held.close()  # who looks on may preview, or wait for long
                 yield event
                 if event.index + 1 < event.total:
                     held.enter_context(run.hold(active.uses))
+
+    def form(self, components: Mapping[str, Any], value: Any, policy: Guidance | None = None) -> "Form":
+        """The form in which the loop works on latents of the shape of `value`, and whether a policy takes it."""
+        from calotype.sampling.packing import Form  # needed at the first call only
+
+        if self.packed is None:
+            return Form(None, value)
+        packing = self.packed.fn(**self.packed.parts(components))
+        return Form(packing, value, policy is None or takes_packed(policy, packing))
 
     def rehearse(self, run: "Run", seen: Callable[[int], None] | None = None) -> list[tuple[str, ...]]:
         """Run only as many steps as show all that a step holds, and leave what they give: for predictions of memory.
@@ -236,7 +252,7 @@ class Denoise(Node):
         for index, event in enumerate(run.stepping(loop.steps())):
             if seen is not None:
                 seen(index)
-            if event is not None and index > 0 and len(active[index]) == len(loop.branches):
+            if index > 0 and len(active[index]) == len(loop.branches):
                 run.enter(self.latents, split_items(event.latents, len(loop.items)), loop.items)
                 break
         return active

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from calotype.sampling.guidance.policy import advance
 from calotype.sampling.guidance.predictions import Predictions
 from calotype.sampling.noise import NoiseSource, per_item
 from calotype.sampling.once import Calls
+from calotype.sampling.packing import Form
 from calotype.sampling.parameters import (
     estimate_parameters,
     steered_parameters,
@@ -29,12 +31,15 @@ from calotype.sampling.steering import summed
 from calotype.sampling.step import Step
 
 if TYPE_CHECKING:
-    from calotype.graph.run import Run, StepEvent
+    from calotype.graph.events import StepEvent
+    from calotype.graph.run import Run
     from calotype.sampling.caching.policy import StepCache
     from calotype.sampling.caching.session import Caching
     from calotype.sampling.denoise import Denoise
 
 Items = Sequence[tuple[int, int]]
+
+_AS_IT_IS = nullcontext()
 
 BATCHED_ELEMENTS = 2**13
 """On a CPU, branches share one batch while the loop's value has at most this many elements for all items; above it,
@@ -60,15 +65,17 @@ class Loop:
         self._made_once: dict[tuple[str, ...] | None, Calls] = {}  # by the branch's adapters
         self._steered = steered_parameters(node.predict)
         self._arguments: dict[tuple[str, ...], dict[Unit[..., Any], dict[str, Any]]] = {}
-        self._together: dict[tuple[str, ...], bool] = {}
-        self._kinds: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        self._batches: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
         self._after_arguments = [self._unit_arguments(u, POSITIVE) for u in self.after]
         self._objectives = {u: self._unit_arguments(u, POSITIVE) for u in node.objectives if self._triggered(u, active)}
         self._caching = self._cached(run.plan.call.values)
+        self._form = Form(None, None)  # until the latents are there
 
-    def steps(self) -> Iterator["StepEvent | None"]:
-        """The steps, each when it is done; as None while nobody looks at them."""
+    def steps(self) -> Iterator["StepEvent"]:
+        """The steps, each when it is done; while nobody looks at them, they are done and not told."""
         latents = self._collated(self.node.latents, POSITIVE, self.node.reads[self.node.latents])
+        self._form = self.node.form(self.parts, latents, self.policy)
+        latents = self._form.pack(latents)
         count = len(self.levels)
         states = [self.scheduler.init_state() for _ in leaves_of(latents)]
         guided: list[Any] = [None] * len(states)
@@ -80,10 +87,11 @@ class Loop:
             before = latents
             latents, states = self._advance(latents, output, index, states, sources)
             for inner, arguments in zip(self.after, self._after_arguments, strict=True):
-                latents = self._called(inner, latents, arguments, step)
+                latents = self._form.pack(self._called(inner, self._form.unpack(latents), arguments, step))
             if index + 1 == count:
-                self.run.enter(self.node.latents, split_items(latents, len(self.items)), self.items)
-            yield self._event(index, count, latents, before, output) if self.run.watched else None
+                self.run.enter(self.node.latents, split_items(self._form.unpack(latents), len(self.items)), self.items)
+            if self.run.watched:
+                yield self._event(index, count, latents, before, output)
 
     def _levels(self) -> NoiseLevels:
         """The noise levels, which all items share. Raises `InputError` where they do not."""
@@ -123,20 +131,21 @@ class Loop:
         return map_leaves(leaf, latents, output), after
 
     def _event(self, index: int, count: int, latents: Any, before: Any, output: Any) -> "StepEvent":
-        from calotype.graph.run import StepEvent  # loaded by whoever runs the loop
+        from calotype.graph.events import StepEvent  # loaded by whoever runs the loop
 
-        fork = self.run.fork()
+        fork, unpack = self.run.fork(), self._form.unpack
 
         def denoised() -> Any:
             with torch.no_grad():
-                return map_leaves(lambda x, out: self.scheduler.denoised(x, out, self.levels, index), before, output)
+                found = map_leaves(lambda x, out: self.scheduler.denoised(x, out, self.levels, index), before, output)
+                return unpack(found)
 
         def preview() -> Mapping[str, Any]:
             with torch.no_grad():
                 return fork.fork().preview(self.node.latents, split_items(denoised(), len(self.items))[0])
 
         reused = self._caching is not None and self._caching.reused
-        return StepEvent(self.node.name, index, count, latents, denoised, preview, reused)
+        return StepEvent(self.node.name, index, count, unpack(latents), denoised, preview, reused)
 
     def _check_adapters(self) -> None:
         """Raise `InputError` for a branch whose adapters cannot run alone."""
@@ -152,15 +161,19 @@ class Loop:
     ) -> tuple[Any, list[Any]]:
         """The branches' predictions as one, for each part of the latents, and the guidance's state of each."""
         after: list[Any] = []
-        reading = self.levels.plans[step.index].clean
+        reading, form = self.levels.plans[step.index].clean, self._form
+        if not form.guided:
+            latents, found = form.unpack(latents), {name: form.unpack(one) for name, one in found.items()}
+        packed = form.guided and form.packing is not None
 
         def leaf(x: Tensor, *parts: Tensor) -> Tensor:
-            predictions = Predictions(dict(zip(found, parts, strict=True)), x, reading)
+            predictions = Predictions(dict(zip(found, parts, strict=True)), x, reading, packed)
             combined, state = advance(self.policy, predictions, step, states[len(after)])
             after.append(state)
             return combined
 
-        return map_leaves(leaf, latents, *found.values()), after
+        guided = map_leaves(leaf, latents, *found.values())
+        return guided if form.guided else form.pack(guided), after
 
     def _guided(self, latents: Any, step: Step, states: Sequence[Any]) -> tuple[Any, list[Any]]:
         """The guided prediction of a step, and the guidance's states."""
@@ -172,10 +185,11 @@ class Loop:
 
         first, *others = self.policy.active(step)
         reading, level = self.levels.plans[step.index].clean, self.levels.here[step.index]
+        unpack = self._form.unpack
 
         def value(inner: Unit[..., Any], x: Any, clean: Any) -> Any:
-            estimates = dict.fromkeys(estimate_parameters(inner), clean)
-            return self._called(inner, x, {**self._objectives[inner], **estimates}, step)
+            estimates = dict.fromkeys(estimate_parameters(inner), unpack(clean))
+            return self._called(inner, unpack(x), {**self._objectives[inner], **estimates}, step)
 
         positive, slopes = gradient(
             latents, reading, lambda x: self._predict(x, step, (first,))[first],
@@ -188,52 +202,61 @@ class Loop:
 
     def _predict(self, latents: Any, step: Step, names: Sequence[str]) -> dict[str, Any]:
         """The prediction on some branches of the step; those of one kind of predictor may share a batch."""
+        names = tuple(names)
         shown = map_leaves(lambda t: self.scheduler.model_input(t, self.levels, step.index), latents)
-        kinds = self._alike(tuple(names))
-        if len(kinds) == 1:
-            return self._predict_alike(shown, step, kinds[0])
-        found = {name: one for alike in kinds for name, one in self._predict_alike(shown, step, alike).items()}
-        return {name: found[name] for name in names}
+        if names not in self._batches:
+            self._batches[names] = self._shared(shown, names)
+        found: dict[str, Any] = {}
+        for batch in self._batches[names]:
+            with self._adapted(batch):
+                found |= self._predict_batch(shown, step, batch)
+        return found if len(self._batches[names]) == 1 else {name: found[name] for name in names}
 
-    def _predict_alike(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
+    def _shared(self, shown: Any, names: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """The branches by batch: a pure function of the call and the configuration."""
+        kinds: dict[Any, list[str]] = {}
+        for name in names:
+            kinds.setdefault((self.branches[name].tag, self.branches[name].adapters), []).append(name)
+        batches: list[tuple[str, ...]] = []
+        for alike in map(tuple, kinds.values()):
+            with self._adapted(alike):
+                together = len(alike) > 1 and self._may_batch(shown, alike)
+            batches += [alike] if together else [(name,) for name in alike]
+        return batches
+
+    def _adapted(self, names: tuple[str, ...]) -> AbstractContextManager[None]:
+        """What runs the adapters that these branches name, where they name any."""
         adapters = self.branches[names[0]].adapters
         if adapters is None:
-            return self._predict_each(shown, step, names)
+            return _AS_IT_IS
         from calotype.nn.active_adapters import running  # only policies that name adapters need it
 
-        with running(adapters):
-            return self._predict_each(shown, step, names)
-
-    def _predict_each(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
-        if len(names) > 1 and self._batched(shown, names):
-            return self._predict_batched(shown, step, names)
-        return {name: self._predict_one(shown, step, name) for name in names}
-
-    def _alike(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """The branches by kind of predictor."""
-        if names not in self._kinds:
-            kinds: dict[Any, list[str]] = {}
-            for name in names:
-                kinds.setdefault((self.branches[name].tag, self.branches[name].adapters), []).append(name)
-            self._kinds[names] = [tuple(alike) for alike in kinds.values()]
-        return self._kinds[names]
+        return running(adapters)
 
     def _seen(self, branch: Branch) -> Calls:
         """The calls of units that run once, of a branch's adapters."""
         return self._made_once.setdefault(branch.adapters, [])
 
-    def _predict_one(self, shown: Any, step: Step, name: str) -> Any:
-        branch = self.branches[name]
-        if (name,) not in self._arguments:
+    def _predict_batch(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
+        """The prediction for these branches, in one batch."""
+        if names not in self._arguments:
+            branch = self.branches[names[0]]
             arguments = {u: self._unit_arguments(u, branch) for u in (*self.once, self.node.predict, *self.steer)}
-            self._arguments[(name,)] = self.node.once.filled(arguments, self._seen(branch))
-        return self._predict_steered(shown, step, (name,))
+            self._arguments[names] = self.node.once.filled(arguments, self._seen(branch))
+        count = len(names)
+        if count == 1:
+            return {names[0]: self._predict_steered(shown, step, names)}
+        output = self._predict_steered(map_leaves(lambda t: torch.cat([t] * count), shown), step, names)
+        if isinstance(output, Tensor):
+            return dict(zip(names, output.chunk(count), strict=True))
+        parts = [map_leaves(lambda t, i=number: t.chunk(count)[i], output) for number in range(count)]
+        return dict(zip(names, parts, strict=True))
 
     def _predict_steered(self, shown: Any, step: Step, names: tuple[str, ...]) -> Any:
         """The prediction for these branches, with what steers it at this step."""
         arguments, predict = self._arguments[names], self.node.predict
         given = arguments[predict]
-        made = [self._called(u, shown, arguments[u], step) for u in self.steer]
+        made = [self._called(u, self._form.unpack(shown), arguments[u], step) for u in self.steer]
         if self._caching is not None:
             made += self._caching.steering(names)
         if made:
@@ -242,24 +265,8 @@ class Loop:
             return self._called(predict, shown, given, step)
         return self._caching.predicted(names, shown, partial(self._called, predict, shown, given, step))
 
-    def _predict_batched(self, shown: Any, step: Step, names: tuple[str, ...]) -> dict[str, Any]:
-        several = map_leaves(lambda t: torch.cat([t] * len(names)), shown)
-        output = self._predict_steered(several, step, names)
-        if isinstance(output, Tensor):
-            return dict(zip(names, output.chunk(len(names)), strict=True))
-        size = len(self.items)
-        return {
-            name: map_leaves(lambda t, i=number: t[i * size : (i + 1) * size], output)
-            for number, name in enumerate(names)
-        }
-
-    def _batched(self, shown: Any, names: tuple[str, ...]) -> bool:
-        """Whether these branches are predicted in one batch: a pure function of the call and the configuration."""
-        if names not in self._together:
-            self._together[names] = self._may_batch(shown, names)
-        return self._together[names]
-
     def _may_batch(self, shown: Any, names: tuple[str, ...]) -> bool:
+        """Whether these branches are predicted in one batch, whose arguments are then there."""
         inner = (*self.once, self.node.predict, *self.steer)
         if self.node.batch_branches is False or any(u.branch_parameter is not None for u in inner):
             return False
@@ -336,10 +343,12 @@ class Loop:
         if self.node.noise_source is not None:
             given = self._collated(self.node.noise_source, POSITIVE, NoiseSource)
             if given is not None:
-                return [given] * count
+                return [self._form.drawing(given)] * count
         seeds = self.run.gather("seed", POSITIVE, self.items)
         return [
-            per_item([torch.Generator().manual_seed(_mixed(seed, self.node.name, part)) for seed in seeds])
+            self._form.drawing(
+                per_item([torch.Generator().manual_seed(_mixed(seed, self.node.name, part)) for seed in seeds])
+            )
             for part in range(count)
         ]
 

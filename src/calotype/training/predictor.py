@@ -93,7 +93,9 @@ class Predictor:
         given = {u: self._outside(u, conditions) for u in inner_units(self.loop)}
         known = once.filled({u: values for u, values in given.items() if values is not None}, [])
         made = [self._called(u, shown, step, known[u], {}) for u in self.loop.steer if u in known]
-        return self._called(predict, shown, step, known[predict], summed(steered_parameters(predict), made))
+        steering = summed(steered_parameters(predict), made)
+        form = self.loop.form(self.components, shown)
+        return form.unpack(self._called(predict, form.pack(shown), step, known[predict], steering))
 
     def _outside(self, inner: Unit[..., Any], conditions: Mapping[str, Any]) -> dict[str, Any] | None:
         """What a unit is given from outside of the loop; None where it is skipped."""

@@ -91,12 +91,19 @@ def test_a_masks_edge_is_blended(pipe: Any) -> None:
         ({"guidance_scale": 3.0}, "say the same thing"),
         ({"true_cfg_scale": 4.0, "guidance": APG(3.0), "guidance_norm": False}, "guidance_norm has no effect"),
         ({"attention_kernel": "spda"}, "sdpa"),
+        ({"attention_kernel": "flash"}, 'needs the package flash-attn: pip install "flash-attn"'),
+        ({"attention_kernel": "sage"}, "needs the package sageattention"),
     ],
-    ids=["asked for", "of a picture", "scale twice", "norm of a policy", "kernel"],
+    ids=["asked for", "of a picture", "scale twice", "norm of a policy", "kernel", "flash", "sage"],
 )
 def test_what_cannot_be_drawn_is_refused(given: dict[str, Any], says: str, pipe: Any) -> None:
     with pytest.raises(InputError, match=f"(?s){says}"):
         pipe(**{**WORDS, **given}, num_inference_steps=1)
+
+
+def test_a_kernel_that_is_not_installed_is_told_before_anything_is_computed(pipe: Any) -> None:
+    with pytest.raises(InputError, match="attention backend 'sage' needs the package sageattention"):
+        pipe.plan(**WORDS, num_inference_steps=1, attention_kernel="sage")
 
 
 def test_no_layers_of_a_picture_without_pixels() -> None:

@@ -22,6 +22,11 @@ class MiniTransformer2DConfig(NetworkConfig):
     """Length of the text encoder's hidden states and of its pooled vector."""
     norm_eps: PositiveFloat = 1e-5
 
+    @property
+    def width(self) -> int:
+        """Width of every token between the blocks, by the name that all transformers have for it."""
+        return self.hidden_size
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         if self.hidden_size % self.num_heads:

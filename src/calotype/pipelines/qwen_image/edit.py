@@ -4,7 +4,6 @@ from typing import Any
 
 from calotype.described import AliasChoices, Field, model_validator
 from calotype.graph.hints import Each
-from calotype.graph.inputs import Inputs
 from calotype.graph.node import Node
 from calotype.pipelines.autoencoder import image, pasted
 from calotype.pipelines.base import takes
@@ -23,7 +22,7 @@ from calotype.pipelines.qwen_image.editing import (
     shown,
     shown_several,
 )
-from calotype.pipelines.qwen_image.inputs import DrawnInputs
+from calotype.pipelines.qwen_image.inputs import DrawnInputs, MaskInputs
 from calotype.pipelines.qwen_image.pipeline import Components
 from calotype.pipelines.qwen_image.text import Qwen2VLProcessor
 from calotype.pipelines.qwen_image.units import (
@@ -35,13 +34,14 @@ from calotype.pipelines.qwen_image.units import (
     prompt_mask,
     ready,
     sigmas,
+    squares,
     times,
     velocity,
 )
 from calotype.sampling import Denoise
 
 
-class ReferenceInputs(Inputs):
+class ReferenceInputs(MaskInputs):
     """How the pictures are shown to the transformer, and what of the last one is kept."""
 
     image_resize: bool = Field(
@@ -52,12 +52,6 @@ class ReferenceInputs(Inputs):
     )
     strength: float = Field(
         default=1.0, gt=0, le=1, description="How much of the picture to replace by noise at the start."
-    )
-    mask_image: Each[Picture] | None = Field(
-        default=None, description="As large as the picture: white may change, black is kept."
-    )
-    mask_blur: float = Field(
-        default=0.0, ge=0, le=256, description="How wide the mask's edge is blended, in pixels of the picture."
     )
 
 
@@ -119,6 +113,7 @@ def _units(*before: Node, changed: str, last: Node) -> tuple[Node, ...]:
             after_step=[keep_known],
             noise_source="noise_source",
             cache="cache",
+            packed=squares,
         ),
         pixels,
         pasted.renamed(pasted="pixels", image=changed),

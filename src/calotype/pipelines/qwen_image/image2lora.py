@@ -181,26 +181,16 @@ def coarse_adapter(
     image2lora_coarse: QwenImageImage2LoRAModel,
     transformer: Settings[QwenImageTransformer2DModel],
 ) -> MadeAdapter:
-    """The adapter that has what is in the pictures, without details. Raises as `style_adapter`."""
-    return _mean(_of_states(image2lora_coarse, picture_features, coarse_states), transformer)
+    """The adapter that has what is in the pictures: all but details or, of the fine network, these. Raises as
+    `style_adapter`."""
+    each = zip(picture_features, coarse_states, strict=True)
+    return _mean([image2lora_coarse(row, states) for row, states in each], transformer)
 
 
-@unit
-def fine_adapter(
-    picture_features: Float[Tensor, "n c"],
-    fine_states: tuple[Tensor, ...],
-    *,
-    image2lora_fine: QwenImageImage2LoRAModel,
-    transformer: Settings[QwenImageTransformer2DModel],
-) -> MadeAdapter:
-    """The adapter that adds the pictures' details to the coarse one. Raises as `style_adapter`."""
-    return _mean(_of_states(image2lora_fine, picture_features, fine_states), transformer)
-
-
-def _of_states(
-    network: QwenImageImage2LoRAModel, features: Tensor, states: tuple[Tensor, ...]
-) -> list[Mapping[str, Pair]]:
-    return [network(row, one) for row, one in zip(features, states, strict=True)]
+fine_adapter = coarse_adapter.renamed(
+    coarse_adapter="fine_adapter", coarse_states="fine_states", image2lora_coarse="image2lora_fine"
+)
+"""The same of the fine network."""
 
 
 def _mean(made: list[Mapping[str, Pair]], transformer: QwenImageTransformer2DModel) -> MadeAdapter:

@@ -6,7 +6,7 @@ from calotype.described import AliasChoices, Field, model_validator
 from calotype.graph.branches import NegativeOf
 from calotype.graph.hints import Each
 from calotype.graph.inputs import Inputs
-from calotype.nn.attention_backends import AttentionBackend
+from calotype.nn.attention_backends import AttentionBackend, attention_backend
 from calotype.pipelines.guidance import GuidanceInputs
 from calotype.pipelines.inputs import SampledInputs, refuse_both
 from calotype.pipelines.pictures import Picture
@@ -62,7 +62,18 @@ class SizeInputs(Inputs):
     width: Side | None = Field(default=None, description="In pixels; by default the picture's, or 1328.")
 
 
-class PictureInputs(Inputs):
+class MaskInputs(Inputs):
+    """What of a picture is kept."""
+
+    mask_image: Each[Picture] | None = Field(
+        default=None, description="As large as the picture: white may change, black is kept."
+    )
+    mask_blur: float = Field(
+        default=0.0, ge=0, le=256, description="How wide the mask's edge is blended, in pixels of the picture."
+    )
+
+
+class PictureInputs(MaskInputs):
     """What is drawn over."""
 
     image: Each[Picture] | None = Field(
@@ -70,12 +81,6 @@ class PictureInputs(Inputs):
     )
     strength: float = Field(
         default=0.6, gt=0, le=1, description="How much of the picture to replace by noise at the start."
-    )
-    mask_image: Each[Picture] | None = Field(
-        default=None, description="As large as the picture: white may change, black is kept."
-    )
-    mask_blur: float = Field(
-        default=0.0, ge=0, le=256, description="How wide the mask's edge is blended, in pixels of the picture."
     )
 
 
@@ -85,6 +90,11 @@ class EveryInputs(SampledInputs, TileInputs, NormedGuidanceInputs, TextInputs):
     attention_kernel: AttentionBackend = Field(
         default="sdpa", description="What the transformer's attention runs on; one that is not installed is an error."
     )
+
+    @model_validator(mode="after")
+    def _kernel_is_installed(self) -> Self:
+        attention_backend(self.attention_kernel)  # which says what is missing, before anything is computed
+        return self
 
 
 class DrawnInputs(SizeInputs, EveryInputs):

@@ -29,11 +29,13 @@ from calotype.pipelines.qwen_image.pipeline import Components
 from calotype.pipelines.qwen_image.text import Qwen2VLProcessor
 from calotype.pipelines.qwen_image.units import (
     Grids,
+    drawn_noise,
     even_levels,
     guidance,
     prompt_embeds,
     prompt_mask,
     ready,
+    squares,
     times,
     tokens_of,
     velocity,
@@ -100,11 +102,7 @@ def layer_noise(
     """Standard normal noise [1, c, layers + 1, h / 8, w / 8]: of the whole picture, then of its layers."""
     side = vae.config.downscale
     shape = (1, layers + 1, vae.config.latent_channels, height // side, width // side)
-    if noise_source is not None:
-        drawn = noise_source(torch.empty(shape, device=vae.device))
-    else:
-        drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(vae.device)
-    return Noise(drawn.transpose(1, 2))
+    return Noise(drawn_noise(shape, seed, noise_source, vae.device).transpose(1, 2))
 
 
 @unit
@@ -176,7 +174,12 @@ class QwenImageLayeredPipeline(Components):
         layer_sigmas.renamed(layer_sigmas="sigmas"),
         pure_noise.renamed(pure_noise="latents"),
         Denoise(
-            velocity, guidance=guidance, once=[taken_apart, ready, times], noise_source="noise_source", cache="cache"
+            velocity,
+            guidance=guidance,
+            once=[taken_apart, ready, times],
+            noise_source="noise_source",
+            cache="cache",
+            packed=squares,
         ),
         layer_pixels,
         pictures,

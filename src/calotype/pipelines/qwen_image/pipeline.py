@@ -22,6 +22,7 @@ from calotype.pipelines.qwen_image.units import (
     ready,
     sigmas,
     size,
+    squares,
     times,
     velocity,
 )
@@ -73,6 +74,7 @@ UNITS = (
         after_step=[keep_known],
         noise_source="noise_source",
         cache="cache",
+        packed=squares,
     ),
     pixels,
     pasted.renamed(pasted="pixels"),

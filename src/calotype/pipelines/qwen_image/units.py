@@ -16,7 +16,7 @@ from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
 from calotype.models.qwen_image import Modulation, Prepared, QwenImageTransformer2DModel
 from calotype.nn.attention_backends import AttentionBackend
 from calotype.nn.beside import running_beside
-from calotype.nn.patches import patched, unpatched
+from calotype.nn.patches import Squares
 from calotype.nn.perturbation import Perturbation
 from calotype.nn.streams import Grid
 from calotype.pipelines.autoencoder import Pixels, Size, checked_size, decoded, encoded, mask_of, scaled, unscaled
@@ -26,6 +26,7 @@ from calotype.pipelines.latents import CleanLatents, Latents, Noise, shrink_mask
 from calotype.pipelines.pictures import Picture, fitted, to_array
 from calotype.pipelines.qwen_image.text import Qwen2_5_VL, Qwen2Tokenizer, encoded_text
 from calotype.sampling import Guidance, NoiseLevels, NoiseSource, NormKept, Scheduler, Step
+from calotype.sampling.packing import Packing
 from calotype.sampling.steering import BlockReuse, taken_over
 
 TRAINED_SIDE = 1328
@@ -76,12 +77,16 @@ def prompt_mask(prompt_embeds: Annotated[Float[Tensor, "b l c"], Pad(1)]) -> Ann
 def noise(
     seed: int, height: int, width: int, noise_source: NoiseSource | None, *, vae: Settings[AutoencoderKLQwenImage]
 ) -> Noise:
-    """Standard normal noise [1, c, h / 8, w / 8], drawn on the CPU so that every device gets the same."""
+    """Standard normal noise [1, c, h / 8, w / 8]."""
     side = vae.config.downscale
-    shape = (1, vae.config.latent_channels, height // side, width // side)
+    return drawn_noise((1, vae.config.latent_channels, height // side, width // side), seed, noise_source, vae.device)
+
+
+def drawn_noise(shape: tuple[int, ...], seed: int, noise_source: NoiseSource | None, device: torch.device) -> Noise:
+    """Standard normal noise from the caller's source, or by the seed on the CPU: every device gets the same."""
     if noise_source is not None:
-        return Noise(noise_source(torch.empty(shape, device=vae.device)))
-    return Noise(torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(vae.device))
+        return Noise(noise_source(torch.empty(shape, device=device)))
+    return Noise(torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device))
 
 
 @unit
@@ -141,17 +146,11 @@ def grids(
 
 
 @unit
-def all_sigmas(num_inference_steps: int, grids: Grids, *, scheduler: Scheduler) -> NoiseLevels:
-    """The noise levels from pure noise, shifted by how many tokens are drawn: before the shift they are n even levels
-    from 1 to 1 / n."""
-    return scheduler.schedule(sigmas=even_levels(num_inference_steps), image_tokens=tokens_of(grids))
-
-
-@unit
 def sigmas(num_inference_steps: int, start: float | None, grids: Grids, *, scheduler: Scheduler) -> NoiseLevels:
-    """As `all_sigmas`, or from the level that an input picture starts at, which does not depend on n."""
+    """The noise levels, shifted by how many tokens are drawn: from pure noise, where before the shift they are n even
+    levels from 1 to 1 / n, or from the level that an input picture starts at, which does not depend on n."""
     if start is None or start == 1:
-        return all_sigmas.fn(num_inference_steps, grids, scheduler=scheduler)
+        return scheduler.schedule(sigmas=even_levels(num_inference_steps), image_tokens=tokens_of(grids))
     return scheduler.schedule(num_inference_steps, start=start, image_tokens=tokens_of(grids))
 
 
@@ -217,6 +216,12 @@ def _drawn_whole(transformer: QwenImageTransformer2DModel) -> Tensor | None:
 
 
 @unit
+def squares(*, transformer: Settings[QwenImageTransformer2DModel]) -> Packing:
+    """The latents as the transformer's tokens: they are packed once for the loop."""
+    return Squares(transformer.config.patch_size)
+
+
+@unit
 def velocity(
     latents: Latents,
     step: Step,
@@ -230,19 +235,17 @@ def velocity(
     *,
     transformer: QwenImageTransformer2DModel,
 ) -> Latents:
-    """The flow's velocity, noise minus data, at the step's sigma: [b, c, h, w].
+    """The flow's velocity, noise minus data, at the step's sigma: of tokens of latents [b, n, c], for those.
 
     Where there are no levels to go through, as in training, the time is that of the step.
     """
-    side = transformer.config.patch_size
-    drawn = patched(latents.to(transformer.dtype), side)
     with running_beside(transformer, changes_of(adapters)):
         if times is None:
             time = transformer.modulate(step.each_sigma, _drawn_whole(transformer), batch=len(latents))
         else:
             time = times[step.index]
         predicted = transformer.predict(
-            drawn.tokens,
+            latents.to(time.active[0]),
             time,
             ready,
             residuals=() if residuals is None else residuals.residuals,
@@ -250,7 +253,7 @@ def velocity(
             attention=attention_kernel,
             cache=taken_over(reuse),
         )
-    return Latents(unpatched(predicted, drawn.grid, side).float())
+    return Latents(predicted.float())
 
 
 @unit

@@ -1,8 +1,11 @@
-"""Control of the embedded model by a picture, such as edges, as units that its pipeline can be given.
+"""Control of the embedded model by a picture, such as edges, as units that its pipeline can be given; or a pipeline of
+its parts around another transformer.
 
 pipe = pipe.with_units(control(), controlnet=QwenImageBlockwiseControlNetModel.from_pretrained("edges"))
 pipe(prompt="a red apple", control_image=edges)
 """
+
+from typing import TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +17,7 @@ from calotype.graph.inputs import Inputs
 from calotype.graph.unit import unit
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_transformer import MiniTransformer2DModel
+from calotype.models.qwen_image import QwenImageTransformer2DModel
 from calotype.models.qwen_image_blockwise_controlnet import QwenImageBlockwiseControlNetModel
 from calotype.nn.patches import patched
 from calotype.pipelines.latents import Latents
@@ -37,15 +41,17 @@ class ControlInputs(Inputs):
     control_end: float = Field(default=1.0, gt=0, le=1, description="The share of the loop up to which it is followed.")
 
 
-def new_controlnet(transformer: MiniTransformer2DModel, downscale: int = 8) -> QwenImageBlockwiseControlNetModel:
+Transformer: TypeAlias = MiniTransformer2DModel | QwenImageTransformer2DModel
+"""What the control is for: tokens of one latent each, and residuals that are added to them after the blocks."""
+
+
+def new_controlnet(transformer: Transformer, downscale: int = 8) -> QwenImageBlockwiseControlNetModel:
     """A network to train for a transformer. It adds nothing yet, and so begins with the pictures that there were.
 
     Its control is pixels, not latents: a token is the square of `downscale` pixels a side of one latent.
     """
     config = transformer.config
-    network = QwenImageBlockwiseControlNetModel(
-        num_layers=config.num_layers, in_dim=3 * downscale**2, dim=config.hidden_size
-    )
+    network = QwenImageBlockwiseControlNetModel(num_layers=config.num_layers, in_dim=3 * downscale**2, dim=config.width)
     for name, parameter in network.named_parameters():
         if "output_proj" in name:
             parameter.data.zero_()
@@ -59,7 +65,7 @@ def control_tokens(
     width: int,
     *,
     controlnet: Settings[QwenImageBlockwiseControlNetModel],
-    transformer: Settings[MiniTransformer2DModel],
+    transformer: Settings[Transformer],
     vae: Settings[MiniAutoencoderKL],
 ) -> Float[Tensor, "1 n c"]:
     """The picture's pixels, a token for each latent: the same in every step.
@@ -70,7 +76,7 @@ def control_tokens(
     side = vae.config.downscale
     for name, wanted, found in (
         ("num_layers", transformer.config.num_layers, controlnet.config.num_layers),
-        ("dim", transformer.config.hidden_size, controlnet.config.dim),
+        ("dim", transformer.config.width, controlnet.config.dim),
         ("in_dim", 3 * side**2, controlnet.config.in_dim + controlnet.config.additional_in_dim),
     ):
         if found != wanted:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from calotype.sampling.guidance.policy import (
     inside,
 )
 from calotype.sampling.step import Step
+
+if TYPE_CHECKING:
+    from calotype.sampling.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class ClassifierFree:
         guided = self.scale != 1 and inside(step, self.interval)
         return (POSITIVE.name, NEGATIVE) if guided else (POSITIVE.name,)
 
+    def takes_packed(self, packing: "Packing") -> bool:
+        return True
+
     def combine(self, predictions: Mapping[str, Tensor], step: Step) -> Tensor:
         positive = predictions[POSITIVE.name]
         if len(self.active(step)) == 1:
@@ -62,7 +69,7 @@ class ClassifierFree:
 
 def away_from(other: Tensor, positive: Tensor, scale: float) -> Tensor:
     """`other + scale * (positive - other)`."""
-    return torch.add(other, positive - other, alpha=scale)
+    return torch.lerp(other, positive, scale)
 
 
 def rescaled(guided: Tensor, positive: Tensor, amount: float) -> Tensor:

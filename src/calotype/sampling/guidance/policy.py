@@ -4,13 +4,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from calotype.errors import InputError
 from calotype.graph.branches import POSITIVE, Branch
 from calotype.sampling.step import Step
+
+if TYPE_CHECKING:
+    from calotype.sampling.packing import Packing
 
 Interval = tuple[float, float]
 """A part of the loop, as `Step.progress`: first included, last excluded."""
@@ -66,9 +69,19 @@ def advance(policy: Guidance, predictions: Mapping[str, Tensor], step: Step, sta
     return policy.combine(predictions, step), None
 
 
+def takes_packed(policy: Guidance, packing: "Packing") -> bool:
+    """Whether a policy combines packed predictions as it does others, which it says by a method of this name; one that
+    has none is shown [B, C, ...]."""
+    says = getattr(policy, "takes_packed", None)
+    return says is not None and bool(says(packing))
+
+
 @dataclass(frozen=True)
 class NoGuidance:
     """The positive branch as it is."""
+
+    def takes_packed(self, packing: "Packing") -> bool:
+        return True
 
     def branches(self, twins: frozenset[str]) -> tuple[Branch, ...]:
         return (POSITIVE,)

@@ -18,11 +18,13 @@ class Predictions(Mapping[str, Tensor]):
         outputs: the network's outputs [B, C, ...] or, with a learned variance, [B, 2C, ...].
         latents: the latents [B, C, ...] that they are about.
         reading: the weights of latents and output that give the clean sample.
+        packed: whether all of them are packed (`calotype.sampling.packing`), for policies that say that they take it.
     """
 
     outputs: Mapping[str, Tensor]
     latents: Tensor
     reading: Mix
+    packed: bool = False
 
     def __getitem__(self, name: str) -> Tensor:
         return self.outputs[name]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,13 @@ from calotype.sampling.guidance.policy import (
     check_policy,
     check_share,
     inside,
+    takes_packed,
 )
+from calotype.sampling.guidance.predictions import Predictions
 from calotype.sampling.step import Step
+
+if TYPE_CHECKING:
+    from calotype.sampling.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,9 @@ class Rescaled(StatefulGuidance):
 
     def active(self, step: Step) -> tuple[str, ...]:
         return self.policy.active(step)
+
+    def takes_packed(self, packing: "Packing") -> bool:
+        return takes_packed(self.policy, packing)
 
     def advance(self, predictions: Mapping[str, Tensor], step: Step, state: Any) -> tuple[Tensor, Any]:
         guided, state = advance(self.policy, predictions, step, state)
@@ -89,19 +97,30 @@ class NormKept(StatefulGuidance):
     def active(self, step: Step) -> tuple[str, ...]:
         return self.policy.active(step)
 
+    def takes_packed(self, packing: "Packing") -> bool:
+        return getattr(packing, "side", None) == self.patch and takes_packed(self.policy, packing)
+
     def advance(self, predictions: Mapping[str, Tensor], step: Step, state: Any) -> tuple[Tensor, Any]:
         guided, state = advance(self.policy, predictions, step, state)
         if len(self.active(step)) == 1:
             return guided, state
-        positive, squares = self._squares(predictions[POSITIVE.name]), self._squares(guided)
-        wanted, found = (torch.linalg.vector_norm(x, dim=(1, -3, -1), keepdim=True) for x in (positive, squares))
-        ratio = torch.where(found > 0, wanted / found, 1.0)  # where the prediction is 0 it stays 0
-        return (squares * ratio).view(guided.shape), state
+        positive = predictions[POSITIVE.name]
+        if isinstance(predictions, Predictions) and predictions.packed:
+            return guided * _ratio(positive, guided, -1), state
+        squares = self._squares(guided)
+        return (squares * _ratio(self._squares(positive), squares, (1, -3, -1))).view(guided.shape), state
 
     def _squares(self, x: Tensor) -> Tensor:
         """[B, C, ..., H / p, p, W / p, p]."""
         side = self.patch
         return x.reshape(*x.shape[:-2], x.shape[-2] // side, side, x.shape[-1] // side, side)
+
+
+def _ratio(wanted: Tensor, found: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    """How much longer one tensor is than the other over some dimensions; 0 where the other is 0 itself."""
+    long: Tensor = torch.linalg.vector_norm(wanted, dim=dims, keepdim=True)
+    short: Tensor = torch.linalg.vector_norm(found, dim=dims, keepdim=True)
+    return (long / short).nan_to_num(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -141,6 +160,9 @@ class Within(StatefulGuidance):
 
     def active(self, step: Step) -> tuple[str, ...]:
         return self.policy.active(step) if self._guides(step) else (POSITIVE.name,)
+
+    def takes_packed(self, packing: "Packing") -> bool:
+        return takes_packed(self.policy, packing)
 
     def advance(self, predictions: Mapping[str, Tensor], step: Step, state: Any) -> tuple[Tensor, Any]:
         if not self._guides(step):
