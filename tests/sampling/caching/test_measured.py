@@ -134,6 +134,8 @@ def test_a_unet_is_measured_by_the_maps_that_its_inner_layers_give(tmp_path: Pat
         (({**CALL, "steps": 1},), {}, "needs 2 steps or more"),
         (({**CALL, "steps": 2}, {**CALL, "steps": 3}), {}, r"must have as many steps, got \[2, 3\]"),
         ((CALL,), {"threshold": -1.0}, "threshold must be 0 or more"),
+        ((CALL,), {"treshold": 0.1}, "cache MagCache has no 'treshold'; did you mean 'threshold'"),
+        ((CALL,), {"ratios": (1.0,)}, "cache MagCache has no 'ratios'"),
     ],
 )
 def test_what_is_refused(pipe: Any, calls: Any, fields: Any, message: str) -> None:

@@ -56,10 +56,12 @@ class MagCache(StepCache):
 
         Raises:
             InputError: there is no call, one brings a step cache of its own, has not one loop or less than two steps,
-                they differ in their number of steps, or a field is out of range.
+                they differ in their number of steps, or a field is unknown or out of range.
         """
         from calotype.sampling.caching.measured import measured_ratios
+        from calotype.sampling.guidance.recorded import check_fields
 
+        check_fields("cache", cls, fields, apart=("ratios",))
         cls((1.0,), **fields)  # a mistake in a field is told before anything is drawn
         return cls(measured_ratios(pipe, calls), **fields)
 

@@ -1,7 +1,7 @@
 """Guidance policies as JSON: how a recipe records them, and how a text names one."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
@@ -47,14 +47,20 @@ def made_of(what: str, value: Mapping[str, Any], package: str, methods: Mapping[
         near = did_you_mean(str(method), methods) if method is not None else ""
         raise InputError(sentences(f"{what} has no method {method!r}{near}", f"The methods are {', '.join(methods)}"))
     made: Any = getattr(importlib.import_module(f"{package}.{methods[method]}"), method)
-    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(made)}
-    for name in rest:
-        if name not in known:
-            takes = f"It takes {', '.join(known) or 'nothing'}"
-            raise InputError(sentences(f"{what} {method} has no {name!r}{did_you_mean(name, known)}", takes))
-    if missing := [name for name, required in known.items() if required and name not in rest]:
+    check_fields(what, made, rest)
+    required = [f.name for f in fields(made) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in rest]:
         raise InputError(f"{what} {method} needs {' and '.join(missing)}")
     return made(**{name: _value(part) for name, part in rest.items()})
+
+
+def check_fields(what: str, made: Any, given: Iterable[str], *, apart: Sequence[str] = ()) -> None:
+    """Raise `InputError` for a name that is no field of a dataclass, or one of those that are not given like others."""
+    known = [f.name for f in fields(made) if f.name not in apart]
+    for name in given:
+        if name not in known:
+            takes = f"It takes {', '.join(known) or 'nothing'}"
+            raise InputError(sentences(f"{what} {made.__name__} has no {name!r}{did_you_mean(name, known)}", takes))
 
 
 def _plain(value: Any) -> Any:
