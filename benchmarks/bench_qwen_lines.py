@@ -13,9 +13,14 @@ OURS = (
     "pipelines/qwen_image",
     "models/qwen_image",
     "models/qwen_image_blockwise_controlnet",
+    "models/qwen_image_image2lora",
     "models/autoencoder_kl_qwen_image",
     "pipelines/conditions.py",
-    *(f"nn/{name}.py" for name in ("double_stream", "streams", "rope", "patches", "attention_backends")),
+    *(
+        f"nn/{name}.py"
+        for name in ("double_stream", "streams", "rope", "patches", "attention_backends", "side_by_side", "beside")
+    ),
+    "sampling/packing.py",
 )
 """With what other families will share, and this one is the first to use."""
 OTHER = (
