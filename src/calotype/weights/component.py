@@ -22,7 +22,7 @@ from calotype.weights.files import SafetensorsFile, write_safetensors
 from calotype.weights.finite import refuse_infinite, refuse_unknown_check
 from calotype.weights.matching import matched_keys
 from calotype.weights.model_index import INDEX_NAME, read_json_object, write_json
-from calotype.weights.needed import CONFIG_NAME, WEIGHTS_NAMES, check_subfolder, fetch_component, stems
+from calotype.weights.needed import CONFIG_NAME, QUANTIZATION, WEIGHTS_NAMES, check_subfolder, fetch_component, stems
 from calotype.weights.repository import open_repository
 from calotype.weights.shards import (
     ShardedFile,
@@ -40,9 +40,6 @@ from calotype.weights.unfilled import ParametersWithoutMemory
 
 if TYPE_CHECKING:
     from calotype.memory.storage.store import Patterns
-
-QUANTIZATION = "quantization_config"
-"""The key of a `config.json` that says how weights are packed; other libraries have the same."""
 
 N = TypeVar("N", bound=Network)
 

@@ -11,6 +11,8 @@ from calotype.weights.repository import Folder, Repository, is_id, open_reposito
 from calotype.weights.shards import find_weights, is_index, read_weight_map, refuse_missing
 
 CONFIG_NAME = "config.json"
+QUANTIZATION = "quantization_config"
+"""The key of a `config.json` that says how weights are packed; other libraries have the same."""
 WEIGHTS_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".ot", ".npz", ".npy", ".pkl"}

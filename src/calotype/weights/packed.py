@@ -13,7 +13,7 @@ from calotype.memory.storage.known import parse_precision
 from calotype.memory.storage.layers import install, is_storable, part_name
 from calotype.memory.storage.precision import Parts, Precision, Shape
 from calotype.memory.storage.store import Patterns, stored_layers
-from calotype.weights.component import QUANTIZATION
+from calotype.weights.needed import QUANTIZATION
 from calotype.weights.normal_float import NormalFloatFile
 from calotype.weights.shards import WeightFile
 

@@ -11,12 +11,12 @@ from torch import nn
 
 from calotype.errors import ComponentError, ConfigError, InputError, WeightsError, did_you_mean
 from calotype.memory.residency import parse_device
-from calotype.weights.component import QUANTIZATION
 from calotype.weights.dtypes import parse_dtype
 from calotype.weights.finite import refuse_unknown_check
 from calotype.weights.gguf import TensorFile, open_tensors
 from calotype.weights.kinds import spelled
 from calotype.weights.model_index import read_json_object
+from calotype.weights.needed import QUANTIZATION
 from calotype.weights.packed import METHOD
 from calotype.weights.pool.building import build
 from calotype.weights.pool.catalogue import CATALOGUE, Catalogue
