@@ -117,6 +117,7 @@ def fill(folder: Path, data: Path, output: Path, workers: int) -> dict[str, Any]
     from calotype import StableDiffusionPipeline
     from calotype.training import LowRankChange, PictureFolder, Trainer
 
+    torch.set_num_threads(1)  # one worker computes in this process
     side = picture_side(data)
     pipe = StableDiffusionPipeline.from_pretrained(folder, device="cpu", memo=0)
     trainer = Trainer(
