@@ -85,11 +85,6 @@ class Reader:
             done += count
         self.check(name)
 
-    def will_need(self, start: int, count: int) -> None:
-        """Tell the system that these bytes are read soon, where it can be told."""
-        if self._descriptor is not None and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._descriptor, start, count, os.POSIX_FADV_WILLNEED)
-
     def _opened(self, name: str) -> int:
         if self._descriptor is None:
             try:
