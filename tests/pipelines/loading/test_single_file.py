@@ -26,7 +26,7 @@ from calotype.pipelines.stable_diffusion import (
 from calotype.sampling import PNDMScheduler
 from calotype.weights.sources import is_resting
 from hub import Hub
-from original_files import clip_file, leftovers, open_clip_file, whole_file
+from original_files import clip_file, controlnet_file, leftovers, open_clip_file, vae_file, whole_file
 from tiny_sd import (
     SCHEDULER,
     published_names,
@@ -506,6 +506,33 @@ def test_an_autoencoder_alone_asks_for_its_scale(families, tmp_path) -> None:
         ModelPool(ModelConfig(path=path)).fetch_model("autoencoder_kl")
     said = save(state, tmp_path / "said.safetensors", **{"modelspec.architecture": "stable-diffusion-xl-v1-base"})
     assert ModelPool(ModelConfig(path=said)).fetch_model("autoencoder_kl").config.scaling_factor == 0.13025
+
+
+def control_and_vae(xl: bool) -> dict[str, tuple[Any, dict[str, Tensor]]]:
+    """One ControlNet and one autoencoder of the reference, and each as the original code's file of it has it."""
+    pipe = reference_xl(diffusers.StableDiffusionXLPipeline) if xl else of_1()[0]
+    torch.manual_seed(5)
+    control = diffusers.ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 6, 8, 10)).eval()
+    spread(control)
+    levels = len(pipe.vae.config.block_out_channels)
+    return {
+        "controlnet": (control, controlnet_file(control.state_dict(), control.config)),
+        "autoencoder_kl": (pipe.vae, vae_file(pipe.vae.state_dict(), levels, prefix="")),
+    }
+
+
+@pytest.mark.parametrize("xl", [False, True], ids=["1", "XL"])
+@pytest.mark.parametrize("name", ["controlnet", "autoencoder_kl"])
+def test_a_network_alone_is_the_one_that_the_reference_loads_from_the_same_file(name, xl, tmp_path) -> None:
+    wrote, state = control_and_vae(xl)[name]
+    wrote.save_pretrained(tmp_path / "folder")
+    path = save(state, tmp_path / f"{name}.safetensors")
+    config = json.loads((tmp_path / "folder" / "config.json").read_text(encoding="utf-8"))
+    ours = ModelPool(ModelConfig(path=path, config={name: config})).fetch_model(name)
+    if (name, xl) != ("controlnet", True):  # the reference leaves out what such a file has of sizes
+        theirs = type(wrote).from_single_file(str(path), config=str(tmp_path / "folder"))
+        assert_same(*(SimpleNamespace(components={name: network}) for network in (ours, theirs)))
+    assert_same(*(SimpleNamespace(components={name: network}) for network in (ours, wrote)))
 
 
 @pytest.mark.parametrize("part", ["unet", "text"])
