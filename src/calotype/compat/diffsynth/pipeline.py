@@ -27,6 +27,7 @@ from calotype.graph.plan import Plan
 from calotype.graph.split import Split
 from calotype.memory.residency import Residency, parse_device
 from calotype.pipelines.base import DiffusionPipeline
+from calotype.sampling.guidance.classifier_free import away_from
 
 
 class _Checked(type):
@@ -257,7 +258,7 @@ class BasePipeline(HoldsModels, Values, metaclass=_Checked):
         if cfg_scale == 1:
             return positive
         negative = model_fn(**inputs_shared, **inputs_nega, **others)
-        return negative + cfg_scale * (positive - negative)
+        return away_from(negative, positive, cfg_scale)  # as the engine, to the last bit
 
 
 def _as_call(fn: Callable[..., Any]) -> Callable[..., Any]:
