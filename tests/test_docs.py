@@ -7,6 +7,7 @@ import pytest
 
 from calotype import TextToImagePipeline
 from calotype._names import PUBLIC
+from calotype.pipelines.loading.which import find_pipeline
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,6 +71,16 @@ def test_the_tutorial_is_a_pipeline_in_under_60_lines() -> None:
     blocks = BLOCK.findall(text)[:3]
     assert "class Outline(DiffusionPipeline)" in blocks[-1]
     assert sum(bool(line.strip()) for block in blocks for line in block.splitlines()) < 60
+
+
+def test_the_tutorials_file_is_a_pipeline_for_the_command_line(tmp_path: Path) -> None:
+    blocks = BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"))
+    guarded = 'if __name__ == "__main__":\n    raise SystemExit\n'
+    file = tmp_path / "outline.py"
+    file.write_text("\n".join([*blocks[:3], guarded]), encoding="utf-8")
+    cls, source = find_pipeline("calotype/emoji-64", custom_pipeline=file)
+    assert (cls.__name__, source) == ("Outline", "calotype/emoji-64")
+    assert {"outline", "subject", "switch", "steps"} <= cls.Inputs.model_fields.keys()
 
 
 def test_the_drawn_graph_is_the_pipeline_of_today() -> None:
