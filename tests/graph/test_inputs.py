@@ -170,6 +170,7 @@ def test_inputs_are_a_json_schema():
 
 class Parts(Inputs):
     prompt: Each[str]
+    note: Each[str] | None = None
     interval: tuple[float, float] = (0.0, 1.0)
 
 
@@ -182,6 +183,10 @@ class Parts(Inputs):
         ),
         ({"interval": (0.5,)}, "interval must be tuple[float, float], got tuple (0.5,): a part is missing"),
         ({"prompt": ["a", None]}, "prompt[1] must be str, got None"),
+        (
+            {"prompt": "a", "note": ["a", None]},
+            "note[1] must be str, got None; call the pipeline once for those without",
+        ),
         ({"prompt": [3, "a"]}, "prompt[0] must be str, got int 3"),
         ({"prompt": 3}, "prompt must be str | list[str], got int 3"),
     ],

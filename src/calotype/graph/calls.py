@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError, create_model
 
 from calotype.errors import InputError, UnknownInput, did_you_mean, sentences
-from calotype.graph.hints import bare, item_hint, metadata_of, spell
+from calotype.graph.hints import accepts_none, bare, item_hint, metadata_of, spell
 from calotype.graph.inputs import ABSENT, Call, Inputs, short
 from calotype.graph.keywords import instead_of
 
@@ -103,8 +103,10 @@ def _wrong_item(model: type[Inputs], name: str, problems: list[Any]) -> str | No
     if not each or not items or not (items[0]["type"].endswith("_type") or items[0]["type"] == "is_instance_of"):
         return None
     number, value = items[0]["loc"][-1], items[0]["input"]
-    found = "None" if value is None else f"{type(value).__name__} {short(value)}"
-    return f"{name}[{number}] must be {spell(hint)}, got {found}"
+    if value is None:
+        alone = "; call the pipeline once for those without" if accepts_none(hint) else ""
+        return f"{name}[{number}] must be {spell(bare(hint))}, got None{alone}"
+    return f"{name}[{number}] must be {spell(hint)}, got {type(value).__name__} {short(value)}"
 
 
 def _nearest_multiple(model: type[Inputs], name: str, value: Any, step: Any) -> str:
