@@ -142,7 +142,8 @@ class JointAttention(nn.Module):
         value = torch.cat([self._heads(of_text[2], batch), self._heads(of_image[2], batch)], dim=1)
         seen = joint.attend(query, key, value.transpose(1, 2), joint.mask).transpose(1, 2)
         by_text, by_image = seen.flatten(2).split_with_sizes([joint.text_length, sum(joint.spans)], dim=1)
-        drawn: Tensor = self.to_out[0](by_image.reshape(image.shape))
+        (to_out,) = self.to_out  # unpacked, as below: an index into a list of modules takes as long as a small product
+        drawn: Tensor = to_out(by_image.reshape(image.shape))
         return drawn, self.to_add_out(by_text.reshape(text.shape)) if text_goes_on else None
 
     def _projected(self, *streams: Tensor) -> list[list[Tensor]]:
@@ -185,8 +186,9 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([Gelu(channels, 4 * channels), nn.Identity(), Linear(4 * channels, channels)])
 
     def forward(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        out: Tensor = self.net[2](self.net[0](rows))
-        return out
+        gelu, _, out = self.net
+        fed: Tensor = out(gelu(rows))
+        return fed
 
 
 class DoubleStreamBlock(nn.Module):
@@ -202,8 +204,8 @@ class DoubleStreamBlock(nn.Module):
 
     def time(self, active: Sequence[Float[Tensor, "m c"]]) -> BlockTime:
         """How the times change this block, from their activated vectors: the drawn picture's first, and the text's."""
-        image = tuple(_changes(self.img_mod[1](vector)) for vector in active)
-        return BlockTime(image, _changes(self.txt_mod[1](active[0])))
+        (_, of_image), (_, of_text) = self.img_mod, self.txt_mod
+        return BlockTime(tuple(_changes(of_image(vector)) for vector in active), _changes(of_text(active[0])))
 
     def times(self, active: Sequence[Float[Tensor, "steps c"]]) -> list[BlockTime]:
         """The same of each of several times for itself: the weights are read once for all."""
