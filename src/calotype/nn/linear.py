@@ -60,7 +60,7 @@ def _gelu(fresh: Tensor) -> Tensor:
 
 def _is_fast(rows: Tensor, weight: Tensor) -> bool:
     return (
-        rows.numel() * len(weight) >= _WORTH
+        rows.numel() * weight.shape[0] >= _WORTH
         and rows.shape[-1] == weight.shape[1]  # PyTorch's own says what does not fit
         and rows.device.type == "cpu"
         and rows.dtype is torch.float32
