@@ -35,8 +35,8 @@ def locate_adapter(
     if filename is None and path.is_file():
         return _not_a_pickle(path)
     if filename is None and path.suffix in (_SUFFIX, *_PICKLES):
-        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise RepositoryError(f"there is no file {source} to load an adapter from{did_you_mean(path.name, beside)}")
+        there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise RepositoryError(f"there is no file {source} to load an adapter from{did_you_mean(path.name, there)}")
     repository = open_repository(source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
     name = filename or _only_one(repository)
     if name not in repository.files():
