@@ -20,6 +20,7 @@ from calotype.training import (
     Batch,
     Denoising,
     DirectDistillation,
+    DistributionMatching,
     FullWeights,
     LowRankChange,
     Preference,
@@ -215,6 +216,25 @@ def test_two_steps_arrive_nearer_to_eight(tmp_path: Path, objective: Any) -> Non
     pipe.load_adapter(result.files[0])
     after = arrived(2)
     assert (after - many).square().mean() < 0.7 * (before - many).square().mean()
+
+
+@pytest.mark.parametrize("objective", [
+    DirectDistillation(steps=1, teacher_steps=2), TrajectoryImitation(steps=1, teacher_steps=2),
+    DistributionMatching(steps=1, critic_updates=1),
+], ids=["direct", "imitation", "distribution"])  # fmt: skip
+@pytest.mark.parametrize("cache", [None, "cache"])
+def test_texts_are_data_enough_where_a_teacher_shows(objective: Any, cache: str | None, tmp_path: Path) -> None:
+    texts = [{"prompt": f"colour {number}"} for number in range(3)]
+    target = LowRankChange(component="net", rank=2, layers=".*")
+    losses = []
+    for name, data in (("texts", texts), ("pictures", rows(3))):
+        pipe = small()
+        pipe.net.drop.p = 0.0
+        run = Trainer(pipe, data, tmp_path / name, target=target, objective=objective, steps=2, cache=cache)
+        losses.append(run.train(progress=False).loss)
+    assert losses[0] == losses[1]  # of pictures nothing is asked but the shape
+    with pytest.raises(InputError, match="row 0: it makes no 'image_latents' to learn"):
+        Trainer(small(), texts, tmp_path / "denoising", target=target, steps=1).train(progress=False)
 
 
 def test_a_run_with_a_teacher_goes_on_as_it_would_have(tmp_path: Path) -> None:

@@ -167,5 +167,7 @@ def _needed(config: TrainingConfig) -> list[str] | None:
     if whole or config.validation.calls:
         return None
     graph = _loaded(config, only=[])._graph()
-    wires = trained_wires(graph, config.target.components, loop=config.loop, clean=config.clean)
+    wires = trained_wires(
+        graph, config.target.components, loop=config.loop, clean=config.clean, data=config.objective.needs_data
+    )
     return [*wires.components, wires.loop.scheduler]

@@ -38,6 +38,7 @@ class DirectDistillation(FewSteps, Objective):
     2021, eq. 7, here for more than one step too.
     """
 
+    needs_data: ClassVar[bool] = False
     needs_original: ClassVar[bool] = True
     kind: Literal["direct_distillation"] = "direct_distillation"
 
@@ -80,6 +81,7 @@ class TrajectoryImitation(FewSteps, Objective):
     from the teacher's own points in place of noised data, and over any number of its steps.
     """
 
+    needs_data: ClassVar[bool] = False
     needs_original: ClassVar[bool] = True
     kind: Literal["trajectory_imitation"] = "trajectory_imitation"
 

@@ -41,6 +41,7 @@ class DistributionMatching(Objective):
         critic_updates: how many times they do in each step. Each time is on a batch of its own.
     """
 
+    needs_data: ClassVar[bool] = False
     needs_original: ClassVar[bool] = True
 
     kind: Literal["distribution_matching"] = "distribution_matching"

@@ -67,8 +67,11 @@ class Objective(Value):
     Attributes:
         needs_original: whether it asks for predictions by the parameters that training began with, which are then kept.
         needs_pairs: whether every row must say what is liked less.
+        needs_data: whether it learns from what the loop should arrive at. Otherwise of that only the shape is asked
+            for, and rows need no picture.
     """
 
+    needs_data: ClassVar[bool] = True
     needs_original: ClassVar[bool] = False
     needs_pairs: ClassVar[bool] = False
 

@@ -89,7 +89,10 @@ class Trainer:
 
     def _wired(self) -> TrainedWires:
         settings = self.settings
-        return trained_wires(self.pipe._graph(), settings.target.components, loop=settings.loop, clean=settings.clean)
+        return trained_wires(
+            self.pipe._graph(), settings.target.components, loop=settings.loop, clean=settings.clean,
+            data=settings.objective.needs_data,
+        )  # fmt: skip
 
     def prepare(self, *, progress: bool = True) -> CacheReport:
         """Compute what is frozen for all rows and keep it in the folder `cache`. What is there already is left alone.

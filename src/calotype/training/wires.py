@@ -21,7 +21,7 @@ from calotype.graph.plan import Plan, PlannedNode
 from calotype.graph.run import Run
 from calotype.graph.split import divided
 from calotype.graph.unit import Unit
-from calotype.pipelines.latents import CleanLatents
+from calotype.pipelines.latents import CleanLatents, Noise
 from calotype.pipelines.pictures import is_picture
 from calotype.sampling.denoise import Denoise
 from calotype.training.unopened import Unopened, opened
@@ -60,7 +60,7 @@ class TrainedWires:
 
 
 def trained_wires(
-    graph: "Graph", trained: Sequence[str], *, loop: str | None = None, clean: str | None = None
+    graph: "Graph", trained: Sequence[str], *, loop: str | None = None, clean: str | None = None, data: bool = True
 ) -> TrainedWires:
     """What training these components takes from a graph.
 
@@ -68,13 +68,15 @@ def trained_wires(
         trained: names of components.
         loop: which loop, where there are several.
         clean: the wire that holds the data; by default the one of type `CleanLatents` that a unit makes of an input.
+        data: whether there is any. Else that wire is asked for a shape alone, and by default it is the noise that a
+            call starts from, for which a row needs no picture.
 
     Raises:
         GraphError: there is no such loop or wire, or nothing tells which is meant.
         ComponentError: a name is no component, or one that the loop's prediction does not depend on.
     """
     node = loop_of(graph, loop)
-    wire = clean or _clean(graph)
+    wire = clean or (None if data else _noise(graph)) or _clean(graph)
     if wire not in {w for n in graph.nodes for w in n.writes} | set(graph.inputs):
         known = [w for n in graph.nodes for w in n.writes]
         raise GraphError(f"clean: {graph.owner} makes no {wire!r}{did_you_mean(wire, known)}")
@@ -112,6 +114,11 @@ def _clean(graph: "Graph") -> str:
             "wire with clean="
         )
     return first[0]
+
+
+def _noise(graph: "Graph") -> str | None:
+    """The wire of the noise that a call starts from, which has the shape of what its loop arrives at, if any."""
+    return next((w for n in graph.nodes for w, h in n.writes.items() if bare(h) is Noise), None)
 
 
 def inner_units(loop: Denoise) -> tuple[Unit[..., Any], ...]:
