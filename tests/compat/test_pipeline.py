@@ -435,7 +435,7 @@ def test_a_step_that_there_is_none_of_is_refused(index):
         ({"seed": "a"}, "seed must be a whole number, got 'a'"),
         ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
         ({"device": "cuda:9"}, "device 'cuda:9' is not there"),
-        ({"torch_dtype": "bf16"}, "did you mean 'bfloat16'"),
+        ({"torch_dtype": "bf16"}, "write 'bfloat16'"),
         ({"rand_torch_dtype": torch.int8}, "must be a floating-point torch.dtype"),
     ],
 )
