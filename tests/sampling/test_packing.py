@@ -117,6 +117,21 @@ class Mirrored:
         return ClassifierFree(2.0).combine(predictions, step).flip(-1) * 0.5
 
 
+class Derived(ClassifierFree):
+    """One that says nothing of packing itself, and combines as `Mirrored` does."""
+
+    def combine(self, predictions: Any, step: Step) -> Tensor:
+        assert predictions.latents.shape[1:] == (3, 8, 8)
+        return super().combine(predictions, step).flip(-1) * 0.5
+
+
+class Earlier(ClassifierFree):
+    """One that combines as classifier-free guidance does, and asks for fewer branches."""
+
+    def active(self, step: Step) -> tuple[str, ...]:
+        return super().active(step) if step.index < 2 else ("positive",)
+
+
 POLICIES = {
     "none": (NoGuidance(), True),
     "classifier-free": (ClassifierFree(4.0, interval=(0.2, 0.8)), True),
@@ -127,6 +142,9 @@ POLICIES = {
     "projected": (NormKept(APG(3.0)), False),
     "zero star": (CFGZeroStar(3.0), False),
     "one's own": (Mirrored(), False),
+    "derived": (Derived(3.0), False),
+    "norm kept of a derived one": (NormKept(Derived(3.0)), False),
+    "derived for its branches": (Earlier(3.0), True),
     "norm kept of one's own": (NormKept(Mirrored()), False),  # type: ignore[arg-type]
 }
 

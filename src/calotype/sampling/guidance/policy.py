@@ -71,9 +71,13 @@ def advance(policy: Guidance, predictions: Mapping[str, Tensor], step: Step, sta
 
 def takes_packed(policy: Guidance, packing: "Packing") -> bool:
     """Whether a policy combines packed predictions as it does others, which it says by a method of this name; one that
-    has none is shown [B, C, ...]."""
-    says = getattr(policy, "takes_packed", None)
-    return says is not None and bool(says(packing))
+    has none, or whose class derives from one that has and combines in its own way, is shown [B, C, ...]."""
+    for known in map(vars, type(policy).__mro__):
+        if "takes_packed" in known:
+            return bool(policy.takes_packed(packing))  # type: ignore[attr-defined]
+        if "combine" in known or "advance" in known:
+            return False
+    return False
 
 
 @dataclass(frozen=True)
