@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from calotype.graph.branches import Branches
-from calotype.graph.devices import Edge, Route
+from calotype.graph.plan import Edge, Route
 from calotype.memory.crossing import Crossing, replaced
 from calotype.memory.peak import imagined
 from fake_devices import devices

@@ -4,42 +4,10 @@ Devices are texts here (`"cuda:0"`): this package knows no array library.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from calotype.errors import ComponentError
 from calotype.graph.node import Node
-from calotype.graph.plan import PlannedNode
-
-
-class Edge(NamedTuple):
-    """A value that moves: `reader` runs on `target`, and what it reads from `wire` is made on `source`."""
-
-    wire: str
-    reader: str
-    source: str
-    target: str
-
-    def __str__(self) -> str:
-        return f"{self.wire}, from {self.source} to {self.target} for {self.reader}"
-
-
-@dataclass(frozen=True)
-class Route:
-    """Where the nodes of a call run.
-
-    Attributes:
-        nodes: the device of each node, by name; one whose values come from the caller alone is not among them.
-        edges: the values that move, in the order of the nodes that read them.
-    """
-
-    nodes: Mapping[str, str] = field(default_factory=dict)
-    edges: tuple[Edge, ...] = ()
-
-    @property
-    def is_split(self) -> bool:
-        """Whether nodes run on several devices."""
-        return len(set(self.nodes.values())) > 1
+from calotype.graph.plan import Edge, PlannedNode, Route
 
 
 def route(nodes: Iterable[PlannedNode], places: Mapping[str, str], main: str) -> Route:

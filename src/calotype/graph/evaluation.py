@@ -1,7 +1,7 @@
 """Running a unit in a call: once for every combination that what it reads differs in, and no more."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from calotype.errors import GraphError
 from calotype.graph.branches import Branch, Branches
@@ -9,18 +9,15 @@ from calotype.graph.cells import Cells, Place, axes_of
 from calotype.graph.hints import accepts_none, branches_of
 from calotype.graph.memo import Unknowable
 from calotype.graph.node import BY_BRANCH, project
+from calotype.graph.plan import PlannedNode
 from calotype.graph.take_over import State, TakeOver
 from calotype.graph.unit import Unit
-
-if TYPE_CHECKING:
-    from calotype.graph.plan import PlannedNode
-    from calotype.graph.run import Run
-
+from calotype.graph.values import Values
 
 # -- units -------------------------------------------------------------------------------------------------------------
 
 
-def evaluate(run: "Run", unit: Unit[..., Any]) -> None:
+def evaluate(run: Values, unit: Unit[..., Any]) -> None:
     """Run a unit once for every place where what it reads differs, answering from the memo where it can."""
     places, memo = _places(run, unit), run.memo
     made: dict[Hashable, Mapping[str, Any]] = {}
@@ -45,7 +42,7 @@ def evaluate(run: "Run", unit: Unit[..., Any]) -> None:
     _enter_results(run, unit, places, [made[place.identity] for place in places])
 
 
-def expect(run: "Run", unit: Unit[..., Any]) -> tuple[int, int]:
+def expect(run: Values, unit: Unit[..., Any]) -> tuple[int, int]:
     """How often a unit would run and how often the memo would answer. What it writes has axes and keys, no values."""
     places, memo = _places(run, unit), run.memo
     distinct = {p.identity: p for p in places}.values()
@@ -54,7 +51,7 @@ def expect(run: "Run", unit: Unit[..., Any]) -> tuple[int, int]:
     return len(distinct), hits
 
 
-def _places(run: "Run", unit: Unit[..., Any]) -> list[Place]:
+def _places(run: Values, unit: Unit[..., Any]) -> list[Place]:
     reads = {wire: run.wires[wire] for wire in unit.reads}
     lift = unit.run_lift({wire: cells.lift for wire, cells in reads.items()})
     shape = axes_of(reads.values(), lift)
@@ -74,14 +71,14 @@ def _places(run: "Run", unit: Unit[..., Any]) -> list[Place]:
     return places
 
 
-def _read_key(run: "Run", unit: Unit[..., Any], wire: str, cells: Cells, place: tuple[Branch, int, int]) -> Hashable:
+def _read_key(run: Values, unit: Unit[..., Any], wire: str, cells: Cells, place: tuple[Branch, int, int]) -> Hashable:
     branch, prompt, image = place
     if branches_of(unit.reads[wire]) is None:
         return cells.key(branch, prompt, image)
     return tuple((b.name, cells.key(b, prompt, image)) for b in run.plan.branches)
 
 
-def _call(run: "Run", unit: Unit[..., Any], place: Place, parts: Mapping[str, Any]) -> dict[str, Any]:
+def _call(run: Values, unit: Unit[..., Any], place: Place, parts: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, hint in unit.parameters.items():
         if name == unit.branch_parameter:
@@ -102,7 +99,7 @@ def _call(run: "Run", unit: Unit[..., Any], place: Place, parts: Mapping[str, An
 
 
 def _enter_results(
-    run: "Run", unit: Unit[..., Any], places: Sequence[Place], made: Sequence[Mapping[str, Any]] | None
+    run: Values, unit: Unit[..., Any], places: Sequence[Place], made: Sequence[Mapping[str, Any]] | None
 ) -> None:
     shape = places[0].shape
     for wire, hint in unit.writes.items():
@@ -131,7 +128,7 @@ def _on(branch: Branch, value: Any, owner: str, wire: str) -> Any:
 # -- take-over units ---------------------------------------------------------------------------------------------------
 
 
-def take_over(run: "Run", node: TakeOver) -> None:
+def take_over(run: Values, node: TakeOver) -> None:
     """Run a take-over unit for every prompt and image that what it reads differs in."""
     uses = frozenset(node.uses)
     entered: dict[str, Cells] = {}
@@ -153,7 +150,7 @@ def take_over(run: "Run", node: TakeOver) -> None:
     run.wires.update(entered)
 
 
-def _seen(run: "Run", node: TakeOver, wire: str, prompt: int, image: int) -> Any:
+def _seen(run: Values, node: TakeOver, wire: str, prompt: int, image: int) -> Any:
     cells = run.wires[wire]
     values = {b.name: cells.at(b, prompt, image) for b in run.plan.branches}
     if branches_of(node.reads[wire]) is None or all(value is None for value in values.values()):
@@ -166,7 +163,7 @@ def _unkeyed(node: TakeOver, wire: str, shape: Cells) -> Cells:
     return Cells(lift, shape.item, shape.image, seeded=True)
 
 
-def _enter_written(run: "Run", node: TakeOver, state: State, cells: Cells, wire: str, item: tuple[int, int]) -> None:
+def _enter_written(run: Values, node: TakeOver, state: State, cells: Cells, wire: str, item: tuple[int, int]) -> None:
     spreads, value = branches_of(node.writes[wire]) is not None, state.written[wire]
     for branch in run.plan.branches if spreads else run.plan.branches[:1]:
         at = cells.index(branch, *item)
@@ -174,7 +171,7 @@ def _enter_written(run: "Run", node: TakeOver, state: State, cells: Cells, wire:
         cells.keys[at] = Unknowable()
 
 
-def expect_opaque(run: "Run", planned: "PlannedNode") -> None:
+def expect_opaque(run: Values, planned: PlannedNode) -> None:
     """Enter what a take-over unit or a loop writes, as far as a plan knows it: the axes."""
     node = planned.node
     reads = {wire: run.wires[wire] for wire in planned.active.reads}

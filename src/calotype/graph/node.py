@@ -1,14 +1,12 @@
 """What the engine knows of a node: its name, the wires it reads and writes, the components it uses."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from calotype.graph.branches import Branch
-    from calotype.graph.events import StepEvent
-    from calotype.graph.run import Run
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -69,10 +67,6 @@ class Node:
     def branches(self, inputs: Mapping[str, Any], twins: frozenset[str]) -> tuple["Branch", ...]:
         """The guidance branches it needs, given the call's inputs and the inputs that have a negative twin."""
         return ()
-
-    def run(self, run: "Run") -> Iterator["StepEvent"]:
-        """Read from and write to the wires of `run`; a loop yields its steps where somebody looks at them."""
-        raise NotImplementedError
 
 
 def project(lift: frozenset[str], branch: "Branch") -> Any:

@@ -7,14 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from calotype.graph.branches import Branch
 from calotype.graph.inputs import Call
 from calotype.graph.node import Active, Node
-
-if TYPE_CHECKING:
-    from calotype.graph.devices import Edge, Route
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,36 @@ class Stay(NamedTuple):
         return f"{in_bytes(self.stays)} stays, {in_bytes(self.streamed)} a pass from the {self.waits}{often}{call}"
 
 
+class Edge(NamedTuple):
+    """A value that moves: `reader` runs on `target`, and what it reads from `wire` is made on `source`."""
+
+    wire: str
+    reader: str
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.wire}, from {self.source} to {self.target} for {self.reader}"
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where the nodes of a call run.
+
+    Attributes:
+        nodes: the device of each node, by name; one whose values come from the caller alone is not among them.
+        edges: the values that move, in the order of the nodes that read them.
+    """
+
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    edges: tuple[Edge, ...] = ()
+
+    @property
+    def is_split(self) -> bool:
+        """Whether nodes run on several devices."""
+        return len(set(self.nodes.values())) > 1
+
+
 @dataclass(frozen=True)
 class Plan:
     """What one call will do. `skipped` names each triggered unit that stays out, with the wires that are None;
@@ -91,7 +118,7 @@ class Plan:
     in_turn: frozenset[str] = frozenset()
     chosen: tuple[str, ...] = ()
     layouts: Mapping[str, str] = field(default_factory=dict)
-    route: "Route | None" = None
+    route: Route | None = None
     crossed: Mapping[tuple[str, str], int] | None = None
     _predict: Callable[[], int | None] = field(default=lambda: None, repr=False)
     _crossed: Callable[[], Mapping[tuple[str, str], int] | None] = field(default=lambda: None, repr=False)
@@ -125,7 +152,7 @@ class Plan:
         return self.route.nodes if self.route is not None and self.route.is_split else {}
 
     @property
-    def edges(self) -> "Mapping[Edge, int | None]":
+    def edges(self) -> Mapping[Edge, int | None]:
         """The values that move between devices, and how many bytes; None where the call cannot be rehearsed. What has
         no tensors, or was moved for an earlier node already, is not among them where that is known."""
         edges = () if self.route is None else self.route.edges

@@ -1,29 +1,28 @@
-"""One call: the values on every wire, and the evaluation of nodes over guidance branches, prompts and images.
+"""One call: its nodes, run in order over guidance branches, prompts and images, on the values of `Values`.
 
-A wire's value may differ along three axes: the guidance branch, the prompt (item of a list) and the image (seed).
 Each unit runs once for every combination that what it reads differs in, and no more (`calotype.graph.evaluation`).
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
-from calotype.graph.branches import Branch, Branches
-from calotype.graph.cells import Cells, axes_of
-from calotype.graph.entry import entered
 from calotype.graph.evaluation import evaluate, expect, expect_opaque, take_over
 from calotype.graph.events import StepEvent
-from calotype.graph.graph import Graph
-from calotype.graph.memo import Memo, Unknowable
-from calotype.graph.plan import Plan
-from calotype.graph.surroundings import Edges, Holder, Way
+from calotype.graph.node import Node
 from calotype.graph.take_over import TakeOver
 from calotype.graph.unit import Unit
+from calotype.graph.values import Values
 
-_AS_EVER: AbstractContextManager[None] = nullcontext()
+
+@runtime_checkable
+class RunsItself(Protocol):
+    """A node that is neither a unit nor a take-over unit: a sampling loop."""
+
+    def run(self, run: "Run") -> Iterator[StepEvent]:
+        """Read from and write to the wires of `run`, and yield the steps where somebody looks at them."""
 
 
-class Run:
+class Run(Values):
     """The state of one call. Made per call, so that a pipeline holds nothing of it.
 
     Args:
@@ -42,24 +41,6 @@ class Run:
             them.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        plan: Plan,
-        components: Mapping[str, Any],
-        generations: Mapping[str, Hashable],
-        memo: Memo | None,
-        holder: Holder,
-        edges: Edges | None = None,
-        way: Way | None = None,
-    ) -> None:
-        self.graph, self.plan, self.memo = graph, plan, memo
-        self._components, self.generations, self._holder = components, generations, holder
-        self.edges, self.way = edges, way
-        self.wires: dict[str, Cells] = entered(graph, plan)
-        self.position = 0
-        self.watched = True
-
     # -- running ---------------------------------------------------------------------------------------------------
 
     def execute(self) -> Iterator[StepEvent]:
@@ -69,16 +50,19 @@ class Run:
         """
         for position, planned in enumerate(self.plan.nodes):
             self.position = position
-            yield from planned.node.run(self)
+            yield from self.perform(planned.node)
             self._drop_finished()
 
-    def evaluate(self, unit: Unit[..., Any]) -> None:
-        """Run a unit; see `calotype.graph.evaluation.evaluate`."""
-        evaluate(self, unit)
-
-    def take_over(self, node: TakeOver) -> None:
-        """Run a take-over unit; see `calotype.graph.evaluation.take_over`."""
-        take_over(self, node)
+    def perform(self, node: Node) -> Iterator[StepEvent]:
+        """Run one node, as its kind is run (`calotype.graph.evaluation`); the steps are those of a loop."""
+        if isinstance(node, Unit):
+            evaluate(self, node)
+        elif isinstance(node, TakeOver):
+            take_over(self, node)
+        else:
+            assert isinstance(node, RunsItself), "whatever else is a node runs itself"
+            return node.run(self)
+        return iter(())
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """How often each unit would run and how often the memo would answer, without running anything."""
@@ -90,14 +74,6 @@ class Run:
                 found[planned.name] = (1, 0)
                 expect_opaque(self, planned)
         return found
-
-    def hold(self, names: frozenset[str]) -> AbstractContextManager[None]:
-        """Components on their device while the context lasts; what later nodes need is known to memory."""
-        return self._holder.hold(self.components(names), [n.components for n in self.plan.nodes[self.position + 1 :]])
-
-    def computing(self) -> AbstractContextManager[None]:
-        """What the present node's functions run in: nothing, unless the plan has it compute another way."""
-        return _AS_EVER if self.way is None else self.way(self.plan.nodes[self.position].name)
 
     def stepping(self, steps: Iterator[StepEvent]) -> Iterator[StepEvent]:
         """The steps of a loop, each of which is computed within `computing`; who looks on between them is not."""
@@ -116,42 +92,6 @@ class Run:
         """Take these in the place of the components of their names: those that only rehearse."""
         self._components = {**self._components, **components}
 
-    def components(self, names: frozenset[str]) -> dict[str, Any]:
-        return {name: self._components[name] for name in names}
-
-    # -- what a loop reads and writes ------------------------------------------------------------------------------
-
-    def items(self) -> list[tuple[int, int]]:
-        """Every (prompt, image) of the call, prompt-major."""
-        return [(p, k) for p in range(self.plan.prompts) for k in range(self.plan.images)]
-
-    def items_of(self, wires: Sequence[str]) -> list[tuple[int, int]]:
-        """The (prompt, image) pairs that the values of these wires differ in, prompt-major."""
-        shape = axes_of((self.wires[w] for w in wires), frozenset())
-        prompts = range(self.plan.prompts if shape.item else 1)
-        return [(p, k) for p in prompts for k in range(self.plan.images if shape.image else 1)]
-
-    def gather(self, wire: str, branch: Branch, items: Sequence[tuple[int, int]]) -> list[Any]:
-        """The values of a wire on one branch, one for each item."""
-        cells = self.wires[wire]
-        return [self.brought(wire, cells.at(branch, prompt, image)) for prompt, image in items]
-
-    def brought(self, wire: str, value: Any) -> Any:
-        """A wire's value where the present node runs."""
-        if self.edges is None:
-            return value
-        return self.edges.bring(self.plan.nodes[self.position].name, wire, value)
-
-    def enter(self, wire: str, values: Sequence[Any], items: Sequence[tuple[int, int]]) -> None:
-        """Put one value for each item on a wire, the same on every branch."""
-        item, image = len({p for p, _ in items}) > 1, len({k for _, k in items}) > 1
-        cells = Cells(frozenset(), item, image, seeded=True)
-        for value, (prompt, number) in zip(values, items, strict=True):
-            at = cells.index(self.plan.branches[0], prompt, number)
-            cells.values[at] = value
-            cells.keys[at] = Unknowable()
-        self.wires[wire] = cells
-
     # -- previews --------------------------------------------------------------------------------------------------
 
     def fork(self) -> "Run":
@@ -167,7 +107,7 @@ class Run:
         self.enter(wire, [value], [(0, 0)])
         for position in self._needed_later():
             self.position = position
-            for _ in self.plan.nodes[position].node.run(self):
+            for _ in self.perform(self.plan.nodes[position].node):
                 pass
         return {wire: self.results(wire)[0] for wire in self.plan.outputs}
 
@@ -182,18 +122,6 @@ class Run:
                 found.append(position)
                 wanted |= planned.active.reads
         return found[::-1]
-
-    # -- results ---------------------------------------------------------------------------------------------------
-
-    def results(self, wire: str) -> list[Any]:
-        """The values of an output, prompt-major: `Branches` where the wire differs between branches."""
-        cells = self.wires[wire]
-        return [self._result(cells, p, k) for p, k in self.items_of([wire])]
-
-    def _result(self, cells: Cells, prompt: int, image: int) -> Any:
-        if not cells.lift or len(self.plan.branches) == 1:
-            return cells.at(self.plan.branches[0], prompt, image)
-        return Branches(**{b.name: cells.at(b, prompt, image) for b in self.plan.branches})
 
     def _drop_finished(self) -> None:
         wanted = {w for n in self.plan.nodes[self.position + 1 :] for w in n.active.reads} | set(self.plan.outputs)

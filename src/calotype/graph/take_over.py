@@ -1,18 +1,14 @@
 """Take-over units, which drive all guidance branches themselves."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from calotype.errors import GraphError, did_you_mean
 from calotype.graph.hints import accepts_none, branches_of, spell
 from calotype.graph.node import BY_BRANCH, Active, Node
 from calotype.graph.unit import hints_of
-
-if TYPE_CHECKING:
-    from calotype.graph.events import StepEvent
-    from calotype.graph.run import Run
 
 
 class State:
@@ -82,10 +78,6 @@ class TakeOver(Node):
                 raise GraphError(f"{self.name} declares that it writes {wire!r}, but did not; set state[{wire!r}]")
             if state.written[wire] is None and not accepts_none(hint):
                 raise GraphError(f"{self.name} wrote None to {wire!r}, wanted {spell(hint)}")
-
-    def run(self, run: "Run") -> Iterator["StepEvent"]:
-        run.take_over(self)
-        return iter(())
 
 
 def takes_over(*, reads: Mapping[str, Any], writes: Mapping[str, Any]) -> Callable[[Callable[..., None]], TakeOver]:

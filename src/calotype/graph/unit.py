@@ -1,20 +1,16 @@
 """Units: plain functions whose signature is their contract."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from keyword import iskeyword
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Optional, ParamSpec, TypeVar, get_type_hints, overload
+from typing import Any, Generic, Optional, ParamSpec, TypeVar, get_type_hints, overload
 
 from calotype.errors import GraphError, did_you_mean
 from calotype.graph.branches import Branch
 from calotype.graph.hints import OnlySettings, accepts_none, bare, branches_of, fits, metadata_of, spell
 from calotype.graph.node import BY_BRANCH, Active, Node
-
-if TYPE_CHECKING:
-    from calotype.graph.events import StepEvent
-    from calotype.graph.run import Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -142,10 +138,6 @@ class Unit(Node, Generic[P, R]):
     def one_by_one(self) -> tuple[str, ...]:
         """The wires that it reads one branch at a time."""
         return tuple(self.wire(n) for n, h in self.parameters.items() if branches_of(h) is None)
-
-    def run(self, run: "Run") -> Iterator["StepEvent"]:
-        run.evaluate(self)
-        return iter(())
 
     def results(self, made: Any) -> dict[str, Any]:
         """What one call returned, by wire. Raises `GraphError` for a `None` that the annotation excludes."""

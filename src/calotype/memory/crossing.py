@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from calotype.graph.branches import Branches
-from calotype.graph.devices import Route
+from calotype.graph.plan import Route
 from calotype.memory.imagined import has_data
 
 T = TypeVar("T")

@@ -142,7 +142,7 @@ class _Rehearsal:
             if isinstance(node, Denoise):
                 counted = _rehearse_loop(node, run, self.passes)
             else:
-                list(node.run(run))
+                list(run.perform(node))
                 counted = self.passes.taken()
         except (RuntimeError, TypeError, ValueError):
             if position + 1 < len(run.plan.nodes):  # the last makes pictures or files, after its tensors
