@@ -27,6 +27,10 @@ def test_frames_follow_one_another():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="multiples of 2, got 5x4"):
         patched(torch.zeros(1, 3, 5, 4))
+    with pytest.raises(
+        InputError, match=r"latents must be \[b, c, h, w\] or \[b, c, frames, h, w\], got \[1, 3, 1, 1, 4, 4\]"
+    ):
+        patched(torch.zeros(1, 3, 1, 1, 4, 4))
     with pytest.raises(InputError, match="a grid of 1x2x2 has 4 tokens, got 5"):
         unpatched(torch.zeros(1, 5, 4), (1, 2, 2))
     with pytest.raises(InputError, match="a multiple of 4 wide, got 6"):

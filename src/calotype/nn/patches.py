@@ -14,8 +14,11 @@ def patched(latents: Float[Tensor, "b c *frames h w"], side: int = 2) -> Patches
     """Latents of pictures, or of videos, as tokens of `side` x `side` latents each: channels first, then rows.
 
     Raises:
-        InputError: height or width is no multiple of `side`.
+        InputError: height or width is no multiple of `side`, or the tensor is neither of a picture nor of a video, as
+            tokens are.
     """
+    if latents.ndim not in (4, 5):
+        raise InputError(f"latents must be [b, c, h, w] or [b, c, frames, h, w], got {list(latents.shape)}")
     height, width = latents.shape[-2:]
     if height % side or width % side:
         raise InputError(f"height and width of latents must be multiples of {side}, got {height}x{width}")
