@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import calotype
 from calotype import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from calotype.errors import ComponentError, ConfigError, InputError, UnknownInput, UnusedInput
 
@@ -102,3 +103,22 @@ def test_wrong_calls_are_refused(pipe: DDPMPipeline, tmp_path: Path) -> None:
     nameless = DDPMPipeline(unet=UNet2DModel(**{**TINY, "sample_size": None}), scheduler=DDPMScheduler())
     with pytest.raises(ConfigError, match="no sample_size"):
         nameless(num_inference_steps=1)
+
+
+def test_the_model_of_faces_in_the_box_draws_yellow_discs_on_white() -> None:
+    pipe = DDPMPipeline.from_pretrained("calotype/faces-32", device="cpu")
+    pictures = np.stack([np.asarray(image) for image in pipe(num_images=8, seed=0, num_inference_steps=10).images])
+    assert pictures.shape == (8, 32, 32, 3)
+    corners = pictures[:, [0, 0, -1, -1], [0, -1, 0, -1]].astype(float)
+    middle = np.median(pictures[:, 8:24, 8:24].astype(float), axis=(1, 2))
+    assert corners.mean() > 235
+    assert np.median(middle[:, 0] - middle[:, 2]) > 80  # much more red than blue
+
+
+def test_the_reference_draws_the_same_face_with_the_model_in_the_box() -> None:
+    folder = Path(calotype.__file__).parent / "assets" / "faces-32"
+    theirs = diffusers.UNet2DModel.from_pretrained(folder, subfolder="unet").eval()
+    ours = UNet2DModel.from_pretrained(folder, subfolder="unet")
+    x = torch.randn(2, 3, 32, 32, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, 500).sample, theirs(x, 500).sample, atol=1e-5, rtol=1e-5)
