@@ -130,6 +130,43 @@ def test_a_normalisation_is_done_again_for_all_who_need_it() -> None:
     assert before - after == 6 * 8 * 4
 
 
+def test_a_picture_without_a_batch_is_convolved_as_before() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1))
+    layers[1].requires_grad_(False)
+    both_ways(layers, torch.randn(3, 8, 8))
+
+
+def test_pairs_of_a_normalised_result_as_complex_numbers_learn_the_same() -> None:
+    class Rotated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+            self.by = nn.Parameter(torch.randn(2, dtype=torch.complex64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            pairs = self.norm(self.into(x)).view(3, 2, 2)
+            return torch.view_as_real(torch.view_as_complex(pairs) * self.by)
+
+    torch.manual_seed(0)
+    both_ways(Rotated(), torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.GroupNorm(2, 4)])
+def test_what_a_normalisation_held_then_is_what_gradients_are_of(norm: nn.Module) -> None:
+    """Another parameter in its place before the backward pass changes nothing, as without it."""
+    layers, found = nn.Sequential(nn.Linear(4, 4), norm, nn.Linear(4, 4)), []
+    x, weight = torch.randn(3, 4), norm.weight
+    for spare in (False, True):
+        layers.zero_grad()
+        norm.weight = weight
+        with spared([layers] if spare else []):
+            out = layers(x)
+            norm.weight = nn.Parameter(torch.full((4,), 9.0))
+            out.square().mean().backward()
+        found.append(layers[2].weight.grad)
+    torch.testing.assert_close(found[1], found[0], rtol=0.0, atol=0.0)
+
+
 def test_half_precision_is_done_again_in_half_precision() -> None:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(3, 8, 1), GroupNorm(2, 8), nn.SiLU(), Conv2d(8, 4, 3, padding=1))

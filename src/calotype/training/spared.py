@@ -90,7 +90,8 @@ def _convolved(
     layer: nn.Conv2d, plain: Callable[..., Tensor], x: Tensor, shift: Tensor | None = None, **more: Any
 ) -> Tensor:
     weight = layer.weight
-    if weight.requires_grad or not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or more:
+    infers = not torch.is_grad_enabled()
+    if infers or weight.requires_grad or x.ndim != 4 or torch.is_autocast_enabled(x.device.type) or more:
         return plain(x, **more) if shift is None else plain(x, shift, **more)
     bias = layer.bias
     if shift is not None:  # joins the bias, as in the layer itself
@@ -136,11 +137,20 @@ def _gated(layer: GatedLinear, rows: Tensor) -> Tensor:
 # -- normalisations ----------------------------------------------------------------------------------------------------
 
 
-class _Result:
-    """What a normalisation gave, as how to have it again: its input is kept for its own gradient anyhow."""
+@dataclass(frozen=True)
+class _Kept:
+    """A tensor that is kept as it is."""
 
-    def __init__(self, layer: nn.Module, x: Tensor) -> None:
-        self._layer, self._x, self._version = layer, x.detach(), x._version
+    tensor: Tensor
+    version: int
+
+
+class _Result:
+    """What a normalisation gave, as how to have it again: what it is made of is kept for its own gradient anyhow."""
+
+    def __init__(self, layer: Any, x: Tensor) -> None:
+        self._layer = layer
+        self._given = [t if t is None else _Kept(t.detach(), t._version) for t in (x, layer.weight, layer.bias)]
         kind = x.device.type
         self._autocast = kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         self._again: Tensor | None = None
@@ -155,21 +165,14 @@ class _Result:
         return result
 
     def _made(self) -> Tensor:
-        _refuse_changed(self._x, self._version)
         kind, dtype, enabled = self._autocast
-        layer: Any = self._layer
+        layer = self._layer
+        x, weight, bias = (kept if kept is None else _unpacked(kept) for kept in self._given)
+        assert x is not None
         with torch.autocast(kind, dtype=dtype, enabled=enabled):
             if isinstance(layer, nn.GroupNorm):
-                return functional.group_norm(self._x, layer.num_groups, layer.weight, layer.bias, layer.eps)
-            return functional.layer_norm(self._x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A tensor that is kept as it is."""
-
-    tensor: Tensor
-    version: int
+                return functional.group_norm(x, layer.num_groups, weight, bias, layer.eps)
+            return functional.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ class _Results:
     """Knows what normalisations gave, as long as it is there."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[weakref.ref[Any], int, _Result]] = {}
+        self._known: dict[int, tuple[weakref.ref[Any], torch.dtype, int, _Result]] = {}
 
     def normalised(self, layer: nn.Module, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """A normalisation, whose result is remembered as how to have it again."""
@@ -195,30 +198,26 @@ class _Results:
             storage = out.untyped_storage()
             key = storage._cdata
             gone = weakref.ref(storage, lambda _: self._known.pop(key, None))
-            self._known[key] = gone, out._version, _Result(layer, x)
+            self._known[key] = gone, out.dtype, out._version, _Result(layer, x)
         return out
 
     def packed(self, tensor: Tensor) -> Any:
         """What is kept of a tensor that gradients need."""
         known = self._known.get(tensor.untyped_storage()._cdata) if type(tensor) is Tensor else None
-        if known is None or known[1] != tensor._version:
+        if known is None or known[1:3] != (tensor.dtype, tensor._version):  # such as complex numbers made of pairs
             return _Kept(tensor, tensor._version)
-        result = known[2]
+        result = known[3]
         result.users += 1
         return _View(result, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
 
 
 def _unpacked(packed: Any) -> Tensor:
+    """The tensor. Raises `RuntimeError` where one that gradients need was written to, as autograd itself does."""
     if isinstance(packed, _View):
         return packed.result.taken().as_strided(packed.size, packed.stride, packed.offset)
-    _refuse_changed(packed.tensor, packed.version)
-    kept: Tensor = packed.tensor
-    return kept
-
-
-def _refuse_changed(tensor: Tensor, version: int) -> None:
-    """Raise `RuntimeError` where a tensor that gradients need was written to, as autograd itself does."""
-    if tensor._version != version:
+    tensor: Tensor = packed.tensor
+    if tensor._version != packed.version:  # autograd itself no longer looks
         raise RuntimeError(
             f"a tensor of shape {list(tensor.shape)} that gradients need was changed in place after it was kept"
         )
+    return tensor
