@@ -71,3 +71,24 @@ def test_the_short_way_of_doubling(monkeypatch, case):
         found, expected = doubled(x, layer), layer(functional.interpolate(x, scale_factor=2.0))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert bool(short) is (case == "inference")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("channels", "side"), [(4, 6), (256, 24), (352, 8)])
+@pytest.mark.parametrize("options", [{"padding_mode": "circular"}, {"padding_mode": "reflect"}, {"dilation": 2}])
+def test_what_a_convolution_is_told_counts_at_every_size(channels, side, options):
+    """Seamless pictures are drawn by networks whose maps go round (`padding_mode`), which is set after they are made."""
+    layer, x = Conv2d(channels, channels, 3, padding=1), torch.randn(1, channels, side, side)
+    layer.__dict__.update({name: (value, value) if name == "dilation" else value for name, value in options.items()})
+    expected = torch.nn.Conv2d.forward(layer, x)
+    assert torch.equal(layer(x), expected)
+    if "dilation" not in options:
+        repeated = functional.interpolate(x, scale_factor=2.0)
+        assert torch.equal(doubled(x, layer), torch.nn.Conv2d.forward(layer, repeated))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [8, 24])
+def test_a_map_of_other_channels_is_refused_in_pytorchs_words(side):
+    with pytest.raises(RuntimeError, match="to have 352 channels, but got 320 channels instead"):
+        Conv2d(352, 352, 3, padding=1)(torch.randn(1, 320, side, side))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
+from calotype.memory.peak import StorageWatch
 from calotype.nn import convolution, winograd
 from calotype.nn.convolution import Conv2d
 from calotype.nn.winograd import convolved
@@ -40,6 +41,19 @@ def test_it_is_the_same_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         found = convolved(x, weight, bias)
     assert parts.call_count == 3 * 2
     torch.testing.assert_close(found, functional.conv2d(x, weight, bias, padding=1), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_nothing_of_a_part_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction imagines the first part alone: two at once would take more memory than it says."""
+    x, weight = torch.randn(1, 64, 96, 32), torch.randn(64, 64, 3, 3)
+    monkeypatch.setattr(winograd, "_TILES", 8 * 16 * 64)
+    monkeypatch.setattr(winograd, "_KERNELS", 16 * 64)
+    with StorageWatch() as parts:
+        convolved(x, weight, None)
+    with FakeTensorMode() as mode, StorageWatch() as imagined:
+        convolved(mode.from_tensor(x), mode.from_tensor(weight), None)
+    assert parts.peak == imagined.peak
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ class Conv2d(nn.Conv2d):
             from calotype.nn.winograd import convolved  # only large networks need it
 
             return convolved(x, weight, bias)
-        return functional.conv2d(x, weight, bias, self.stride, self.padding)
+        return self._conv_forward(x, weight, bias)
 
     def _is_better_as_product(self, x: Tensor) -> bool:
         batch, _, height, width = x.shape
@@ -54,18 +54,21 @@ class Conv2d(nn.Conv2d):
             batch * height * width >= _MANY_IN_TILES
             and self.out_channels >= _WIDE
             and self.kernel_size == (3, 3)
-            and self.stride == self.padding == self.dilation == (1, 1)
+            and self.stride == self.padding == (1, 1)
             and self._infers(x)
         )
 
     def _infers(self, x: Tensor) -> bool:
-        """Whether it is inference in float32 on a processor."""
+        """Whether it is inference in float32 on a processor, of a plain convolution with zeros around."""
         return (
             x.device.type == "cpu"
             and x.dtype == torch.float32
             and not torch.is_grad_enabled()
             and not torch.is_autocast_enabled("cpu")
+            and x.shape[1] == self.in_channels  # PyTorch's own says what does not fit
             and self.groups == 1
+            and self.dilation == (1, 1)
+            and self.padding_mode == "zeros"
         )
 
     def _as_product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -94,6 +97,7 @@ def doubled(x: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b c2
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
+        and conv.padding_mode == "zeros"
         and not conv._forward_hooks
         and not torch.compiler.is_compiling()
     ):

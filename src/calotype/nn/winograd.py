@@ -40,8 +40,9 @@ def convolved(
         kernels = _kernels(weight[first:last])
         add = None if bias is None else bias[first:last]
         for top, bottom in _spans(down, rows, plain):
-            products = _products(_tiles(padded[:, 2 * top : 2 * bottom + 2]), kernels, add)
-            _gather(products, pixels[:, 2 * top : 2 * bottom, :, first:last])
+            tiles = padded[:, 2 * top : 2 * bottom + 2]  # no name for what is made of them: it would outlive its part
+            _gather(_products(_tiles(tiles), kernels, add), pixels[:, 2 * top : 2 * bottom, :, first:last])
+        del kernels
     layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
     return pixels[:, :height, :width].permute(0, 3, 1, 2).contiguous(memory_format=layout)
 
