@@ -2,7 +2,7 @@
 
 A LoRA of the embedded model with a moving average, dropout of texts and pictures on the way, a checkpoint after every
 step. One run goes through; the other is killed (SIGKILL) KILLS times at moments that are drawn, whatever it does then:
-it starts, trains, draws a picture or writes. Reported are the kills and how many tensors of the last two checkpoints
+it trains, draws a picture or writes. Reported are the kills and how many tensors of the last two checkpoints
 (parameters, averages, moments of the optimizer) differ in any bit, and how many rows of the logs do.
 """
 
@@ -20,6 +20,9 @@ import torch
 from PIL import Image
 
 from benchmarks.scratch import scratch_folder
+
+STEPS_EACH = 3
+"""A run goes on by at most so many steps before it is killed, so that there are steps left for every kill."""
 
 
 def train(output: Path, steps: int) -> None:
@@ -39,20 +42,28 @@ def train(output: Path, steps: int) -> None:
 
 def killed(output: Path, steps: int, kills: int) -> int:
     """Kill it so many times, each once it has gone on a little; how often it was still running then."""
-    from calotype.training.checkpoint import checkpoints
-
     chance, done = random.Random(0), 0
     for _ in range(kills):
-        before = [path.name for path in checkpoints(output)]
+        before = steps_of(output)
         process = subprocess.Popen([sys.executable, "-m", __spec__.name, "train", str(output), str(steps)])
-        while process.poll() is None and [path.name for path in checkpoints(output)] == before:
+        while process.poll() is None and steps_of(output) == before:
             time.sleep(0.005)
-        time.sleep(chance.uniform(0.0, 0.4))
+        latest = time.monotonic() + chance.uniform(0.0, 0.4)
+        while time.monotonic() < latest and steps_of(output) < before + STEPS_EACH:
+            time.sleep(0.001)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             done += 1
         process.wait()
     return done
+
+
+def steps_of(output: Path) -> int:
+    """How many steps the last checkpoint has."""
+    from calotype.training.checkpoint import last_checkpoint
+
+    last = last_checkpoint(output)
+    return 0 if last is None else int(last.name.removeprefix("checkpoint-"))
 
 
 def different(a: Path, b: Path) -> tuple[int, int]:
@@ -74,7 +85,7 @@ def different(a: Path, b: Path) -> tuple[int, int]:
 
 def main(kills: int) -> None:
     folder = Path(tempfile.mkdtemp(dir=scratch_folder()))
-    steps = 3 * kills + 10
+    steps = STEPS_EACH * kills + 10
     try:
         done = killed(folder / "killed", steps, kills)
         for name in ("killed", "whole"):
