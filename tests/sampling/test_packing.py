@@ -187,6 +187,8 @@ def test_it_packs_by_components_alone() -> None:
 
     with pytest.raises(GraphError, match="by_prompt packs the latents by components alone; it reads 'prompt'"):
         Denoise(rows, packed=by_prompt)
+    with pytest.raises(GraphError, match=r"packed must be a unit that makes the packing .*, got Squares\(side=2\)"):
+        Denoise(rows, packed=Squares(2))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 6), (2, 3, 5, 4, 6), (1, 3, 1, 4, 6)])

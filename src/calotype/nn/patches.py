@@ -46,7 +46,8 @@ def unpatched(tokens: Float[Tensor, "b n c"], grid: Grid, side: int = 2) -> Floa
 
 @dataclass(frozen=True)
 class Squares:
-    """Latents packed as tokens of `side` x `side` of them, for a loop that works on tokens: `Denoise(..., packed=)`."""
+    """Latents packed as tokens of `side` x `side` of them, for a loop that works on tokens: the unit that is given as
+    `Denoise(..., packed=)` makes it."""
 
     side: int = 2
 

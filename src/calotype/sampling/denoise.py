@@ -69,14 +69,15 @@ class Denoise(Node):
         cache: the input that says how steps take over work of steps before (`calotype.sampling.caching`); by default,
             or where it is None, every step computes.
         packed: a unit of components alone that makes the `Packing` in which the loop works on the latents, one tensor:
-            the predictor reads and makes them packed, and all others see them as they are. None: nobody packs.
+            the predictor reads and makes them packed, the scheduler moves each of their numbers so, and all others see
+            them as they are. None: nobody packs.
         batch_branches: predict all branches in one batch, or in turn; by default whichever is better for the size.
         optional: the loop may be skipped, which leaves `latents` as they are.
 
     Raises:
         GraphError: a unit lacks `latents` or makes several values, the guidance unit uses components, the predictor
-            does not take what a unit in `steer` makes, an objective takes no `Estimate`, or the unit that packs reads
-            a wire.
+            does not take what a unit in `steer` makes, an objective takes no `Estimate`, or what packs is no unit or
+            reads a wire.
     """
 
     is_loop = True
@@ -129,10 +130,8 @@ class Denoise(Node):
                 raise GraphError(
                     f"{name}: {deciding.name} decides the branches before anything runs, so it has no components"
                 )
-        if packed is not None and packed.reads:
-            raise GraphError(
-                f"{name}: {packed.name} packs the latents by components alone; it reads {min(packed.reads)!r}"
-            )
+        if packed is not None:
+            _refuse_no_packer(name, packed)
         self.plan_reads = frozenset(self._plan_reads())
         hint = predict.parameters["latents"]
         self.reads = MappingProxyType(self._all_reads() | {latents: hint, sigmas: NoiseLevels, "seed": int})
@@ -286,6 +285,14 @@ class Denoise(Node):
 
     def _runs(self, inner: Unit[..., Any], absent: frozenset[str]) -> bool:
         return not any(w in absent for w in self._outer(inner) if w in inner.needs)
+
+
+def _refuse_no_packer(loop: str, packed: Any) -> None:
+    """Raise `GraphError` for what is no unit of components alone."""
+    if not isinstance(packed, Unit):
+        raise GraphError(f"{loop}: packed must be a unit that makes the packing of components, got {packed!r}")
+    if packed.reads:
+        raise GraphError(f"{loop}: {packed.name} packs the latents by components alone; it reads {min(packed.reads)!r}")
 
 
 def _refuse_two_of_a_name(loop: str, branches: Sequence[Branch]) -> None:
