@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from calotype import Denoise, Inputs, TextToImagePipeline
 from calotype.graph.unit import unit
+from calotype.nn.beside import running_beside
 from calotype.pipelines import prediction
 from calotype.pipelines.pictures import Picture, to_picture
 from stubs import Encoder, Net, TextInputs, TextToImage, define, latents, noise, sigmas, velocity
@@ -139,10 +140,11 @@ class Reader(nn.Module):
 
     def __init__(self, looks: bool) -> None:
         super().__init__()
-        self.weight, self.looks, self.calls = nn.Parameter(torch.ones(1)), looks, 0
+        self.weight, self.looks = nn.Parameter(torch.ones(1)), looks
+        self.log: list[int] = []
 
     def forward(self, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self.calls += 1
+        self.log.append(1)
         rows = self.weight * torch.ones(100 * int(count) if self.looks else 100, 4)
         return rows, rows[:1], count
 
@@ -173,4 +175,62 @@ def test_a_network_that_looks_at_numbers_is_rehearsed_for_each(looks: bool) -> N
     one = pipe()
     found = [computed(one, prompt) for prompt in ("a", "aaaa", "aaaaaaaa")]
     assert found == [computed(pipe(), prompt) for prompt in ("a", "aaaa", "aaaaaaaa")]
-    assert (len(set(found)) == 3) is looks and one.reader.calls == (3 if looks else 1)
+    assert (len(set(found)) == 3) is looks and len(one.reader.log) == (3 if looks else 1)
+
+
+class Hidden(nn.Module):
+    """Two layers, with so many numbers between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, width), nn.Linear(width, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(x))
+        return out
+
+
+@unit
+def through(rank: int, *, net: Hidden) -> Picture:
+    change = {"first": (torch.ones(rank, 8), torch.ones(net.first.out_features, rank))}
+    with running_beside(net, [(change, 1.0)] if rank else []):
+        return to_picture(net(torch.ones(1, 3, 500, 8))[:, :, :1])
+
+
+@unit
+def layer_by_layer(rank: int, *, net: nn.Sequential) -> Picture:
+    pixels = torch.ones(1, 3, 100 * len(net), 8)
+    for layer in net:
+        pixels = layer(pixels)
+    return to_picture(net[0](pixels))
+
+
+class Rank(Inputs):
+    rank: int = 0
+
+
+Through: Any = define(through, inputs=Rank, name="Through", net=Hidden)
+ByLayer: Any = define(layer_by_layer, inputs=Rank, name="ByLayer", net=nn.Sequential)
+
+
+def hidden(width: int) -> Any:
+    return Through(net=Hidden(width), device="cpu", memory="1GiB")
+
+
+def test_a_network_that_was_changed_is_rehearsed_again() -> None:
+    pipe = hidden(8)
+    narrow = pipe.plan().computed
+    pipe.net = Hidden(100)
+    assert pipe.plan().computed == hidden(100).plan().computed != narrow
+
+
+def test_changes_of_one_call_are_rehearsed_each() -> None:
+    pipe = hidden(8)
+    found = [pipe.plan(rank=rank).computed for rank in (0, 1, 64, 0)]
+    assert found == [hidden(8).plan(rank=rank).computed for rank in (0, 1, 64, 0)] and found[1] != found[2]
+
+
+def test_layers_in_a_list_are_rehearsed_one_by_one() -> None:
+    layers = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    (computed,) = ByLayer(net=layers, device="cpu", memory="1GiB").plan().computed
+    assert computed >= 2 * 3 * 200 * 8 * 4, "what goes into a layer and what comes out"

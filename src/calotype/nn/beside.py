@@ -29,6 +29,11 @@ def running_beside(
     return _running(network, changes) if changes else nullcontext()
 
 
+def is_running_beside() -> bool:
+    """Whether changes run beside layers in what this thread computes now."""
+    return _WITHIN.get() is not None
+
+
 @contextmanager
 def _running(network: nn.Module, changes: Sequence[tuple[Mapping[str, Pair], float]]) -> Iterator[None]:
     mine = object()

@@ -83,17 +83,17 @@ class _Fitting:
 
     def rehearsed(self, plan: Plan) -> Plan:
         """The plan with what it computes, where that can be known. A call like one before is not rehearsed again."""
-        known = Known(self.memory.rehearsed, self.memory.rehearsed_networks, self._about(plan))
+        about = type(self.pipe), plan.outputs, plan.in_parts, plan.in_turn, attention_kernels()
+        known = Known(self.memory.rehearsed, self.memory.rehearsed_networks, about, self._generations(plan))
         found = known.get(self._values(plan), lambda: self._rehearse(plan, known))
         if found is None:
             return plan
         return replace(plan, computed=found.computed, passes=found.passes, scores=found.scores, crossed=found.crossed)
 
-    def _about(self, plan: Plan) -> Hashable:
-        """What a rehearsal depends on besides values."""
+    def _generations(self, plan: Plan) -> dict[str, Hashable]:
+        """The generations of the components that a call uses."""
         used = {name for node in plan.nodes for name in node.active.uses}
-        generations = tuple((name, self.pipe._generations.of(name, self.components[name])) for name in sorted(used))
-        return type(self.pipe), plan.outputs, plan.in_parts, plan.in_turn, generations, attention_kernels()
+        return {name: self.pipe._generations.of(name, self.components[name]) for name in sorted(used)}
 
     def _values(self, plan: Plan) -> Hashable:
         """The values of a call, but for the seed."""

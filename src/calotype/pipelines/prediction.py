@@ -16,7 +16,7 @@ from calotype.memory.crossing import replaced
 from calotype.memory.imagined import has_data
 from calotype.memory.passes import Key, Passes
 from calotype.memory.peak import StorageWatch, imagined
-from calotype.pipelines.rehearsed_networks import RehearsedNetwork
+from calotype.pipelines.rehearsed_networks import RehearsedNetwork, can_be_rehearsed
 from calotype.sampling.denoise import Denoise
 
 if TYPE_CHECKING:
@@ -69,12 +69,11 @@ def rehearse(
     passes = Passes(groups or {})
     with torch.no_grad(), imagined(weights) as watch, passes.watching():
         if known is not None:
-            run.stand_in(_standing_in(run, components, groups or {}, known, (watch, passes)))
+            run.stand_in(_standing_in(components, groups or {}, known, (watch, passes)))
         return _Rehearsal(run, watch, passes, known).rest(0)
 
 
 def _standing_in(
-    run: Run,
     components: Mapping[str, Any],
     groups: "Mapping[str, Sequence[Group]]",
     known: "Known",
@@ -84,10 +83,10 @@ def _standing_in(
     for oldest in list(known.networks)[:-REMEMBERED_NETWORKS]:
         known.networks.pop(oldest, None)
     found = {}
-    for name, generation in run.generations.items():
-        if isinstance(components[name], torch.nn.Module):
+    for name, generation in known.generations.items():
+        if can_be_rehearsed(network := components[name]):
             about = name, generation, tuple(group.name for group in groups.get(name, ()))
-            found[name] = RehearsedNetwork(components[name], *rehearsal, known.networks, about)
+            found[name] = RehearsedNetwork(network, *rehearsal, known.networks, about)
     return found
 
 
@@ -97,11 +96,19 @@ class Known:
     Args:
         table: by what they depend on.
         networks: what networks gave in them.
-        about: what every rehearsal here depends on besides values: the components, and what is wanted of them.
+        about: what every rehearsal here depends on besides values and components: what is wanted of them.
+        generations: of the components that are used, by name.
     """
 
-    def __init__(self, table: dict[Hashable, Any], networks: dict[Hashable, Any], about: Hashable) -> None:
-        self.table, self.networks, self.about = table, networks, about
+    def __init__(
+        self,
+        table: dict[Hashable, Any],
+        networks: dict[Hashable, Any],
+        about: Hashable,
+        generations: Mapping[str, Hashable],
+    ) -> None:
+        self.table, self.networks, self.generations = table, networks, generations
+        self.about = about, tuple(generations.items())
 
     def get(self, key: Hashable, make: Callable[[], Rehearsed | None]) -> Rehearsed | None:
         """What is remembered under a key, or what `make` returns; remembered where it can be met again."""

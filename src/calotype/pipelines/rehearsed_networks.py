@@ -1,20 +1,24 @@
 """Networks as a rehearsal calls them: what one gives for values of some shapes is remembered."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from calotype.graph.memo import fingerprint, knowable
+from calotype.graph.memo import Unknowable, fingerprint, knowable
 from calotype.memory.imagined import has_data
 from calotype.memory.passes import Key, Passes
 from calotype.memory.peak import StorageWatch
 from calotype.nn.active_adapters import running_alone
 from calotype.nn.attention_parts import is_in_parts
+from calotype.nn.beside import is_running_beside
 
 _PLAIN = (bool, int, float, str, type(None))
+
+_SPECIAL = ("__len__", "__iter__", "__getitem__", "__contains__", "__enter__")
+"""Methods that Python looks up in a type alone, so that nothing can stand for what has them."""
 
 
 class _Made(NamedTuple):
@@ -50,7 +54,8 @@ class RehearsedNetwork:
     """Stands for a network while a call is rehearsed. It is called, and has all attributes, as the network does.
 
     What was computed before of values of the same shapes is made without data, counted as it was then. Where a network
-    looks at numbers, or takes or gives anything but tensors and plain values, nothing is remembered.
+    looks at numbers, takes or gives anything but tensors and plain values, or runs changes of one call beside its
+    layers, nothing is remembered.
 
     Args:
         network: itself.
@@ -77,7 +82,8 @@ class RehearsedNetwork:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         own = self.__dict__
         network, watch, passes, table = own["_network"], own["_watch"], own["_passes"], own["_table"]
-        around = passes.last, running_alone(), is_in_parts(), attention_kernels()
+        beside = Unknowable() if is_running_beside() else None
+        around = passes.last, running_alone(), is_in_parts(), attention_kernels(), beside
         given, form = tree_flatten((args, kwargs))
         key = own["_about"], around, str(form), _described(given)
         made = table.get(key) if knowable(key) else None
@@ -95,6 +101,11 @@ class RehearsedNetwork:
         watch.peak, watch.scores = max(peak, watch.peak), max(scores, watch.scores)
         watch.looked |= looked
         return result
+
+
+def can_be_rehearsed(component: object) -> TypeGuard[torch.nn.Module]:
+    """Whether a component is a network that a `RehearsedNetwork` can stand for: no list of layers, say."""
+    return isinstance(component, torch.nn.Module) and not any(hasattr(type(component), name) for name in _SPECIAL)
 
 
 def attention_kernels() -> tuple[bool, ...]:
