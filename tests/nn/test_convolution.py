@@ -77,7 +77,7 @@ def test_the_short_way_of_doubling(monkeypatch, case):
 @pytest.mark.parametrize(("channels", "side"), [(4, 6), (256, 24), (352, 8)])
 @pytest.mark.parametrize("options", [{"padding_mode": "circular"}, {"padding_mode": "reflect"}, {"dilation": 2}])
 def test_what_a_convolution_is_told_counts_at_every_size(channels, side, options):
-    """Seamless pictures are drawn by networks whose maps go round (`padding_mode`), which is set after they are made."""
+    """Seamless pictures are drawn by networks whose maps go round (`padding_mode`), set after they are made."""
     layer, x = Conv2d(channels, channels, 3, padding=1), torch.randn(1, channels, side, side)
     layer.__dict__.update({name: (value, value) if name == "dilation" else value for name, value in options.items()})
     expected = torch.nn.Conv2d.forward(layer, x)
