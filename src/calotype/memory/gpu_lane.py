@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from calotype.memory.groups import Group
-from calotype.memory.lanes import fill
 from calotype.memory.readers import Read, Readers
 
 _STAGING = 2
@@ -126,7 +125,7 @@ class GpuLane:
         staged = host is None
         if host is None:
             host = self._staged(group.nbytes)
-            fill(group, host)
+            group.fill(host)
         ready = self._gpu.copy(host[: group.nbytes], buffer[: group.nbytes], begin)
         if staged:
             self._staging.append((host, ready))
@@ -141,7 +140,7 @@ class GpuLane:
         if self._host is not None and sum(len(c.pinned) for c in self._copies.values()) + group.nbytes > self._host:
             return None
         pinned = self._gpu.pinned(group.nbytes)
-        fill(group, pinned)
+        group.fill(pinned)
         self._copies[group] = _Copy(pinned, group)
         return pinned
 

@@ -113,6 +113,17 @@ class Group:
             flat = buffer[at : at + slot.nbytes].view(like.dtype)
             yield slot, flat.as_strided(like.shape, _dense_strides(slot))
 
+    @torch.no_grad()
+    def fill(self, buffer: Tensor) -> None:
+        """Put the numbers into a buffer on the host, from their files or from where else they rest."""
+        for slot, place in self.views(buffer):
+            if slot.source is not None:
+                slot.source.fill(place)
+            elif slot.rest is not None:
+                place.copy_(slot.rest)
+            else:
+                place.copy_(slot.tensor.data)
+
     def check(self) -> None:
         """Raise `WeightsError`, naming file and tensor, unless the files of its tensors are what they were."""
         sources = {id(slot.source.reader): slot.source for slot in self.slots if slot.source is not None}

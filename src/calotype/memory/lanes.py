@@ -59,25 +59,13 @@ class HostLane:
         return self._pages.has(group)
 
     def start(self, group: Group, buffer: Tensor | None) -> Pending:
-        return self._readers.submit(lambda: self._pages.bring(group) if buffer is None else fill(group, buffer))
+        return self._readers.submit(lambda: self._pages.bring(group) if buffer is None else group.fill(buffer))
 
     def drop(self, group: Group) -> None:
         self._readers.submit(lambda: self._pages.give_back(group))
 
     def used(self, buffer: Tensor) -> None:
         pass  # operators have ended when they return
-
-
-@torch.no_grad()
-def fill(group: Group, buffer: Tensor) -> None:
-    """Put the numbers of a group into a buffer on the host, from their files or from where else they rest."""
-    for slot, place in group.views(buffer):
-        if slot.source is not None:
-            slot.source.fill(place)
-        elif slot.rest is not None:
-            place.copy_(slot.rest)
-        else:
-            place.copy_(slot.tensor.data)
 
 
 def lane_for(device: torch.device, host: int | None = None) -> Lane:
