@@ -168,3 +168,20 @@ log: [csv]
     result = run("train", config, "--quiet")
     assert result.exit_code == 0, result.output
     assert float(read_table(Path("run"))[0]["critic"]) > 0.0
+
+
+def test_texts_alone_and_pairs_are_data_too(run: Run, config: Path) -> None:
+    Path("texts.txt").write_text("a red apple\na blue car\n")
+    line = {"file_name": "0.png", "text": "a red apple", "worse": "1.png"}
+    Path("pictures/metadata.jsonl").write_text(json.dumps(line))
+    text, learned = config.read_text(), {}
+    for kind, data, steps in (
+        ("direct_distillation", "{kind: texts, path: texts.txt}", ", steps: 1, teacher_steps: 2"),
+        ("preference", "{kind: folder, path: pictures, rejected: worse}", ""),
+    ):
+        changed = text.replace("{kind: folder, path: pictures}", data).replace("output: run", f"output: {kind}")
+        config.write_text(f"{changed}cache: cache\nobjective: {{kind: {kind}{steps}}}\n")
+        result = run("train", config, "--quiet")
+        assert result.exit_code == 0, result.output
+        learned[kind] = [float(row["loss"]) for row in read_table(Path(kind))]
+    assert all(len(losses) == 3 and min(losses) > 0.0 for losses in learned.values())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from calotype.errors import ConfigError, InputError
-from calotype.training import Buckets, PictureFolder
+from calotype.training import Buckets, PictureFolder, TextFile
 from training.small import color
 
 
@@ -157,3 +157,38 @@ def test_every_picture_gets_the_bucket_nearest_in_shape(tmp_path: Path) -> None:
 def test_buckets_without_a_size_are_refused() -> None:
     with pytest.raises(ConfigError, match="no size of 64 pixels fits an area of 100"):
         Buckets(area=100).of(10, 10)
+
+
+def test_pairs_are_of_a_column(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [{"file_name": "a.png", "text": "one", "worse": w} for w in ("b.jpg", "more/c.webp")]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with caplog.at_level(logging.INFO):
+        rows = PictureFolder(path=str(folder), rejected="worse", buckets=Buckets(area=64, multiple=8)).rows()
+    assert [row.rejected for row in rows] == [{"image": folder / "b.jpg"}, {"image": folder / "more/c.webp"}]
+    assert all(row.inputs["image"] == folder / "a.png" for row in rows)
+    assert not caplog.records  # the column is for something
+
+
+def test_wrong_pairs_are_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"rejected='worse' is a column of metadata\.jsonl"):
+        found(folder, rejected="worse")
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "one"}')
+    with pytest.raises(InputError, match=r"row 1 \(a.png\) has no 'worse'"):
+        found(folder, rejected="worse")
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "one", "worse": "gone.png"}')
+    with pytest.raises(InputError, match=r"1 pictures cannot be read.*gone\.png"):
+        found(folder, rejected="worse")
+
+
+def test_texts_are_the_lines_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red apple \r\n\nein grüner Baum\n", encoding="utf-8")
+    rows = TextFile(path=str(path)).rows()
+    assert [(row.name, row.inputs["prompt"]) for row in rows] == [
+        ("prompts.txt: line 1", "a red apple"), ("prompts.txt: line 3", "ein grüner Baum"),
+    ]  # fmt: skip
+    path.write_text("\n")
+    with pytest.raises(InputError, match=r"prompts\.txt has no texts"):
+        TextFile(path=str(path)).rows()
+    with pytest.raises(InputError, match=r"gone\.txt cannot be read"):
+        TextFile(path=str(tmp_path / "gone.txt")).rows()

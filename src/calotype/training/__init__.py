@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from calotype.training.autoencoder import AutoencoderSettings, AutoencoderTrainer, Reconstruction
     from calotype.training.cache import prepare_cache
     from calotype.training.config import TrainingConfig, read_config, run_training
-    from calotype.training.data import PictureFolder
+    from calotype.training.data import PictureFolder, TextFile
     from calotype.training.datasets import PictureDataset, dataset_rows
     from calotype.training.distillation import DirectDistillation, TrajectoryImitation
     from calotype.training.distribution import DistributionMatching
@@ -67,6 +67,7 @@ _WHERE = {
     "SGD": "optimizer",
     "Shifted": "times",
     "SigmaSquared": "weighting",
+    "TextFile": "data",
     "Trainer": "trainer",
     "TrainingResult": "trainer",
     "TrainingSettings": "settings",
@@ -108,6 +109,7 @@ __all__ = [
     "Row",
     "Shifted",
     "SigmaSquared",
+    "TextFile",
     "Trainer",
     "TrainingConfig",
     "TrainingResult",

@@ -1,4 +1,5 @@
-"""Rows from folders of pictures, with captions beside them or in a table; and every source that a file may name."""
+"""Rows from folders of pictures, with captions beside them or in a table, and from texts alone; and every source that a
+file may name."""
 
 import csv
 import io
@@ -14,6 +15,7 @@ from calotype.training.datasets import PictureDataset
 from calotype.training.picture_rows import SUFFIXES, Listed, PictureRows, chosen
 from calotype.training.rows import Row
 from calotype.training.tars import PictureTars
+from calotype.training.values import Value
 
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE = "file_name"
@@ -28,10 +30,12 @@ class PictureFolder(PictureRows):
 
     Attributes:
         path: the folder.
+        rejected: of pairs, the column of the table that has the path of the picture that is liked less.
     """
 
     kind: Literal["folder"] = "folder"
     path: str
+    rejected: str | None = None
 
     def rows(self) -> list[Row]:
         """The rows, in the order of the table or of the names.
@@ -42,28 +46,60 @@ class PictureFolder(PictureRows):
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
             raise InputError(f"data: there is no folder {folder}")
-        listed = [Listed(_named(folder, path), path, inputs) for path, inputs in self._listed(folder)]
+        listed = list(self._listed(folder))
         if not listed:
             raise InputError(f"data: {folder} has no pictures; it may have {', '.join(sorted(SUFFIXES))} files")
         return self._rows_of(listed)
 
-    def _listed(self, folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def _listed(self, folder: Path) -> Iterator[Listed]:
         """Each picture with its inputs."""
         table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
         if table is not None:
             yield from self._from_table(folder, table)
             return
+        if self.rejected is not None:
+            raise InputError(
+                f"data: rejected={self.rejected!r} is a column of {' or '.join(TABLES)}, and {folder} has none"
+            )
         for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
             beside = path.with_suffix(".txt")
-            yield path, {"prompt": _text(beside).strip()} if beside.is_file() else {}
+            yield Listed(_named(folder, path), path, {"prompt": _text(beside).strip()} if beside.is_file() else {})
 
-    def _from_table(self, folder: Path, table: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def _from_table(self, folder: Path, table: Path) -> Iterator[Listed]:
         columns: Mapping[str, str] | None = None
         for number, line in enumerate(_read_table(table), 1):
             if FILE not in line:
                 raise InputError(f"{table}: row {number} has no {FILE!r}; it has {', '.join(map(str, line))}")
-            columns = self._columns(table, line, FILE) if columns is None else columns
-            yield folder / str(line[FILE]), chosen(f"{table}: row {number} ({line[FILE]})", line, columns)
+            where, path = f"{table}: row {number} ({line[FILE]})", folder / str(line[FILE])
+            others = [name for name in line if name != self.rejected]
+            columns = self._columns(table, others, FILE) if columns is None else columns
+            worse = None if self.rejected is None else folder / chosen(where, line, {"": self.rejected})[""]
+            yield Listed(_named(folder, path), path, chosen(where, line, columns), worse)
+
+
+class TextFile(Value):
+    """Texts alone, each a line of a file: data for objectives with a teacher.
+
+    Attributes:
+        path: the file, in UTF-8. Empty lines are left out.
+        input: the input that they are for.
+    """
+
+    kind: Literal["texts"] = "texts"
+    path: str
+    input: str = "prompt"
+
+    def rows(self) -> list[Row]:
+        """The rows, in the order of the lines. Raises `InputError` where the file cannot be read, or has no texts."""
+        path = Path(self.path).expanduser()
+        try:
+            lines = enumerate(map(str.strip, _text(path).split("\n")), 1)
+        except OSError as error:
+            raise InputError(f"data: {path} cannot be read: {error}") from None
+        found = [Row(f"{path.name}: line {number}", {self.input: line}) for number, line in lines if line]
+        if not found:
+            raise InputError(f"data: {path} has no texts")
+        return found
 
 
 def _kind(value: Any) -> Any:
@@ -73,7 +109,8 @@ def _kind(value: Any) -> Any:
 AnyData = Annotated[
     Annotated[PictureFolder, Tag("folder")]
     | Annotated[PictureTars, Tag("tars")]
-    | Annotated[PictureDataset, Tag("dataset")],
+    | Annotated[PictureDataset, Tag("dataset")]
+    | Annotated[TextFile, Tag("texts")],
     Discriminator(_kind),
 ]
 

@@ -61,11 +61,13 @@ class Buckets(Value):
 
 @dataclass(frozen=True)
 class Listed:
-    """A picture of a source: what reports call it, where it is, and the other inputs of its row."""
+    """A picture of a source: what reports call it, where it is, the other inputs of its row, and of a pair the picture
+    that is liked less."""
 
     name: str
     picture: Path | Unopened
     inputs: Mapping[str, Any]
+    rejected: Path | None = None
 
 
 class PictureRows(Value):
@@ -102,16 +104,20 @@ class PictureRows(Value):
 
     def _row(self, one: Listed, size: tuple[int, int]) -> Row:
         inputs = {**one.inputs, self.picture: one.picture}
+        rejected = None if one.rejected is None else {self.picture: one.rejected}
         if self.buckets is None:
-            return Row(one.name, inputs)
+            return Row(one.name, inputs, rejected=rejected)
         bucket = self.buckets.of(*size)
-        return Row(one.name, {**inputs, "height": bucket[0], "width": bucket[1]}, bucket=bucket)
+        return Row(one.name, {**inputs, "height": bucket[0], "width": bucket[1]}, bucket=bucket, rejected=rejected)
 
     def _size(self, one: Listed | str) -> tuple[int, int] | str:
-        """A picture's height and width, or what is wrong with it."""
+        """A picture's height and width, or what is wrong with it or with its pair."""
         if isinstance(one, str):
             return one
-        picture = one.picture
+        sizes = [self._size_of(picture) for picture in (one.picture, one.rejected) if picture is not None]
+        return next((wrong for wrong in sizes if isinstance(wrong, str)), sizes[0])
+
+    def _size_of(self, picture: Path | Unopened) -> tuple[int, int] | str:
         try:
             if isinstance(picture, Unopened):
                 width, height = picture.open().size if self.check == "whole" else picture.size()
