@@ -9,7 +9,7 @@ import torch
 
 from calotype.errors import ComponentError
 from calotype.graph.plan import in_bytes
-from calotype.memory.places import ModuleTransfer, Places, Share, Transfer, Whole, owner_of
+from calotype.memory.places import ModuleTransfer, Places, Share, Transfer, Whole
 
 if TYPE_CHECKING:
     from calotype.memory.groups import Group
@@ -156,8 +156,12 @@ class Accounts:
     def _parts(self, components: Mapping[str, Any]) -> dict[str, Any]:
         """What has a place among some components, and not in the memory of another pipeline."""
         self._places.name(components)
-        mine = {n: c for n, c in components.items() if c is not None and owner_of(c) in (None, self)}
+        mine = {n: c for n, c in components.items() if c is not None and self._is_mine(c)}
         return {n: c for n, c in mine.items() if self._places.moves(c)}
+
+    def _is_mine(self, component: Any) -> bool:
+        """Whether no other memory looks after a component; there is none that this part knows of."""
+        return True
 
     def _refresh(self, components: Iterable[Any]) -> None:
         """Look again at those that no call uses: somebody may have changed their tensors."""

@@ -2,18 +2,9 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-
-if TYPE_CHECKING:
-    import weakref
-
-    from calotype.memory.residency import Residency
-
-
-OWNER = "_memory"
-"""The attribute of a network that says whose memory looks after it."""
 
 
 class Share(NamedTuple):
@@ -123,22 +114,3 @@ def has_tensors(component: Any) -> bool:
     if not isinstance(component, torch.nn.Module):
         return False
     return next((True for _ in (*component.parameters(), *component.buffers())), False)
-
-
-class Owner:
-    """Whose memory looks after a network, and what it knows of it. A copy of the network belongs to nobody."""
-
-    def __init__(self, memory: "weakref.ref[Residency] | None" = None, places: Places | None = None) -> None:
-        self.memory, self.places = memory, places
-
-    def __deepcopy__(self, memo: Any) -> "Owner":
-        return Owner()
-
-    def __reduce__(self) -> Any:
-        return Owner, ()
-
-
-def owner_of(component: Any) -> "Residency | None":
-    """Whose memory looks after a component."""
-    found = component.__dict__.get(OWNER) if isinstance(component, torch.nn.Module) else None
-    return found.memory() if isinstance(found, Owner) and found.memory is not None else None

@@ -17,9 +17,12 @@ import torch
 from calotype.errors import ComponentError
 from calotype.memory.accounts import Accounts
 from calotype.memory.amounts import parse_bytes, parse_device
-from calotype.memory.places import OWNER, Owner, Share, owner_of
+from calotype.memory.places import Places, Share
 
 __all__ = ["Residency", "Share", "owner_of", "parse_bytes", "parse_device"]
+
+_OWNER = "_memory"
+"""The attribute of a network that says whose memory looks after it."""
 
 
 class Residency(Accounts):
@@ -89,7 +92,7 @@ class Residency(Accounts):
         with ExitStack() as held:
             for owner in sorted((self, *elsewhere), key=id):  # in one order, so that calls cannot wait for each other
                 if owner is self:
-                    mine = {n: c for n, c in components.items() if owner_of(c) in (None, self)}
+                    mine = {n: c for n, c in components.items() if self._is_mine(c)}
                     held.enter_context(self._hold(mine, upcoming, computed))
                 else:
                     held.enter_context(owner.hold(elsewhere[owner], upcoming))
@@ -254,15 +257,37 @@ class Residency(Accounts):
                 found.setdefault(owner, {})[name] = component
         return found
 
+    def _is_mine(self, component: Any) -> bool:
+        return owner_of(component) in (None, self)
+
     def _own(self, component: Any) -> None:
         if not self.is_tiered or not isinstance(component, torch.nn.Module) or owner_of(component) is self:
             return
         self._let_go_of(component)
-        component.__dict__[OWNER] = Owner(weakref.ref(self), self._places)
+        component.__dict__[_OWNER] = Owner(weakref.ref(self), self._places)
 
     def _let_go_of(self, component: Any) -> None:
         """Look after a component no longer, nor have a memory that is gone do so."""
-        if isinstance(component, torch.nn.Module) and owner_of(component) in (None, self):
-            last = component.__dict__.pop(OWNER, None)
+        if isinstance(component, torch.nn.Module) and self._is_mine(component):
+            last = component.__dict__.pop(_OWNER, None)
             if isinstance(last, Owner) and last.places is not None:
                 last.places.hand_over(component)  # type: ignore[attr-defined]
+
+
+class Owner:
+    """Whose memory looks after a network, and what it knows of it. A copy of the network belongs to nobody."""
+
+    def __init__(self, memory: weakref.ref[Residency] | None = None, places: Places | None = None) -> None:
+        self.memory, self.places = memory, places
+
+    def __deepcopy__(self, memo: Any) -> "Owner":
+        return Owner()
+
+    def __reduce__(self) -> Any:
+        return Owner, ()
+
+
+def owner_of(component: Any) -> Residency | None:
+    """Whose memory looks after a component."""
+    found = component.__dict__.get(_OWNER) if isinstance(component, torch.nn.Module) else None
+    return found.memory() if isinstance(found, Owner) and found.memory is not None else None
