@@ -55,6 +55,13 @@ def test_an_input_that_the_pipeline_has_is_taken_and_one_that_it_lacks_is_not_na
     assert instead_of("promt", {"prompt": None}) == ""
 
 
+def test_a_word_that_is_a_little_like_a_keyword_is_not_taken_for_it():
+    assert instead_of("images", {"seed": None}) == "" != instead_of("sigma", {"seed": None})
+    assert instead_of("mask", {"mask_image": None}) == "write mask_image="
+    assert instead_of("mask_image", {"mask": None}) == "write mask="
+    assert instead_of("mask", {"seed": None}) == ""
+
+
 def test_several_are_all_named():
     with pytest.raises(UnknownInput, match=r"'eta' is not an input; .*'stepz' is not an input; did you mean 'steps'"):
         read_call(Stepped, {"eta": 0.0, "stepz": 3})

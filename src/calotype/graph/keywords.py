@@ -24,6 +24,8 @@ OTHERS: Mapping[str, str] = {
     "sigmas": 'write given={"sigmas": pipe.scheduler.schedule(sigmas=...)}',
     "num_inference_steps": "write steps=",
     "steps": "write num_inference_steps=",
+    "mask_image": "write mask=",
+    "mask": "write mask_image=",
     "ip_adapter_image": "insert the pack for it first: pipe.with_units(image_prompt(...))",
     "control_image": "insert the pack for it first: pipe.with_units(control(...))",
     "controlnet_conditioning_scale": "insert the pack for it first: pipe.with_units(control(...))",
@@ -33,6 +35,9 @@ OTHERS: Mapping[str, str] = {
 NEEDS: Mapping[str, str] = {"prompt_embeds": "prompt", "negative_prompt_embeds": "prompt"}
 """The input without which a pipeline has not the value that the message names."""
 
+_ALIKE = 0.75
+"""How alike a misspelled keyword must be to one of these. With less, `images` would be told of `sigmas`."""
+
 
 def instead_of(name: str, known: Mapping[str, object]) -> str:
     """What to write instead of a keyword that is no input, misspelled or not; empty for one that nobody has.
@@ -40,7 +45,7 @@ def instead_of(name: str, known: Mapping[str, object]) -> str:
     A word for another input, or for a value made from one, is kept only where the pipeline has that input.
     """
     if name not in OTHERS and not get_close_matches(name, known, n=1):
-        name = next(iter(get_close_matches(name, OTHERS, n=1)), name)
+        name = next(iter(get_close_matches(name, OTHERS, n=1, cutoff=_ALIKE)), name)
     if NEEDS.get(name, name) not in {name, *known}:
         return ""
     said = OTHERS.get(name, "")
