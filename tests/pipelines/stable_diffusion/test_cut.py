@@ -87,6 +87,12 @@ def test_without_it_nothing_is_cut(folder: Path) -> None:
     assert drawn(pipe).image.tobytes() != drawn(pipe, padding_mask_crop=2).image.tobytes()
 
 
+def test_grey_counts_once(folder: Path) -> None:
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(folder, device="cpu")
+    call = {**CALL, "image": picture(SIZE), "mask_image": Image.new("L", SIZE, 128)}
+    assert pipe(**call, padding_mask_crop=0).image.tobytes() == pipe(**call).image.tobytes()
+
+
 def test_xl_cuts_too(tmp_path: Path) -> None:
     pipe = with_weights_of(StableDiffusionXLPipeline, reference_xl(diffusers.StableDiffusionXLPipeline), tmp_path)
     before, after = np.asarray(picture(SIZE)), np.asarray(drawn(pipe, padding_mask_crop=2).image)

@@ -90,10 +90,11 @@ def cut(image: Picture, mask_image: Picture, height: int, width: int, padding_ma
 
 @unit
 def put_back(image: Picture, whole_image: Picture, whole_mask: Picture, cut_box: tuple[int, int, int, int]) -> Picture:
-    """The picture that was cut into, with what was drawn where the mask is white."""
+    """The picture that was cut into, with what was drawn where the mask is not black: grey is mixed there already."""
     left, top, right, bottom = cut_box
     finished = to_picture(to_array(whole_image))
-    finished.paste(image.resize((right - left, bottom - top)), (left, top), whole_mask.convert("L").crop(cut_box))
+    changed = whole_mask.convert("L").crop(cut_box).point([0] + 255 * [255])
+    finished.paste(image.resize((right - left, bottom - top)), (left, top), changed)
     return finished
 
 
