@@ -1,9 +1,14 @@
 """What training takes from a graph."""
 
+from pathlib import Path
+
+import diffusers
 import pytest
 
+import tiny_sd
 from calotype import DDPMPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, TextToImagePipeline
 from calotype.errors import ComponentError, ComponentNotLoaded, GraphError, MissingInput, UnknownInput
+from calotype.pipelines.stable_diffusion import HIGH_RESOLUTION
 from calotype.training.wires import item_values, trained_wires
 from training.small import SmallPipeline, rows, small
 
@@ -42,6 +47,14 @@ def test_only_the_denoiser_is_needed_in_every_step(cls: type, component: str) ->
 def test_a_pipeline_that_takes_no_data_says_how_it_could() -> None:
     with pytest.raises(GraphError, match="DDPMPipeline makes no CleanLatents"):
         trained_wires(DDPMPipeline.graph, ["unet"])
+
+
+def test_without_data_it_is_the_noise_of_the_loop_that_is_trained(tmp_path: Path) -> None:
+    reference = tiny_sd.reference_pipeline(diffusers.StableDiffusionPipeline)
+    pipe = tiny_sd.with_weights_of(StableDiffusionPipeline, reference, tmp_path)
+    graph = pipe.with_units(HIGH_RESOLUTION, after="denoise")._graph()
+    found = [trained_wires(graph, ["unet"], loop=loop, data=False).clean for loop in ("denoise", "hires")]
+    assert found == ["noise", "hires_noise"]
 
 
 def test_wrong_names_are_refused_with_the_nearest() -> None:

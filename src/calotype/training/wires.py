@@ -76,7 +76,7 @@ def trained_wires(
         ComponentError: a name is no component, or one that the loop's prediction does not depend on.
     """
     node = loop_of(graph, loop)
-    wire = clean or (None if data else _noise(graph)) or _clean(graph)
+    wire = clean or (None if data else _noise(graph, node)) or _clean(graph)
     if wire not in {w for n in graph.nodes for w in n.writes} | set(graph.inputs):
         known = [w for n in graph.nodes for w in n.writes]
         raise GraphError(f"clean: {graph.owner} makes no {wire!r}{did_you_mean(wire, known)}")
@@ -116,9 +116,17 @@ def _clean(graph: "Graph") -> str:
     return first[0]
 
 
-def _noise(graph: "Graph") -> str | None:
-    """The wire of the noise that a call starts from, which has the shape of what its loop arrives at, if any."""
-    return next((w for n in graph.nodes for w, h in n.writes.items() if bare(h) is Noise), None)
+def _noise(graph: "Graph", loop: Denoise) -> str | None:
+    """The wire of the noise that a loop starts from, which has the shape of what it arrives at, if any: of several that
+    which is used last before the loop."""
+    noises = {w: None for n in graph.nodes for w, h in n.writes.items() if bare(h) is Noise}
+    open_wires = set(loop.reads)
+    for node in reversed(graph.nodes[: graph.nodes.index(loop)]):
+        if not node.is_loop and not open_wires.isdisjoint(node.writes):
+            if found := next((w for w in noises if w in node.reads or w in node.writes), None):
+                return found
+            open_wires |= set(node.reads)
+    return None
 
 
 def inner_units(loop: Denoise) -> tuple[Unit[..., Any], ...]:
