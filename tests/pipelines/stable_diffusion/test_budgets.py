@@ -2,14 +2,16 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import diffusers
 import pytest
 import torch
 
 from calotype import ControlNetModel, StableDiffusionPipeline
+from calotype.nn import linear, winograd
 from calotype.pipelines.stable_diffusion import control
-from tiny_sd import picture, reference_pipeline, spread
+from tiny_sd import picture, reference_pipeline, spread, tiny_vae
 
 CALL = {"prompt": "a red cat", "num_inference_steps": 3, "seed": 5, "depth_image": picture(), "outputs": ["latents"]}
 
@@ -57,3 +59,30 @@ def test_every_budget_gives_the_same_numbers(folder: Path, dtype: str) -> None:
 def test_the_text_encoder_of_another_library_waits_in_its_file(folder: Path) -> None:
     pipe = load(folder, "float32", "1GiB")
     assert pipe.plan(**CALL).memory["text_encoder"].waits == "disk"
+
+
+def test_wide_networks_that_stream_give_the_same_numbers(tmp_path: Path) -> None:
+    """Wide enough for convolutions by tiles and the products of oneDNN, in the denoiser and in the decoder."""
+    one_block = {"block_out_channels": (256,), "sample_size": 24}
+    reference = reference_pipeline(
+        diffusers.StableDiffusionPipeline,
+        unet={**one_block, "down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)},
+    )
+    kinds = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    reference.vae = tiny_vae(**one_block, **kinds)
+    spread(reference.vae)
+    reference.save_pretrained(tmp_path)
+    call = {"prompt": "a red cat", "num_inference_steps": 1, "seed": 5, "guidance_scale": 1.0}
+    made = []
+    for memory in (None, {"cpu": "1GiB", "unet": "stream", "vae": "stream"}):
+        pipe = StableDiffusionPipeline.from_pretrained(tmp_path, device="cpu", memory=memory, memo=0)
+        with (
+            patch.object(winograd, "_tiles", wraps=winograd._tiles) as tiles,
+            patch.object(linear, "onednn", wraps=linear.onednn) as products,
+        ):
+            made.append(pipe(**call, outputs=["latents", "pixels"]))
+        assert tiles.call_count and products.call_count
+    assert str(pipe.plan(**call)).count("a pass from the disk") == 2
+    resident, streamed = made
+    assert torch.equal(streamed.latents, resident.latents)
+    assert torch.equal(streamed.pixels, resident.pixels)
