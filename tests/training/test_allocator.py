@@ -38,6 +38,10 @@ def test_large_arrays_leave_the_process_at_once() -> None:
     assert int(left["yes"]) > 100 > int(left["no"]), left
 
 
-def test_what_the_user_said_of_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4096")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MALLOC_MMAP_THRESHOLD_", "4096"), ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=4096")],
+)
+def test_what_the_user_said_of_it_stands(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
     assert not give_back_large()
