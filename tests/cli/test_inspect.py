@@ -1,6 +1,7 @@
 """`calotype inspect`."""
 
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -36,6 +37,14 @@ def test_the_plan_within_a_budget(run, repo):
     assert "whole, from the disk" in result.output and "predicted peak" in result.output
     about = json.loads(run("inspect", repo, "--memory", "200KiB", "--json", "--height", 16, "--width", 16).stdout)
     assert about["plan"]["bytes_moved"] > 0 and about["plan"]["chosen"] == [] and about["plan"]["devices"] == {}
+
+
+def test_the_budget_that_a_refusal_asks_for_can_be_given_as_it_says(run, repo):
+    call = "inspect", repo, "--height", 16, "--width", 16, "--memory"
+    refused = run(*call, 8)
+    assert refused.exit_code == 1
+    wanted = re.search(r"give memory=(\d+) \(bytes\)", refused.stderr)[1]
+    assert "predicted peak" in run(*call, wanted).output
 
 
 def test_a_wrong_input_is_refused(run, repo):

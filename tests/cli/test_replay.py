@@ -41,6 +41,10 @@ def test_a_picture_is_made_again_bit_for_bit(run, car):
     assert (result.exit_code, result.stdout) == (0, "identical\n")
 
 
+def test_a_budget_is_a_number_of_bytes_too(run, car):
+    assert run("replay", car, "--memory", 50_000_000).exit_code == 0
+
+
 @pytest.mark.parametrize("options", [("--num-images", 3), ("--dtype", "float16"), ("--guidance-interval", 0, 0.5)])
 def test_every_picture_of_a_call_is(run, model, options):
     size = ["--height", 16, "--width", 16, "--steps", 2]

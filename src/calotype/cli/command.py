@@ -30,8 +30,14 @@ CODE: tuple[click.Option, ...] = (
 )  # fmt: skip
 """Options of the commands that run a model with code of others."""
 
+
+def amount(memory: str | None) -> int | str | None:
+    """What `--memory` says, a number as one: refusals name the budget that is enough so, and here all is text."""
+    return int(memory) if memory is not None and memory.isdecimal() else memory
+
+
 WHERE: tuple[click.Option, ...] = (
-    click.Option(["--memory"], metavar="SIZE",
+    click.Option(["--memory"], metavar="SIZE", callback=lambda context, option, memory: amount(memory),
                  help="The most memory that weights and what is computed take, such as 8GiB, or a JSON object of "
                       "budgets by device and of what stays or streams."),
     click.Option(["--placement"], metavar="WHERE",

@@ -56,7 +56,7 @@ def run(
     force: bool,
     as_json: bool,
     device: str,
-    memory: str | None,
+    memory: int | str | None,
     placement: str | None,
     **params: Any,
 ) -> None:

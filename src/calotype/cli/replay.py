@@ -47,7 +47,7 @@ def replay(
     The recipe has the model, the digests of its weights, all inputs with the seed, and versions. Weights that are not
     the same are refused. On the same machine the new picture is identical; where it is not, the exit code is 3.
     """
-    from calotype.cli.command import weighed_adapter
+    from calotype.cli.command import amount, weighed_adapter
     from calotype.cli.display import Display
     from calotype.cli.files import output_path
     from calotype.pipelines.replay.again import replay as make_again
@@ -55,7 +55,7 @@ def replay(
 
     path = output_path(output, picture.stem, 1, force) if output is not None else None
     made = make_again(
-        picture, source=model, device=device, memory=memory, placement=placement,
+        picture, source=model, device=device, memory=amount(memory), placement=placement,
         custom_pipeline=custom_pipeline, adapters=[weighed_adapter(text) for text in adapters], finish=Display().watch,
     )  # fmt: skip
     if path is not None:
