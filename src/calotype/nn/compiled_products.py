@@ -1,35 +1,19 @@
-"""Products of oneDNN and of tiles, each as one operation that a compiler leaves as it is.
+"""The product of oneDNN as one operation that a compiler leaves as it is.
 
-It would look for weights that never change, and take apart what is arranged for the processor's caches. Only who
-compiles needs them.
+It would look for weights that never change. Only who compiles needs it.
 """
 
 import torch
 from torch import Tensor
 
-from calotype.nn import linear as products
-from calotype.nn import winograd
-
 
 @torch.library.custom_op("calotype::linear", mutates_args=())
-def linear(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
-    """As `calotype.nn.linear.onednn`."""
-    return products.onednn(rows, weight, bias, act)
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str, form: str) -> Tensor:
+    """As `calotype.nn.linear.onednn`, of an activation in a form."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, act, [], form)
+    return out
 
 
 @linear.register_fake
-def _(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
+def _(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str, form: str) -> Tensor:
     return rows.new_empty((*rows.shape[:-1], len(weight)))
-
-
-@torch.library.custom_op("calotype::convolved", mutates_args=())
-def convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """As `calotype.nn.winograd.convolved`."""
-    return winograd.convolved(x, weight, bias)
-
-
-@convolved.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-    shape = (len(x), len(weight), *x.shape[2:])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)

@@ -38,10 +38,9 @@ class Conv2d(nn.Conv2d):
         if weight.numel() >= _LARGE_WEIGHT and self._is_better_as_product(x):
             return self._as_product(x, weight, bias)
         if x.shape[1] >= _WIDE and self._is_better_in_tiles(x):
-            from calotype.nn.winograd import convolved  # only large networks need it
-
-            return convolved(x, weight, bias)
-        return self._conv_forward(x, weight, bias)
+            return _in_tiles(x, weight, bias)
+        out: Tensor = self._conv_forward(x, weight, bias)
+        return out
 
     def _is_better_as_product(self, x: Tensor) -> bool:
         batch, _, height, width = x.shape
@@ -82,6 +81,17 @@ class Conv2d(nn.Conv2d):
         rows = patches.transpose(1, 2).reshape(len(x) * height * width, -1)
         out = linear(rows, weight.flatten(1), bias)
         return out.view(len(x), height, width, -1).permute(0, 3, 1, 2).contiguous()
+
+
+def _in_tiles(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.compiler.is_compiling():
+        from calotype.nn.compiled_winograd import convolved as whole
+
+        out: Tensor = whole(x, weight, bias)
+        return out
+    from calotype.nn.winograd import convolved  # only large networks need it
+
+    return convolved(x, weight, bias)
 
 
 def doubled(x: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b c2 h2 w2"]:

@@ -14,6 +14,9 @@ _WORTH = 1 << 24
 
 _PLAIN = (Tensor, nn.Parameter)
 
+_FORM = {"none": "", "gelu": "tanh"}
+"""How oneDNN computes each activation that it may be asked for."""
+
 _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available()) and hasattr(  # type: ignore[no-untyped-call]
     torch.ops.mkldnn, "_linear_pointwise"
 )
@@ -81,12 +84,12 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Ten
     if torch.compiler.is_compiling():
         from calotype.nn.compiled_products import linear as whole
 
-        out: Tensor = whole(rows, weight, bias, act)
+        out: Tensor = whole(rows, weight, bias, act, _FORM[act])
         return out
     return onednn(rows, weight, bias, act)
 
 
 def onednn(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
     """The product of oneDNN, and an activation of it or none."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, act, [], "tanh" if act == "gelu" else "")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, act, [], _FORM[act])
     return out
