@@ -25,6 +25,7 @@ from calotype.weights.model_index import INDEX_NAME, read_json_object, write_jso
 from calotype.weights.needed import CONFIG_NAME, QUANTIZATION, WEIGHTS_NAMES, check_subfolder, fetch_component, stems
 from calotype.weights.repository import open_repository
 from calotype.weights.shards import (
+    RestingFile,
     ShardedFile,
     WeightFile,
     check_variant,
@@ -35,7 +36,7 @@ from calotype.weights.shards import (
     split_into_shards,
     weights_name,
 )
-from calotype.weights.sources import RestingFile, remember
+from calotype.weights.sources import remember
 from calotype.weights.unfilled import ParametersWithoutMemory
 
 if TYPE_CHECKING:

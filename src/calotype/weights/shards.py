@@ -40,6 +40,31 @@ class WeightFile(Protocol):
         """Where the named tensor can be read again."""
 
 
+class RestingFile:
+    """A weight file whose tensors of another floating-point type than the wanted one only stand for the weights, which
+    are read and converted when memory brings them.
+
+    Args:
+        file: the file.
+        dtype: the wanted type; None for the file's own.
+    """
+
+    def __init__(self, file: WeightFile, dtype: torch.dtype | None) -> None:
+        self.path, self.entries = file.path, file.entries
+        self._file, self._dtype = file, dtype
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The named tensor as the mapped file itself, or what stands for it."""
+        tensor, source = self._file.tensor(name), self._file.source(name)
+        if self._dtype is None or source is None or not tensor.is_floating_point():
+            return tensor
+        return source.resting(self._dtype)
+
+    def source(self, name: str) -> Source | None:
+        """Where the named tensor can be read again."""
+        return self._file.source(name)
+
+
 class ShardedFile:
     """The shards that an index lists, read as one file.
 

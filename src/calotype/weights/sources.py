@@ -10,15 +10,12 @@ import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from calotype.errors import ComponentError, WeightsError
-
-if TYPE_CHECKING:
-    from calotype.weights.shards import WeightFile
 
 PLACE = "_sources"
 """The attribute of a network that holds its `Sources`."""
@@ -268,28 +265,3 @@ def read_resting(network: nn.Module) -> None:
         if isinstance(tensor, Tensor) and is_resting(tensor) and (source := noted.noted(name)) is not None:
             tensor.data = source.read(tensor.dtype)
             noted.note(name, tensor)
-
-
-class RestingFile:
-    """A weight file whose tensors of another floating-point type than the wanted one only stand for the weights, which
-    are read and converted when memory brings them.
-
-    Args:
-        file: the file.
-        dtype: the wanted type; None for the file's own.
-    """
-
-    def __init__(self, file: "WeightFile", dtype: torch.dtype | None) -> None:
-        self.path, self.entries = file.path, file.entries
-        self._file, self._dtype = file, dtype
-
-    def tensor(self, name: str) -> Tensor:
-        """The named tensor as the mapped file itself, or what stands for it."""
-        tensor, source = self._file.tensor(name), self._file.source(name)
-        if self._dtype is None or source is None or not tensor.is_floating_point():
-            return tensor
-        return source.resting(self._dtype)
-
-    def source(self, name: str) -> Source | None:
-        """Where the named tensor can be read again."""
-        return self._file.source(name)
