@@ -3,14 +3,18 @@
 Apart from the solvers, the parameterizations and the schedules themselves, which whoever makes a scheduler imports.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calotype.sampling.levels import Level, Levels, Path
-    from calotype.sampling.solver import Prediction
+    from calotype.sampling.limit import Limit
 
 State = Any
 """What a solver carries from one network evaluation to the next: opaque to everyone else."""
@@ -40,6 +44,44 @@ class Move(NamedTuple):
     noise: float = 0.0
     fresh: float = 0.0
     log_variances: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One evaluation of the network, as a solver with a state sees it.
+
+    Attributes:
+        x: latents [B, C, ...] at level `here`, at least float32.
+        output: the network's output [B, C, ...], without a learned variance.
+        here: the level that the latents are at.
+        there: the level that they are wanted at.
+        note: the solver's own note about this evaluation.
+        fresh: draws standard normal noise [B, C, ...].
+        reads: weights that give the clean sample and the noise.
+        limit: keeps the clean sample in range; the noise is then the one that goes with the limited sample.
+    """
+
+    x: Tensor
+    output: Tensor
+    here: "Level"
+    there: "Level"
+    note: Any
+    fresh: "Callable[[], Tensor]"
+    reads: tuple[Mix, Mix]
+    limit: "Limit | None" = None
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """The clean sample [B, C, ...] that the output implies."""
+        clean = self.reads[0].of(self.x, self.output)
+        return clean if self.limit is None else self.limit(clean)
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """The noise [B, C, ...] that the output implies."""
+        if self.limit is None:
+            return self.reads[1].of(self.x, self.output)
+        return (self.x - self.here.alpha * self.clean) / self.here.sigma
 
 
 class Solver(Protocol):
@@ -85,7 +127,7 @@ class SolverWithState:
         """
         return path
 
-    def step(self, now: "Prediction", state: State) -> tuple[Tensor, State]:
+    def step(self, now: Prediction, state: State) -> tuple[Tensor, State]:
         """The latents at `now.there`, at least float32, and the state for the next evaluation.
 
         `state` is None at the first evaluation and at the first of a slice of the levels. The step is then one that

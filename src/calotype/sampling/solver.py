@@ -8,18 +8,15 @@ the network said before, and those are in `calotype.sampling.solvers`, one metho
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from calotype.errors import InputError
 from calotype.sampling.levels import Level
-from calotype.sampling.limit import Limit
-from calotype.sampling.moves import Mix, Move, OneStep, Solver, SolverWithState, State, follow
+from calotype.sampling.moves import Move, OneStep, Prediction, Solver, SolverWithState, State, follow
 
 __all__ = [
     "Ddim",
@@ -41,44 +38,6 @@ __all__ = [
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
 
 SMALLEST_VARIANCE = 1e-20  # the reference's floor, so that a logarithm exists
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One evaluation of the network, as a solver with a state sees it.
-
-    Attributes:
-        x: latents [B, C, ...] at level `here`, at least float32.
-        output: the network's output [B, C, ...], without a learned variance.
-        here: the level that the latents are at.
-        there: the level that they are wanted at.
-        note: the solver's own note about this evaluation.
-        fresh: draws standard normal noise [B, C, ...].
-        reads: weights that give the clean sample and the noise.
-        limit: keeps the clean sample in range; the noise is then the one that goes with the limited sample.
-    """
-
-    x: Tensor
-    output: Tensor
-    here: Level
-    there: Level
-    note: Any
-    fresh: Callable[[], Tensor]
-    reads: tuple[Mix, Mix]
-    limit: Limit | None = None
-
-    @cached_property
-    def clean(self) -> Tensor:
-        """The clean sample [B, C, ...] that the output implies."""
-        clean = self.reads[0].of(self.x, self.output)
-        return clean if self.limit is None else self.limit(clean)
-
-    @cached_property
-    def noise(self) -> Tensor:
-        """The noise [B, C, ...] that the output implies."""
-        if self.limit is None:
-            return self.reads[1].of(self.x, self.output)
-        return (self.x - self.here.alpha * self.clean) / self.here.sigma
 
 
 @dataclass(frozen=True)
