@@ -1,4 +1,4 @@
-"""A GPU that is not there, as a state machine: what copies and computes when, and whether one looks at the other's memory.
+"""A GPU that is not there, as a state machine: what copies and computes when, and whether one sees the other's.
 
 Its memory is the process's. What computes does so at once; what copies waits in a queue, as late as can be, until
 something waits for it. So numbers are wrong wherever something did not wait, and pinned memory that is filled again too

@@ -151,7 +151,7 @@ def test_a_text_that_another_network_prepared_is_refused():
     sample, text, more = inputs(ours.config)
     for fields in ({"layers_per_block": 2}, {"block_out_channels": (16, 8)}):
         other = UNet2DConditionModel(**{**ours.config.model_dump(), **fields})
-        with pytest.raises(InputError, match="ProjectedText for .* make it with this network's project_text"):
+        with pytest.raises(InputError, match=r"ProjectedText for .* make it with this network's project_text"):
             ours(sample, 7, other.project_text(text), **more)
 
 

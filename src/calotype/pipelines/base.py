@@ -143,7 +143,7 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
         from calotype.graph.memo import Memo
         from calotype.memory.residency import parse_bytes
         from calotype.pipelines.generations import Generations
-        from calotype.pipelines.memory import pack, residency
+        from calotype.pipelines.memory.budgets import pack, residency
         from calotype.pipelines.replay.provenance import Digests
 
         cls = type(self)
@@ -307,8 +307,8 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
         Raises what the call would raise for missing, unknown or unused inputs and missing components.
         """
         from calotype.graph.plan import with_facts
-        from calotype.pipelines.memory import forecast, layouts
-        from calotype.pipelines.prediction import Unmoved, predict_peak  # only who asks for a plan needs it
+        from calotype.pipelines.memory.budgets import forecast, layouts
+        from calotype.pipelines.memory.prediction import Unmoved, predict_peak  # only who asks for a plan needs it
 
         plan = self._planned(self._read(inputs))
         counted = with_facts(plan, self._run(plan, self._memo).counts(), self._residency.sizes(), lambda: None)
@@ -329,11 +329,11 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
         if in_turn or in_parts:
             plan = replace(plan, in_turn=in_turn, in_parts=in_parts)
         if self._residency.is_placed or self._residency.device.type != "cpu":
-            from calotype.pipelines.placing import routed  # what one CPU computes is there already
+            from calotype.pipelines.memory.placing import routed  # what one CPU computes is there already
 
             plan = routed(self, plan)
         if self._residency.is_tiered:
-            from calotype.pipelines.fitting import fitted  # only who has a budget needs it
+            from calotype.pipelines.memory.fitting import fitted  # only who has a budget needs it
 
             return fitted(self, plan)
         for planned in plan.nodes:
@@ -347,7 +347,7 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
     def _run(self, plan: "Plan", memo: "Memo | None", holder: "Holder | None" = None) -> "Run":
         from calotype.graph.run import Run
         from calotype.pipelines.adapter_records import Steady
-        from calotype.pipelines.memory import crossing, memory_for, way
+        from calotype.pipelines.memory.budgets import crossing, memory_for, way
 
         used = {name for n in plan.nodes for name in n.active.uses}
         components, place = self.components, self._residency.place

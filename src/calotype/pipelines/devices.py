@@ -41,7 +41,7 @@ class WithDevices:
     @property
     def placement(self) -> dict[str, torch.device]:
         """Where each component runs that has weights."""
-        from calotype.pipelines.placing import placement_of  # only who asks needs it
+        from calotype.pipelines.memory.placing import placement_of  # only who asks needs it
 
         whole: Any = self  # a DiffusionPipeline: this is a part of it
         return placement_of(whole)
@@ -60,7 +60,7 @@ class WithDevices:
             ComponentError: a loop or a unit would need components of two devices, something fits nowhere, or another
                 pipeline has the same components.
         """
-        from calotype.pipelines.placing import place  # only who has several devices needs it
+        from calotype.pipelines.memory.placing import place  # only who has several devices needs it
 
         whole: Any = self  # a DiffusionPipeline: this is a part of it
         place(whole, placement, devices)
@@ -90,7 +90,7 @@ class WithDevices:
             if isinstance(self._residency, Residency):
                 self._residency.relocate(target)
             else:
-                from calotype.pipelines.placing import unplace
+                from calotype.pipelines.memory.placing import unplace
 
                 whole: Any = self  # a DiffusionPipeline: this is a part of it
                 unplace(whole, target)

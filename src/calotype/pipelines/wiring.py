@@ -104,7 +104,7 @@ class WithGraph:
         if isinstance(self._residency, Residency):
             self._residency.share(components_of(whole))
         else:
-            from calotype.pipelines.placing import share
+            from calotype.pipelines.memory.placing import share
 
             share(whole, self._residency)
         return other

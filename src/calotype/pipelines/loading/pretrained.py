@@ -15,7 +15,7 @@ from calotype.pipelines.loading.guest import load_guest
 from calotype.pipelines.loading.pooled import Files, open_pool, pooled_components
 from calotype.pipelines.loading.report import LoadReport
 from calotype.pipelines.loading.which import asked_class, target_class
-from calotype.pipelines.memory import loading
+from calotype.pipelines.memory.budgets import loading
 from calotype.weights.aliases import ALIASES
 from calotype.weights.components import fetch_index, load_components
 from calotype.weights.model_index import ComponentRef, ModelIndex

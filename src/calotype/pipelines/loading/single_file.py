@@ -11,7 +11,7 @@ from calotype.pipelines.declared import declared_settings, wanted_components
 from calotype.pipelines.loading.checkpoint import Checkpoint, open_checkpoint
 from calotype.pipelines.loading.pretrained import assemble, refuse_unknown
 from calotype.pipelines.loading.report import LoadReport
-from calotype.pipelines.memory import loading
+from calotype.pipelines.memory.budgets import loading
 from calotype.weights.components import fetch_index, load_components
 from calotype.weights.kinds import fits, is_a
 from calotype.weights.model_index import ModelIndex, read_json_object

@@ -16,7 +16,7 @@ from calotype.memory.crossing import replaced
 from calotype.memory.imagined import has_data
 from calotype.memory.passes import Key, Passes
 from calotype.memory.peak import StorageWatch, imagined
-from calotype.pipelines.rehearsed_networks import RehearsedNetwork, can_be_rehearsed
+from calotype.pipelines.memory.rehearsed_networks import RehearsedNetwork, can_be_rehearsed
 from calotype.sampling.denoise import Denoise
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from calotype.graph.inputs import read_call
 from calotype.graph.planning import make_plan
 from calotype.graph.run import Run
 from calotype.memory.peak import watched
-from calotype.pipelines.prediction import Unmoved, predict_peak
+from calotype.pipelines.memory.prediction import Unmoved, predict_peak
 
 
 @pytest.fixture(scope="module")

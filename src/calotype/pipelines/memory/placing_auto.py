@@ -46,7 +46,7 @@ def _peaks(pipe: "DiffusionPipeline") -> dict[str, int]:
     """The most bytes that are computed beside each component in a call with the inputs' defaults, as far as it can be
     told beforehand: texts are empty then, and a pipeline that needs other inputs tells nothing."""
     from calotype.graph.planning import make_plan
-    from calotype.pipelines.prediction import Unmoved, rehearse
+    from calotype.pipelines.memory.prediction import Unmoved, rehearse
 
     missing = {name: "" for name, field in pipe.Inputs.model_fields.items() if field.is_required()}
     try:

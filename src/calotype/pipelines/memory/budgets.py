@@ -114,10 +114,10 @@ def loading(
 def forecast(pipe: "DiffusionPipeline", plan: Plan) -> Plan:
     """The plan of a call within a budget, with where each component is, the bytes that come, and the peak of it all."""
     from calotype.memory.forecast import Forecast  # only a plan with a budget needs it
-    from calotype.pipelines.prediction import most
+    from calotype.pipelines.memory.prediction import most
 
     if not isinstance(pipe._residency, Residency):
-        from calotype.pipelines.placing import forecast as forecast_several
+        from calotype.pipelines.memory.placing import forecast as forecast_several
 
         return forecast_several(pipe, pipe._residency, plan)
     components, computed = pipe.components, plan.computed
@@ -159,6 +159,6 @@ def memory_for(pipe: "DiffusionPipeline", plan: Plan) -> "Holder":
     """What brings the components of one call: within a budget, it leaves room for what the call computes."""
     if plan.computed is None:
         return pipe._residency
-    from calotype.pipelines.fitting import Budgeted
+    from calotype.pipelines.memory.fitting import Budgeted
 
     return Budgeted(pipe._residency, plan.computed)

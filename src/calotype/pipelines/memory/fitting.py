@@ -16,8 +16,8 @@ from calotype.errors import ComponentError
 from calotype.graph.inputs import Call
 from calotype.graph.memo import fingerprint
 from calotype.graph.plan import Plan, in_bytes
-from calotype.pipelines.prediction import Known, Rehearsed, Unmoved, rehearse
-from calotype.pipelines.rehearsed_networks import attention_kernels
+from calotype.pipelines.memory.prediction import Known, Rehearsed, Unmoved, rehearse
+from calotype.pipelines.memory.rehearsed_networks import attention_kernels
 
 if TYPE_CHECKING:
     from calotype.memory.placed import Placed

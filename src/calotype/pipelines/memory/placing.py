@@ -16,7 +16,7 @@ from calotype.memory.places import has_tensors
 from calotype.memory.request import MemoryRequest
 from calotype.memory.residency import Residency
 from calotype.pipelines.devices import components_of
-from calotype.pipelines.memory import refuse_streaming_without, refuse_unused, residency_on
+from calotype.pipelines.memory.budgets import refuse_streaming_without, refuse_unused, residency_on
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
@@ -79,7 +79,7 @@ def _found(pipe: "DiffusionPipeline", placement: Placing) -> Placement:
     weightless = [name for name, part in parts.items() if part is not None and not has_tensors(part)]
     asked = parse_placement(placement, pipe._names, weightless)
     if asked is None:
-        from calotype.pipelines.placing_auto import chosen  # only who does not say needs it
+        from calotype.pipelines.memory.placing_auto import chosen  # only who does not say needs it
 
         return chosen(pipe)
     asked = {**(pipe._residency.placement.asked if isinstance(pipe._residency, Placed) else {}), **asked}
@@ -136,7 +136,7 @@ def routed(pipe: "DiffusionPipeline", plan: Plan) -> Plan:
 def forecast(pipe: "DiffusionPipeline", memory: Placed, plan: Plan) -> Plan:
     """The plan of a call on several devices, with where each component is, the bytes that come, and the peaks."""
     from calotype.memory.forecast import Forecast  # only a plan needs it
-    from calotype.pipelines.prediction import most
+    from calotype.pipelines.memory.prediction import most
 
     components, nodes = pipe.components, plan.nodes
     at = [plan.devices.get(node.name, str(memory.device)) for node in nodes]
@@ -181,7 +181,7 @@ def forecast(pipe: "DiffusionPipeline", memory: Placed, plan: Plan) -> Plan:
 
 
 def _rehearsed(pipe: "DiffusionPipeline", plan: Plan) -> Plan:
-    from calotype.pipelines.prediction import Unmoved, rehearse
+    from calotype.pipelines.memory.prediction import Unmoved, rehearse
 
     run = pipe._run(replace(plan, call=plan.call.seeded()), memo=None, holder=Unmoved())
     found = rehearse(run, pipe.components)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from calotype import Denoise, Inputs, TextToImagePipeline
 from calotype.graph.unit import unit
 from calotype.nn.beside import running_beside
-from calotype.pipelines import prediction
+from calotype.pipelines.memory import prediction
 from calotype.pipelines.pictures import Picture, to_picture
 from stubs import Encoder, Net, TextInputs, TextToImage, define, latents, noise, sigmas, velocity
 
