@@ -58,6 +58,14 @@ def test_each_row_of_a_text_sees_what_is_before_it() -> None:
 
 
 @torch.no_grad()
+def test_a_mask_beside_a_causal_one_is_left_to_pytorch_which_refuses_it() -> None:
+    query, key, value = given(33)
+    mask = torch.zeros(query.shape[-2], key.shape[-2])
+    with in_parts(), pytest.raises(RuntimeError, match="attn_mask should not be set when is_causal"):
+        scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=True)
+
+
+@torch.no_grad()
 def test_no_more_scores_are_there_at_once_than_a_part_has() -> None:
     query, key, value = given()
     with sdpa_kernel(SDPBackend.MATH):

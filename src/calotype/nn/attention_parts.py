@@ -69,7 +69,8 @@ def _attended(
     scores = query.shape[-2] * key.shape[-2]
     whole = query.numel() // query.shape[-1] * key.shape[-2]
     alike = query.ndim == 4 and query.shape[:2] == key.shape[:2] == value.shape[:2]
-    if whole <= PART or not alike or dropout_p or torch.is_grad_enabled():
+    both = is_causal and attn_mask is not None  # which PyTorch refuses
+    if whole <= PART or not alike or both or dropout_p or torch.is_grad_enabled():
         return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
     out = query.new_empty(*query.shape[:-1], value.shape[-1])
     rows = max(1, PART // key.shape[-2]) if scores > PART else query.shape[-2]
