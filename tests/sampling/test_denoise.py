@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import calotype.sampling.loop as loop
+import calotype.sampling.together as together
 from calotype.errors import GraphError, InputError
 from calotype.graph.branches import POSITIVE, Branch, Tag
 from calotype.graph.hints import Each, Pad
@@ -73,12 +73,17 @@ def test_branches_in_one_batch_or_in_turn(rescale, scheduler):
         assert torch.allclose(a, b, atol=1e-5, rtol=1e-5)
 
 
-def test_the_choice_depends_on_the_size_alone(monkeypatch):
+def test_the_choice_depends_on_the_sizes_of_the_value_and_of_the_weights(monkeypatch):
     pipe = pipeline(*START, Denoise(velocity))
-    monkeypatch.setattr(loop, "BATCHED_ELEMENTS", 3 * 8 * 8)
+    monkeypatch.setattr(together, "BATCHED_ELEMENTS", 3 * 8 * 8)
+    monkeypatch.setattr(together, "BATCHED_ELEMENTS_OF_LARGE", 2 * 3 * 8 * 8)
     pipe(prompt="a", seed=1, steps=1, outputs=("latents",))
     pipe(prompt=["a", "b"], seed=1, steps=1, outputs=("latents",))
     assert pipe.net.batches == [2, 2, 2]  # one batch of two; then two in turn, of two each
+    monkeypatch.setattr(together, "LARGE_BYTES", sum(p.nbytes for p in pipe.net.parameters()))
+    pipe(prompt=["a", "b"], seed=1, steps=1, outputs=("latents",))
+    pipe(prompt=["a", "b", "c"], seed=1, steps=1, outputs=("latents",))
+    assert pipe.net.batches[3:] == [4, 3, 3]  # weights that fit no cache: one batch, up to the larger limit
 
 
 def test_guidance_off_predicts_one_branch():

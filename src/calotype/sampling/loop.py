@@ -29,6 +29,7 @@ from calotype.sampling.parameters import (
 from calotype.sampling.schedulers.base import NoiseLevels, Scheduler
 from calotype.sampling.steering import summed
 from calotype.sampling.step import Step
+from calotype.sampling.together import quicker_together
 
 if TYPE_CHECKING:
     from calotype.graph.events import StepEvent
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
 Items = Sequence[tuple[int, int]]
 
 _AS_IT_IS = nullcontext()
-
-BATCHED_ELEMENTS = 2**13
-"""On a CPU, branches share one batch while the loop's value has at most this many elements for all items; above it,
-running them in turn keeps activations in cache."""
 
 
 class Loop:
@@ -273,9 +270,8 @@ class Loop:
         if self.node.name in self.run.plan.in_turn:
             return False
         branches = [self.branches[name] for name in names]
-        leaves = leaves_of(shown)
-        small = leaves[0].device.type != "cpu" or sum(t.numel() for t in leaves) <= BATCHED_ELEMENTS
-        if self.node.batch_branches is None and not small:
+        parts = [p for u in inner for p in u.parts(self.parts).values()]
+        if self.node.batch_branches is None and not quicker_together(leaves_of(shown), parts):
             return False
         try:
             joined = {u: self._joined(u, branches) for u in inner}

@@ -129,8 +129,8 @@ def test_the_picture_is_read_once_and_branches_in_turn_or_in_one_batch_are_equal
     runs: list[int] = []
     adapter.register_forward_hook(lambda *_: runs.append(1))
     made = []
-    for limit in (0, 10**9):
-        monkeypatch.setattr("calotype.sampling.loop.BATCHED_ELEMENTS", limit)
+    for together in (False, True):
+        monkeypatch.setattr("calotype.sampling.loop.quicker_together", lambda *_, to=together: to)
         made.append(ours(pipe, ip_image=picture(), generator=drawn(), **STEPS)[0])
     pipe(ip_image=picture(), **{**STEPS, "prompt": "red"})
     assert len(runs) == 2  # with the picture and without, for all calls
