@@ -8,7 +8,16 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from calotype.errors import InputError, UnusedInput
-from calotype.models.unet_2d_condition.conditioning import added_embedding, class_embedding, class_vector
+from calotype.models.unet_2d_condition.blocks import blocks
+from calotype.models.unet_2d_condition.conditioning import (
+    Given,
+    added_embedding,
+    class_embedding,
+    class_vector,
+    extra,
+    is_alone,
+    steering,
+)
 from calotype.models.unet_2d_condition.config import UNet2DConditionConfig
 from calotype.models.unet_2d_condition.keys import AVERAGE_REMARKS, RENAMES
 from calotype.models.unet_2d_condition.text import ProjectedText
@@ -21,15 +30,7 @@ from calotype.nn.resnet import ResnetBlock2D
 from calotype.nn.reuse import BlockCache, BlockPass
 from calotype.nn.time import SinusoidalTime, TimestepEmbedding
 from calotype.nn.transformer import Attention, KeysAndValues, PicturePrompt, Text, TransformerBlock
-from calotype.nn.unet_blocks import (
-    WHOLE,
-    BlockSettings,
-    LevelAttention,
-    TextDownBlock,
-    TextMidBlock,
-    TextUpBlock,
-    steered,
-)
+from calotype.nn.unet_blocks import WHOLE, TextDownBlock, TextUpBlock, steered
 
 _DISCARDED = -10000.0
 
@@ -70,7 +71,7 @@ class UNet2DConditionModel(Network):
         self.class_embedding = class_embedding(config)
         self.add_time_proj, self.add_embedding = added_embedding(config)
         self.act = ACTIVATIONS[config.act_fn]
-        self.down_blocks, self.mid_block, self.up_blocks = _blocks(config)
+        self.down_blocks, self.mid_block, self.up_blocks = blocks(config)
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(
             widths[0], config.out_channels, config.conv_out_kernel, padding=(config.conv_out_kernel - 1) // 2
@@ -137,17 +138,17 @@ class UNet2DConditionModel(Network):
         """
         self._check(sample, encoder_hidden_states, attention_mask, cross_attention_kwargs)
         text = self._text(encoder_hidden_states, encoder_attention_mask, sample)
-        given = _Given(
+        given = Given(
             self._time_vector(sample, timestep, timestep_cond, class_labels, added_cond_kwargs),
             text._replace(pictures=self._pictures(picture_prompts, len(sample)), controls=tuple(attention)),
-            self._extra(down_intrablock_additional_residuals),
-            self._alone(perturbation),
-            self._steering(down_block_additional_residuals, mid_block_additional_residual),
+            extra(len(self.down_blocks), down_intrablock_additional_residuals),
+            is_alone(perturbation, self.mid_block),
+            steering(self.config, down_block_additional_residuals, mid_block_additional_residual),
         )
         x = self._through(sample, given, cache)
         return UNet2DConditionOutput(x) if return_dict else (x,)
 
-    def _through(self, sample: Tensor, given: "_Given", cache: BlockCache | None) -> Tensor:
+    def _through(self, sample: Tensor, given: Given, cache: BlockCache | None) -> Tensor:
         """All layers, but those that a cache leaves out."""
         x, maps = self._enter(self.conv_in(2 * sample - 1 if self.config.center_input_sample else sample), given)
         inner = partial(self._inner, maps=maps, given=given)
@@ -161,29 +162,29 @@ class UNet2DConditionModel(Network):
         out: Tensor = self.conv_out(activated(self.act, self.conv_norm_out(x)))
         return out
 
-    def _enter(self, x: Tensor, given: "_Given") -> tuple[Tensor, list[Tensor]]:
+    def _enter(self, x: Tensor, given: Given) -> tuple[Tensor, list[Tensor]]:
         """The first layer, and the maps up to it for the last ones; of a network of one level, all on the way down."""
         y, more = self.down_blocks[0](x, given.temb, given.text, given.extra[0], self._outer)
         maps = [x, *more]
         return y, maps if given.steering is None else _sums(maps, given.steering[0][: len(maps)])
 
-    def _inner(self, x: Tensor, maps: list[Tensor], given: "_Given") -> Tensor:
+    def _inner(self, x: Tensor, maps: list[Tensor], given: Given) -> Tensor:
         """What lies between the outermost layers, whose `maps` tell the sizes to come back to."""
-        temb, text, extra, alone, steering = given
+        temb, text = given.temb, given.text
         skips = list(maps)
-        for level, (block, residual) in enumerate(zip(self.down_blocks, extra, strict=False)):
+        for level, (block, residual) in enumerate(zip(self.down_blocks, given.extra, strict=False)):
             part = slice(self._outer.stop, None) if level == 0 else WHOLE
             if level > 0 or part.start is not None:
                 x, more = block(x, temb, text, residual, part)
                 skips += more
         if self.mid_block is not None:
-            x = self.mid_block(x, temb, text, alone)
-        if extra[-1] is not None:
-            x = steered(x, extra[-1])
-        if steering is not None:
-            outer = len(maps)
-            skips[outer:] = _sums(skips[outer:], steering[0][outer:])
-            x = steered(x, steering[1])
+            x = self.mid_block(x, temb, text, given.alone)
+        if given.extra[-1] is not None:
+            x = steered(x, given.extra[-1])
+        if given.steering is not None:
+            outer, (downs, middle) = len(maps), given.steering
+            skips[outer:] = _sums(skips[outer:], downs[outer:])
+            x = steered(x, middle)
         for block in self.up_blocks[:-1]:
             x = block(x, temb, text, skips)
         last = cast(TextUpBlock, self.up_blocks[-1])
@@ -278,46 +279,6 @@ class UNet2DConditionModel(Network):
                 vector = vector + more
         return self.act(vector)
 
-    def _steering(
-        self, downs: Sequence[Tensor] | None, middle: Tensor | None
-    ) -> tuple[Sequence[Tensor], Tensor] | None:
-        if downs is None and middle is None:
-            return None
-        if downs is None or middle is None:
-            raise InputError(
-                "down_block_additional_residuals and mid_block_additional_residual belong together; an adapter without "
-                "a middle gives down_intrablock_additional_residuals"
-            )
-        wanted = sum(self.config.per_level(self.config.layers_per_block)) + self.config.levels
-        if len(downs) != wanted:
-            raise InputError(f"down_block_additional_residuals must be {wanted}, one for each map, got {len(downs)}")
-        return downs, middle
-
-    def _extra(self, residuals: Sequence[Tensor] | None) -> list[Tensor | None]:
-        """One residual for each level and one for the middle."""
-        levels = len(self.down_blocks)
-        if residuals is None:
-            return [None] * (levels + 1)
-        if len(residuals) not in (levels, levels + 1):
-            raise InputError(
-                f"down_intrablock_additional_residuals must be {levels}, one for each level, or one more for the "
-                f"middle, got {len(residuals)}"
-            )
-        return [*residuals, *[None] * (levels + 1 - len(residuals))]
-
-    def _alone(self, perturbation: Perturbation | None) -> bool:
-        """Whether the pixels of the middle look at themselves alone. Raises `InputError` for another perturbation."""
-        if perturbation is None:
-            return False
-        if perturbation.kind != "identity_attention" or perturbation.layers is not None:
-            raise InputError(
-                f"UNet2DConditionModel perturbs the attention of its middle alone, not {perturbation}; take "
-                "PerturbedAttention without layers"
-            )
-        if self.mid_block is None or self.mid_block.attentions is None:
-            raise InputError("this UNet2DConditionModel has no attention in its middle that could be perturbed")
-        return True
-
     def _check(
         self,
         sample: Tensor,
@@ -338,74 +299,9 @@ class UNet2DConditionModel(Network):
             raise UnusedInput(f"cross_attention_kwargs are not taken, got {sorted(cross_attention_kwargs)}")
 
 
-class _Given(NamedTuple):
-    """What all levels of one forward pass are given."""
-
-    temb: Tensor
-    text: Text
-    extra: list[Tensor | None]
-    alone: bool
-    steering: tuple[Sequence[Tensor], Tensor] | None
-
-
 def _itself(x: Tensor) -> Tensor:
     return x
 
 
 def _sums(skips: list[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:
     return [steered(skip, residual) for skip, residual in zip(skips, residuals, strict=True)]
-
-
-def _blocks(config: UNet2DConditionConfig) -> tuple[nn.ModuleList, TextMidBlock | None, nn.ModuleList]:
-    """The way down, the middle and the way up."""
-    settings = BlockSettings(
-        config.time_channels,
-        norm_groups=config.norm_num_groups,
-        eps=config.norm_eps,
-        act=config.act_fn,
-        dropout=config.dropout,
-        time_scale_shift=config.resnet_time_scale_shift == "scale_shift",
-        linear_projection=config.use_linear_projection,
-        downsample_padding=config.downsample_padding,
-    )
-    widths, last = config.block_out_channels, config.levels - 1
-    heads, text = config.per_level(config.attention_head_dim), config.per_level(config.cross_attention_dim)
-    only, counts = config.per_level(config.only_cross_attention), config.per_level(config.layers_per_block)
-
-    def attention(level: int, kind: str, depths: tuple[int, ...]) -> LevelAttention | None:
-        return LevelAttention(heads[level], text[level], depths, only[level]) if kind.startswith("CrossAttn") else None
-
-    down = nn.ModuleList(
-        TextDownBlock(
-            settings,
-            widths[max(level - 1, 0)],
-            widths[level],
-            count=counts[level],
-            attention=attention(level, kind, config.down_depths(level)),
-            last=level == last,
-        )
-        for level, kind in enumerate(config.down_block_types)
-    )
-    up = nn.ModuleList(
-        TextUpBlock(
-            settings,
-            _up_widths(counts[level] + 1, widths[min(level + 1, last)], widths[level], widths[max(level - 1, 0)]),
-            widths[level],
-            attention=attention(level, kind, config.up_depths(level)),
-            last=level == 0,
-        )
-        for level, kind in zip(range(last, -1, -1), config.up_block_types, strict=True)
-    )
-    mid = None
-    if config.mid_block_type is not None:
-        middle = LevelAttention(heads[last], text[last], config.down_depths(last)[:1])
-        attends = config.mid_block_type == "UNetMidBlock2DCrossAttn"
-        mid = TextMidBlock(
-            settings, widths[-1], attention=middle if attends else None, output_scale=config.mid_block_scale_factor
-        )
-    return down, mid, up
-
-
-def _up_widths(count: int, below: int, width: int, above: int) -> list[tuple[int, int]]:
-    """The two input widths of each residual block: of what comes from below and of the map from the way down."""
-    return list(zip([below, *[width] * (count - 1)], [*[width] * (count - 1), above], strict=True))
