@@ -129,6 +129,12 @@ class Plan:
         """The components that the call uses, in the order it needs them first."""
         return tuple(dict.fromkeys(name for n in self.nodes for name in sorted(n.components)))
 
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """The components that the call reads anything of: also those that the memo answers for, or of which it reads
+        the settings alone."""
+        return tuple(dict.fromkeys(name for n in self.nodes for name in sorted(n.active.uses)))
+
     @cached_property
     def predicted_peak(self) -> int | None:
         """The most bytes that components and values will hold at once, found by running the call on tensors that have

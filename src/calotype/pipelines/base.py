@@ -298,8 +298,10 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
 
         call = self._read(inputs).seeded()
         plan = self._planned(call, in_turn, in_parts)
-        run = self._run(plan, self._memo)
-        return Stream(plan, run, recipe_of(self, plan, self._digests, self._source))
+        components = self.components
+        generations = self._generations.of_all({name: components[name] for name in plan.uses})
+        run = self._run(plan, self._memo, generations=generations)
+        return Stream(plan, run, recipe_of(self, plan, generations))
 
     def plan(self, **inputs: Any) -> "Plan":
         """What a call would do, before any compute: units, components with their bytes, memo hits, predicted peak.
@@ -344,17 +346,24 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
         self._graph()
         return read_call(self.Inputs, inputs)
 
-    def _run(self, plan: "Plan", memo: "Memo | None", holder: "Holder | None" = None) -> "Run":
+    def _run(
+        self,
+        plan: "Plan",
+        memo: "Memo | None",
+        holder: "Holder | None" = None,
+        generations: "Mapping[str, int] | None" = None,
+    ) -> "Run":
         from calotype.graph.run import Run
         from calotype.pipelines.adapter_records import Steady
         from calotype.pipelines.memory.budgets import crossing, memory_for, way
 
-        used = {name for n in plan.nodes for name in n.active.uses}
         components, place = self.components, self._residency.place
-        generations: dict[str, Any] = dict.fromkeys(used)  # only a memo asks whether components are what they were
+        keys: dict[str, Any] = dict.fromkeys(plan.uses)  # only a memo asks whether components are what they were
         if memo is not None:
-            generations = {name: (self._generations.of(name, components[name]), str(place(name))) for name in used}
-        return Run(self._graph(), plan, components, generations, memo,
+            if generations is None:
+                generations = self._generations.of_all({name: components[name] for name in plan.uses})
+            keys = {name: (generation, str(place(name))) for name, generation in generations.items()}
+        return Run(self._graph(), plan, components, keys, memo,
                    holder or Steady(memory_for(self, plan), components), crossing(plan), way(plan))  # fmt: skip
 
     def __repr__(self) -> str:

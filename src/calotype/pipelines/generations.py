@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -59,6 +60,10 @@ class Generations:
                 self._counts[name] = self._counts.get(name, -1) + 1
                 self._seen[name] = now
             return self._counts[name]
+
+    def of_all(self, components: Mapping[str, Any]) -> dict[str, int]:
+        """The generations of components now, by name."""
+        return {name: self.of(name, component) for name, component in components.items()}
 
     def bump(self, name: str) -> None:
         """Count a change that could not be noticed."""

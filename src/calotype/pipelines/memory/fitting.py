@@ -84,16 +84,12 @@ class _Fitting:
     def rehearsed(self, plan: Plan) -> Plan:
         """The plan with what it computes, where that can be known. A call like one before is not rehearsed again."""
         about = type(self.pipe), plan.outputs, plan.in_parts, plan.in_turn, attention_kernels()
-        known = Known(self.memory.rehearsed, self.memory.rehearsed_networks, about, self._generations(plan))
+        generations = self.pipe._generations.of_all({name: self.components[name] for name in sorted(plan.uses)})
+        known = Known(self.memory.rehearsed, self.memory.rehearsed_networks, about, generations)
         found = known.get(self._values(plan), lambda: self._rehearse(plan, known))
         if found is None:
             return plan
         return replace(plan, computed=found.computed, passes=found.passes, scores=found.scores, crossed=found.crossed)
-
-    def _generations(self, plan: Plan) -> dict[str, Hashable]:
-        """The generations of the components that a call uses."""
-        used = {name for node in plan.nodes for name in node.active.uses}
-        return {name: self.pipe._generations.of(name, self.components[name]) for name in sorted(used)}
 
     def _values(self, plan: Plan) -> Hashable:
         """The values of a call, but for the seed."""

@@ -37,9 +37,10 @@ class Digests:
         self._generations = generations
         self._known: dict[tuple[str, int], str] = {}
 
-    def of(self, name: str, component: Any) -> str:
-        """The digest of a component's weights, configuration and vocabulary."""
-        key = (name, self._generations.of(name, component))
+    def of(self, name: str, component: Any, generation: int | None = None) -> str:
+        """The digest of a component's weights, configuration and vocabulary; of its `generation`, where that is known
+        already."""
+        key = (name, self._generations.of(name, component) if generation is None else generation)
         if key not in self._known:
             self._known[key] = _digest(component)
         return self._known[key]
@@ -86,19 +87,20 @@ def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     return [flat[:SAMPLE], flat[middle : middle + SAMPLE], flat[-SAMPLE:]]
 
 
-def recipe_of(pipe: "DiffusionPipeline", plan: Plan, digests: Digests, source: str | None) -> "Callable[[], Recipe]":
-    """Makes the recipe of a call when it is asked for, from what was true at the call. Does not keep the pipeline."""
+def recipe_of(pipe: "DiffusionPipeline", plan: Plan, generations: Mapping[str, int]) -> "Callable[[], Recipe]":
+    """Makes the recipe of a call when it is asked for, from what was true at the call, when its components were of
+    these generations. Does not keep the pipeline."""
     components, dtypes = {}, {}
-    for name in dict.fromkeys(n for node in plan.nodes for n in sorted(node.active.uses)):
+    for name in plan.uses:
         component = getattr(pipe, name)
-        components[name] = digests.of(name, component)
+        components[name] = pipe._digests.of(name, component, generations[name])
         weight = next(component.parameters(), None) if isinstance(component, torch.nn.Module) else None
         if weight is not None:
             dtypes[name] = str(weight.dtype).removeprefix("torch.")
     given = (*plan.call.given, *_unreplayable(pipe.Inputs, plan.call.values))
     facts = {
         "pipeline": type(pipe).__name__,
-        "source": source,
+        "source": pipe._source,
         "components": components,
         "dtypes": dtypes,
         "device": str(pipe.device),
