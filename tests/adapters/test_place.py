@@ -10,7 +10,7 @@ from torch import nn
 from adapters.small import diffusers_keys, factors, kohya_keys, peft_folder, product, random, written
 from calotype import CLIPTextModel, UNet2DConditionModel
 from calotype.adapters.formats import METADATA, read_adapter
-from calotype.adapters.names import layers_of, original_name, spellings
+from calotype.adapters.names import layers_of, original_names, spellings
 from calotype.adapters.place import placed
 from calotype.errors import ComponentError, InputError, WeightsError
 from calotype.models.autoencoder_kl_qwen_image.blocks import CausalConv3d
@@ -164,15 +164,16 @@ def test_the_names_are_those_that_original_files_are_read_by():
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
     names = list(layers_of(unet))
-    shapes = {f"{original_name(names, name)}.weight": (8, 8) for name in names}
+    original = {name: f"{theirs}.weight" for theirs, name in original_names(names)}
+    shapes = dict.fromkeys(original.values(), (8, 8))
     assert len(shapes) == len(names) > 100
     read = {name.removesuffix(".weight"): cut.key for name, cut in cuts(shapes).items()}
-    assert read == {name: f"{original_name(names, name)}.weight" for name in names}
+    assert read == original
 
 
 def test_the_original_layout_in_a_file(unet, pairs, tmp_path):
     names = list(layers_of(unet))
-    original = {original_name(names, name): pair for name, pair in pairs.items()}
+    original = {theirs: pairs[name] for theirs, name in original_names(names) if name in pairs}
     path = written(tmp_path / "a.safetensors", kohya_keys(original, alpha=2))
     assert_all(deltas(path, {"unet": unet})["unet"], pairs)
 
@@ -356,7 +357,7 @@ def test_convolutions_that_keep_frames_are_not_adapted(tmp_path):
 
 def test_comfy(unet, pairs, tmp_path):
     encoder, of_text = clip_pairs()
-    original = {original_name(list(pairs), name): pair for name, pair in pairs.items()}
+    original = {theirs: pairs[name] for theirs, name in original_names(list(pairs))}
     keys = kohya_dotted(original, "diffusion_model.") | kohya_dotted(of_text, "text_encoders.clip_l.transformer.")
     path = written(tmp_path / "a.safetensors", keys)
     found = deltas(path, {"unet": unet, "text_encoder": encoder})

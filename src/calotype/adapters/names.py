@@ -37,7 +37,7 @@ def spellings(network: nn.Module) -> dict[str, str]:
     for name in names:
         for other in _others(name):
             found.setdefault(other, name)
-    for other, name in _original(names):
+    for other, name in original_names(names):
         found.setdefault(other, name)
     for spelled, name in list(found.items()):
         found.setdefault(spelled.replace(".", "_"), name)
@@ -57,13 +57,9 @@ def _others(name: str) -> Iterator[str]:
             yield from (f"{one.rpartition('.')[0]}.{_PROJECTIONS[last]}" for one in bare)
 
 
-def original_name(names: list[str], name: str) -> str | None:
-    """What the original code calls a layer of a denoiser that has these layers; None for any other."""
-    return next((other for other, ours in _original(names) if ours == name), None)
-
-
-def _original(names: list[str]) -> Iterator[tuple[str, str]]:
-    """The name of each layer in the original code, which numbers the blocks through, and its name here."""
+def original_names(names: list[str]) -> Iterator[tuple[str, str]]:
+    """The name of each layer of a denoiser in the original code, which numbers the blocks through, and its name here;
+    nothing for another network."""
     if "conv_in" not in names or not any(name.startswith("down_blocks.0.resnets.0.") for name in names):
         return
     per_level = 1 + max(int(m[4]) for n in names if (m := _BLOCK.match(n)) and m[1] == "down" and m[3] == "resnets")

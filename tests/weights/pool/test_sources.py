@@ -7,7 +7,7 @@ import pytest
 
 from calotype import ModelConfig, ModelPool
 from calotype.errors import RepositoryError, WeightsError
-from calotype.weights.pool.sources import Options, find_files, find_sources
+from calotype.weights.pool.sources import Options, find_sources
 from hub import Hub, hub
 from pool_files import Dit, same, save, shards, state
 
@@ -155,14 +155,6 @@ def test_a_folder_of_repositories_is_used_where_it_has_the_files(hub: Hub, tmp_p
         ModelPool([ModelConfig(**here, origin_file_pattern="dit/", skip_download=True)], catalogue=own)
     pool = ModelPool([ModelConfig(**here, origin_file_pattern="dit/")], catalogue=own)
     assert all(kept in file.parents for file in pool.report[0].files)
-
-
-def test_files_of_any_kind_for_tokenizers_and_the_like(hub: Hub, folder) -> None:
-    hub.add("someone/tiny", folder)
-    assert [f.name for f in find_files(ModelConfig(path=folder / "*.md"))] == ["readme.md"]
-    found = find_files(ModelConfig(model_id="someone/tiny", origin_file_pattern=["readme.md", "dit/"]))
-    assert [file.name for file in found] == ["readme.md", *(f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3))]
-    assert all(file.is_file() for file in found)
 
 
 def test_a_damaged_file_is_told_of_when_the_pool_is_made(tmp_path, own) -> None:

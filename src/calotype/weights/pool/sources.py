@@ -58,22 +58,6 @@ def find_sources(config: ModelConfig, options: Options) -> list[Source]:
     return [Source(config, tuple(files[name] for name in group)) for group in groups]
 
 
-def find_files(
-    config: ModelConfig, *, cache_dir: str | PathLike[str] | None = None, local_files_only: bool = False
-) -> tuple[Path, ...]:
-    """All files that a config means, of whatever kind: a tokenizer's folder, for example.
-
-    Raises:
-        RepositoryError: a pattern matches no file, or the repository cannot be read.
-    """
-    found: dict[Path, None] = {}
-    for repository, pattern in _places(config, Options(cache_dir, local_files_only)):
-        names = _matches(config, repository, pattern)
-        root = repository.fetch(names)
-        found |= dict.fromkeys(root / name for name in names)
-    return tuple(found)
-
-
 class _Local(Folder):
     """A folder of which only the files at one depth are listed, or all of them where the depth is None."""
 
