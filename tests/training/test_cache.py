@@ -2,7 +2,6 @@
 
 import json
 import os
-import queue
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from calotype.pipelines.base import DiffusionPipeline, takes
 from calotype.pipelines.latents import CleanLatents
 from calotype.pipelines.pictures import Picture, to_array
 from calotype.sampling import FlowMatchEuler, Scheduler
-from calotype.training.cache import Cached, CacheReport, _work, prepare_cache
+from calotype.training.cache import Cached, CacheReport, prepare_cache
 from calotype.training.cache_keys import node_code
 from calotype.training.cache_store import Store, read_manifest, write_shard
 from calotype.training.items import Items
@@ -79,26 +78,6 @@ def test_values_are_laid_out_alike_wherever_they_are_from(tmp_path: Path) -> Non
     losses, wanted = gradients(pipe, data, component="unet")
     again, found = gradients(pipe, data, Cached(tmp_path / "cache", pipe, wires), component="unet")
     assert torch.equal(again, losses) and all(torch.equal(found[name], wanted[name]) for name in wanted)
-
-
-def test_workers_compute_the_same(tmp_path: Path) -> None:
-    pipe, data = small(), files(tmp_path, 5)
-    prepare(pipe, data, tmp_path / "one")
-    prepare(pipe, data, tmp_path / "two", workers=2)
-    stores = [Store(tmp_path / name, read_manifest(tmp_path / name)) for name in ("one", "two")]
-    keys = [{key for file in store._where.values() for key in file.metadata} for store in stores]
-    assert keys[0] == keys[1] and len(keys[0]) == 10
-    assert all(torch.equal(stores[0].get(key, Tensor), stores[1].get(key, Tensor)) for key in keys[0])
-    assert len(list((tmp_path / "two").glob("shard-*"))) == 2
-
-
-def test_a_worker_that_fails_says_why(tmp_path: Path) -> None:
-    data = files(tmp_path)
-    data[1]["image"].write_bytes(b"no picture")
-    pipe, failures = small(), queue.SimpleQueue()
-    with pytest.raises(SystemExit):
-        _work(type(pipe), pipe.components, [[(data[1], {"image_latents": "key"})]], tmp_path, failures)
-    assert "InputError" in (why := failures.get()) and "1.png is not a picture that can be read" in why
 
 
 # -- what is computed again --------------------------------------------------------------------------------------------
@@ -363,6 +342,6 @@ def test_a_full_disk_names_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("calotype.training.cache.write_shard", full)
+    monkeypatch.setattr("calotype.training.cache_fill.write_shard", full)
     with pytest.raises(TrainingError, match=r"cache: .*No space left on device; what is done is kept, run it again"):
         prepare(small(), rows(), tmp_path / "cache")

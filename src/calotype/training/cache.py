@@ -5,29 +5,22 @@ that the units would make: the same losses, the same gradients.
 """
 
 import logging
-import multiprocessing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from calotype.errors import ConfigError, TrainingError
 from calotype.pipelines.adapter_records import adapters_of
+from calotype.training.cache_fill import Job, fill
 from calotype.training.cache_keys import FileDigests, Keys, digest
-from calotype.training.cache_store import Manifest, Store, read_manifest, write_shard
-from calotype.training.wires import TrainedWires, item_values
+from calotype.training.cache_store import Manifest, Store, read_manifest
+from calotype.training.wires import TrainedWires
 
 if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
 
 logger = logging.getLogger(__name__)
-
-ROWS_IN_A_SHARD = 64
-
-Job = tuple[dict[str, Any], dict[str, str]]
-"""The inputs of a row, and the keys of the wires that are to be computed of it."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +84,12 @@ def prepare_cache(
     """Compute what is frozen for all inputs, as far as it is not there, and remove what no input needs any more.
 
     Args:
-        pipe: computes; with several workers each gets its frozen components, in shared memory.
+        pipe: computes; with several workers all of them map its frozen components.
         wires: what is stored.
         inputs: of the rows, with everything that a row may be given in training.
         folder: where it is kept. A process that is killed loses what was not in a shard yet, and no more.
-        workers: how many processes compute, each with one thread; 1 computes in this one.
+        workers: how many processes compute. With several each has one thread, and this one is one of them where the
+            pipeline is on the CPU.
         progress: show a bar.
 
     Raises:
@@ -115,78 +109,12 @@ def prepare_cache(
         wanted |= dict.fromkeys(own.values())
         if todo:
             jobs.append((dict(row), todo))
-    parts = [jobs[at : at + ROWS_IN_A_SHARD] for at in range(0, len(jobs), ROWS_IN_A_SHARD)]
-    if workers > 1 and len(jobs) > 1:
-        if len(parts) < workers:
-            parts = [jobs[at::workers] for at in range(workers)]
-        _spread(pipe, wires, parts, folder, min(workers, len(parts)))
-    else:
-        _compute(pipe, parts, folder, progress)
+    fill(pipe, wires, jobs, folder, workers=workers, progress=progress)
     Store(folder, manifest).keep(wanted)
     manifest.files, manifest.components = files.known, _described(pipe, prints)
     manifest.write(folder)
     computed = sum(len(todo) for _, todo in jobs)
     return CacheReport(computed, len(wanted) - computed, tuple(store.damaged))
-
-
-@torch.no_grad()
-def _compute(pipe: "DiffusionPipeline", parts: Sequence[Sequence[Job]], folder: Path, progress: bool = False) -> None:
-    """Compute parts of the work, a shard each."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    for part in tqdm(parts, disable=not progress, unit="shard"):
-        values: dict[str, Any] = {}
-        for row, todo in part:
-            made = item_values(pipe, row, tuple(todo), {})
-            values |= {key: made[wire] for wire, key in todo.items()}
-        try:
-            write_shard(folder, values)
-        except OSError as error:
-            raise TrainingError(f"{folder}: {error}; what is done is kept, run it again to go on") from error
-
-
-# -- workers -----------------------------------------------------------------------------------------------------------
-
-
-def _spread(
-    pipe: "DiffusionPipeline", wires: TrainedWires, parts: Sequence[Sequence[Job]], folder: Path, workers: int
-) -> None:
-    """Compute parts of the work in processes of their own."""
-    if type(pipe)._inserted:
-        raise ConfigError(
-            f"{type(pipe).__name__} has inserted units, which other processes cannot make; give workers=1"
-        )
-    context = torch.multiprocessing.get_context("spawn")
-    used = {name for node in wires.cached for name in node.uses}
-    components = {name: c for name, c in pipe.components.items() if name in used}
-    failures = context.SimpleQueue()
-    processes = [
-        context.Process(target=_work, args=(type(pipe), components, parts[n::workers], folder, failures))
-        for n in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
-        why = failures.get() if not failures.empty() else f"exit codes {[process.exitcode for process in processes]}"
-        raise TrainingError(f"the data could not be prepared: {why}; what is done is kept, run it again to go on")
-
-
-def _work(
-    cls: type["DiffusionPipeline"],
-    components: Mapping[str, Any],
-    parts: Sequence[Sequence[Job]],
-    folder: Path,
-    failures: "multiprocessing.SimpleQueue[str]",
-) -> None:
-    """What a worker does."""
-    torch.set_num_threads(1)
-    try:
-        _compute(cls(device="cpu", memo=0, **components), parts, folder)
-    except Exception as error:
-        failures.put(f"{type(error).__name__}: {error}")
-        raise SystemExit(1) from None
 
 
 # -- components --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,162 @@
+"""Several processes fill a cache: each takes what is left, and what stops one stops all."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calotype.errors import TrainingError
+from calotype.graph.unit import unit
+from calotype.pipelines.base import DiffusionPipeline
+from calotype.training import cache_fill
+from calotype.training.cache import prepare_cache
+from calotype.training.cache_fill import LEAST, ROWS_IN_A_SHARD, _at_hand, divided
+from calotype.training.cache_store import Store, read_manifest
+from calotype.training.wires import trained_wires
+from training.small import SmallPipeline, Words, files, small
+
+
+@unit
+def embeds(prompt: str, *, words: Words) -> Tensor:
+    """Encode one prompt, and end every process but the first."""
+    if multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return words(prompt)
+
+
+class Mortal(SmallPipeline):
+    """Ends the other processes."""
+
+    units = tuple(embeds if one.name == "embeds" else one for one in SmallPipeline.units)
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, and complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(3, 3).requires_grad_(False)
+        self.two = nn.Linear(3, 3)
+        self.two.weight = self.one.weight
+        self.register_buffer("turns", torch.randn(2, dtype=torch.complex64))
+
+
+def prepare(pipe: DiffusionPipeline, data: list[dict[str, Any]], folder: Path, **more: Any) -> None:
+    prepare_cache(pipe, trained_wires(pipe.graph, ["net"]), data, folder, **more)
+
+
+Late = Callable[[Callable[[], bool]], None]
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> Late:
+    """Has this process begin once something is so."""
+
+    def begin(so: Callable[[], bool]) -> None:
+        own = cache_fill.compute
+
+        def compute(*args: Any) -> None:
+            until = time.monotonic() + 60
+            while not so() and time.monotonic() < until:
+                time.sleep(0.01)
+            own(*args)
+
+        monkeypatch.setattr(cache_fill, "compute", compute)
+
+    return begin
+
+
+@pytest.fixture
+def failures(monkeypatch: pytest.MonkeyPatch) -> list[TrainingError]:
+    """What other processes failed with."""
+    found, answer = [], cache_fill._answer
+
+    def noted(*args: Any) -> None:
+        try:
+            answer(*args)
+        except TrainingError as error:
+            found.append(error)
+            raise
+
+    monkeypatch.setattr(cache_fill, "_answer", noted)
+    return found
+
+
+def test_workers_compute_the_same(tmp_path: Path, late: Late) -> None:
+    pipe, data, threads = small(), files(tmp_path, 5), torch.get_num_threads()
+    prepare(pipe, data, tmp_path / "one")
+    (tmp_path / "two" / "workers-left").mkdir(parents=True)  # of a process that was killed
+    late(lambda: len(list((tmp_path / "two").glob("shard-*"))) == 2)
+    prepare(pipe, data, tmp_path / "two", workers=2)
+    stores = [Store(tmp_path / name, read_manifest(tmp_path / name)) for name in ("one", "two")]
+    keys = [{key for file in store._where.values() for key in file.metadata} for store in stores]
+    assert keys[0] == keys[1] and len(keys[0]) == 10
+    assert all(torch.equal(stores[0].get(key, Tensor), stores[1].get(key, Tensor)) for key in keys[0])
+    assert len(list((tmp_path / "two").glob("shard-*"))) == 3
+    assert not list((tmp_path / "two").glob("workers-*"))
+    assert torch.get_num_threads() == threads
+
+
+def test_what_is_done_before_another_process_has_started_does_not_wait_for_it(tmp_path: Path) -> None:
+    """It could not: its class has no such components."""
+    pipe, data = small(Mortal), files(tmp_path)
+    prepare(pipe, data, tmp_path / "cache", workers=2)
+    assert sum(len(shard.digest) > 0 for shard in read_manifest(tmp_path / "cache").shards.values()) == 3
+
+
+def test_another_process_that_fails_says_why(tmp_path: Path, late: Late, failures: list[TrainingError]) -> None:
+    data = files(tmp_path, 40)
+    data[30]["image"].write_bytes(b"no picture")
+    late(lambda: bool(failures))
+    with pytest.raises(TrainingError, match=r"InputError: .*30.png is not a picture that can be read.*is kept, run it"):
+        prepare(small(), data, tmp_path / "cache", workers=2)
+    assert len(list((tmp_path / "cache").glob("shard-*"))) == 3  # two before it, and that which this process had begun
+    assert not list((tmp_path / "cache").glob("workers-*"))
+
+
+def test_another_process_that_is_killed_stops_all(tmp_path: Path, late: Late, failures: list[TrainingError]) -> None:
+    late(lambda: bool(failures))
+    with pytest.raises(TrainingError, match="its process ended with exit code -9; what is done is kept"):
+        prepare(small(Mortal), files(tmp_path, 40), tmp_path / "cache", workers=2)
+    assert len(list((tmp_path / "cache").glob("shard-*"))) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 17, 100, 1000])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_parts_become_smaller_towards_the_end(count: int, workers: int) -> None:
+    jobs: list[Any] = list(range(count))
+    parts = divided(jobs, workers)
+    sizes = [len(part) for part in parts]
+    assert [job for part in parts for job in part] == jobs
+    assert max(sizes) <= ROWS_IN_A_SHARD and sizes[:-1] == sorted(sizes[:-1], reverse=True)
+    if workers > 1:
+        assert len(parts) >= min(workers, count) and sizes[-1] <= LEAST
+
+
+def test_components_arrive_as_they_were(tmp_path: Path) -> None:
+    given = Tied()
+    with _at_hand({"net": given, "word": "a"}, tmp_path) as parcel:
+        found = parcel.components()
+        assert len(parcel.content) < 5000 and found["word"] == "a"
+        net = found["net"]
+        assert net.one.weight is net.two.weight and not net.one.weight.requires_grad
+        assert all(
+            torch.equal(a, b) for a, b in zip(net.state_dict().values(), given.state_dict().values(), strict=True)
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_for_the_weights_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache_fill, "write_safetensors", full)
+    with pytest.raises(TrainingError, match=r"No space left on device; workers=1 needs no copy of the weights"):
+        prepare(small(), files(tmp_path), tmp_path / "cache", workers=2)
