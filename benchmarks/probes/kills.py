@@ -41,7 +41,11 @@ def train(output: Path, steps: int) -> None:
 
 
 def killed(output: Path, steps: int, kills: int) -> int:
-    """Kill it so many times, each once it has gone on a little; how often it was still running then."""
+    """Kill it so many times, each once it has gone on a little; how often that was.
+
+    Raises:
+        RuntimeError: it ended by itself, by an error or at its last step.
+    """
     chance, done = random.Random(0), 0
     for _ in range(kills):
         before = steps_of(output)
@@ -51,10 +55,10 @@ def killed(output: Path, steps: int, kills: int) -> int:
         latest = time.monotonic() + chance.uniform(0.0, 0.4)
         while time.monotonic() < latest and steps_of(output) < before + STEPS_EACH:
             time.sleep(0.001)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            done += 1
-        process.wait()
+        process.send_signal(signal.SIGKILL)  # does nothing to one that has ended
+        if process.wait() != -signal.SIGKILL:
+            raise RuntimeError(f"run {done + 1} ended with {process.returncode} at step {steps_of(output)} of {steps}")
+        done += 1
     return done
 
 
@@ -85,7 +89,7 @@ def different(a: Path, b: Path) -> tuple[int, int]:
 
 def main(kills: int) -> None:
     folder = Path(tempfile.mkdtemp(dir=scratch_folder()))
-    steps = STEPS_EACH * kills + 10
+    steps = 2 * STEPS_EACH * kills + 10  # it may take some more before it is killed
     try:
         done = killed(folder / "killed", steps, kills)
         for name in ("killed", "whole"):
