@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from calotype.memory import Residency
 from calotype.memory.groups import Group
 from calotype.weights.files import SafetensorsFile, write_safetensors
 from calotype.weights.shards import RestingFile
@@ -117,3 +118,18 @@ def loaded(path: Path, dtype: torch.dtype = torch.float32, **shape: Any) -> Stac
     network.load_state_dict({name: resting.tensor(name) for name in file.entries}, assign=True)
     remember(network, {name: file.source(name) for name in file.entries})
     return network.requires_grad_(False).eval()
+
+
+X = torch.linspace(-1, 1, 12).reshape(3, 4)
+"""What a `Stack` is called with."""
+
+
+def memory(network: nn.Module, budget: int, **options: Any) -> tuple[Residency, FakeLane]:
+    """Memory for one network, `"net"`, on a device that keeps books."""
+    lane = FakeLane()
+    return Residency(lambda: {"net": network}, lane.device, budget, lane=lane, **options), lane
+
+
+def smallest(network: nn.Module) -> int:
+    """The smallest budget for a network."""
+    return memory(network, 1)[0].least({"net": network})

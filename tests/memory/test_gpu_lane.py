@@ -15,35 +15,15 @@ from calotype.errors import WeightsError
 from calotype.memory import Residency
 from calotype.memory.gpu_lane import GpuLane
 from fake_gpu import FakeGpu
-from memory_fakes import Stack, loaded, stored
+from memory_fakes import Stack, X, loaded, smallest, stored
 
-X = torch.linspace(-1, 1, 12).reshape(3, 4)
-
-
-@pytest.fixture(autouse=True)
-def without_gradients() -> Any:
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def fine_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calotype.memory.tiers._FINEST", 1024)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return stored(tmp_path / "stack.safetensors")
+pytestmark = pytest.mark.usefixtures("without_gradients", "fine_cuts")
 
 
 def memory(network: nn.Module, budget: int, host: int | None = None, **options: Any) -> tuple[Residency, FakeGpu]:
     gpu = FakeGpu()
     gpu.watch(network)
     return Residency(lambda: {"net": network}, gpu.device, budget, lane=GpuLane(gpu, host), **options), gpu
-
-
-def smallest(network: nn.Module) -> int:
-    return memory(network, 1)[0].least({"net": network})
 
 
 def nbytes(network: nn.Module) -> int:
