@@ -178,6 +178,31 @@ def test_a_network_that_looks_at_numbers_is_rehearsed_for_each(looks: bool) -> N
     assert (len(set(found)) == 3) is looks and len(one.reader.log) == (3 if looks else 1)
 
 
+class Writer(nn.Module):
+    """A network that writes, around the one that reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Reader(looks=False)
+
+
+@unit
+def read_alone(letters: Tensor, *, writer: Writer) -> Picture:
+    assert isinstance(writer.model, Reader) and writer.model.weight.shape == (1,)
+    return read(letters, reader=writer.model)
+
+
+ReadsAlone: Any = define(letters, read_alone, inputs=OnlyWords, name="ReadsAlone", writer=Writer)
+
+
+def test_a_network_within_another_is_rehearsed_once_too() -> None:
+    """As of the text encoder of Qwen-Image the one that does not write."""
+    pipe = ReadsAlone(writer=Writer(), device="cpu", memory="1GiB")
+    plans = [pipe.plan(prompt=prompt) for prompt in ("a", "aa", "aaa")]
+    assert len(pipe.writer.model.log) == 1
+    assert plans[2].computed == ReadsAlone(writer=Writer(), device="cpu", memory="1GiB").plan(prompt="aaa").computed
+
+
 class Hidden(nn.Module):
     """Two layers, with so many numbers between them."""
 

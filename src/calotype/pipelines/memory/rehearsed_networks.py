@@ -51,7 +51,8 @@ class _Given(NamedTuple):
 
 
 class RehearsedNetwork:
-    """Stands for a network while a call is rehearsed. It is called, and has all attributes, as the network does.
+    """Stands for a network while a call is rehearsed. It is called, and has all attributes, as the network does. The
+    networks among them are stood for, too.
 
     What was computed before of values of the same shapes is made without data, counted as it was then. Where a network
     looks at numbers, takes or gives anything but tensors and plain values, or runs changes of one call beside its
@@ -74,7 +75,11 @@ class RehearsedNetwork:
         return type(self.__dict__["_network"])
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_network"], name)
+        own, found = self.__dict__, getattr(self.__dict__["_network"], name)
+        if not can_be_rehearsed(found):
+            return found
+        # a network within it may be called in its place, as of a text encoder the one that does not write
+        return RehearsedNetwork(found, own["_watch"], own["_passes"], own["_table"], (own["_about"], name))
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.__dict__["_network"], name, value)
