@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline, takes
     from calotype.pipelines.ddpm import DDPMPipeline
     from calotype.pipelines.packs import UnitPack
-    from calotype.pipelines.pictures import Picture
+    from calotype.pipelines.pictures import Picture, to_picture
     from calotype.pipelines.qwen_image import (
         QwenImageControlNetInpaintPipeline,
         QwenImageControlNetPipeline,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
         QwenImageLayeredPipeline,
         QwenImagePipeline,
     )
+    from calotype.pipelines.replay import read_recipe, replay
+    from calotype.pipelines.result import Result
     from calotype.pipelines.stable_diffusion import (
         StableDiffusionControlNetImg2ImgPipeline,
         StableDiffusionControlNetInpaintPipeline,
@@ -195,6 +197,7 @@ __all__ = [
     "QwenImagePipeline",
     "QwenImageTransformer2DModel",
     "Rescaled",
+    "Result",
     "Scheduler",
     "Settings",
     "SkipLayers",
@@ -229,8 +232,11 @@ __all__ = [
     "Within",
     "WordTextEncoder",
     "WordTokenizer",
+    "read_recipe",
+    "replay",
     "takes",
     "takes_over",
+    "to_picture",
     "unit",
 ]
 

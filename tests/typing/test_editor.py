@@ -7,6 +7,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = Path(__file__).with_name("editor.py")
+USER = Path(__file__).with_name("user.py")
+
+
+def check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--show-error-codes", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_what_an_editor_knows():
@@ -18,8 +24,7 @@ def test_what_an_editor_knows():
             expected[number] = found.group(2)
     assert len(expected) == 14
 
-    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--show-error-codes", str(EXAMPLE)]
-    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    checked = check(str(EXAMPLE))
     found = {}
     for number, kind, text in re.findall(r"^\S*editor\.py:(\d+): (error|note): (.*)$", checked.stdout, re.MULTILINE):
         if kind == "error":
@@ -27,3 +32,8 @@ def test_what_an_editor_knows():
         elif text.startswith("Revealed type"):
             found[int(number)] = re.sub(r"[\w.]+\.(?=[A-Z])", "", text.removeprefix("Revealed type is "))
     assert found == expected, checked.stdout + checked.stderr
+
+
+def test_a_strict_checker_has_nothing_to_say_to_who_uses_the_public_names():
+    checked = check("--strict", str(USER))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
