@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from calotype import Denoise, Inputs, TextToImagePipeline
+from calotype.errors import InputError
 from calotype.graph.unit import unit
 from calotype.nn.beside import running_beside
 from calotype.pipelines.memory import prediction
@@ -201,6 +202,72 @@ def test_a_network_within_another_is_rehearsed_once_too() -> None:
     plans = [pipe.plan(prompt=prompt) for prompt in ("a", "aa", "aaa")]
     assert len(pipe.writer.model.log) == 1
     assert plans[2].computed == ReadsAlone(writer=Writer(), device="cpu", memory="1GiB").plan(prompt="aaa").computed
+
+
+# -- what cannot be rehearsed ------------------------------------------------------------------------------------------
+
+
+def units_that(fail: Any) -> tuple[Any, Any]:
+    """Pipelines in which a unit before the last, and the last, does this with a tensor of 400 bytes."""
+
+    @unit
+    def looked(prompt: str) -> Tensor:
+        made = torch.zeros(100)
+        fail(made)
+        return made
+
+    @unit
+    def drawn(looked: Tensor) -> Picture:
+        return to_picture(looked.view(1, 1, 10, 10))
+
+    @unit
+    def at_once(prompt: str) -> Picture:
+        made = torch.zeros(100)
+        fail(made)
+        return to_picture(made.view(1, 1, 10, 10))
+
+    def pipe(*units: Any) -> Any:
+        return define(*units, inputs=OnlyWords, name="Fails")(device="cpu", memory="1GiB")
+
+    return pipe(looked, drawn), pipe(at_once)
+
+
+LOOKS: dict[str, Any] = {
+    "item": lambda x: x.sum().item(), "numpy": lambda x: x.numpy(), "shape": lambda x: x.nonzero(),
+    "text": lambda x: f"{x.sum():.2f}", "storage": lambda x: bytes(x.untyped_storage()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", LOOKS)
+def test_a_unit_may_look_at_numbers(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    between, last = units_that(LOOKS[how])
+    assert between.plan(prompt="a").computed is None and last.plan(prompt="a").computed[0] >= 400
+    assert not caplog.records
+    assert len(last(prompt="a").at_once) == len(between(prompt="a").drawn) == 1
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, RuntimeError, KeyError])
+def test_a_unit_that_fails_by_itself_is_named(error: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
+    def fail(made: Tensor) -> None:
+        raise error("no such word")
+
+    between, last = units_that(fail)
+    assert between.plan(prompt="a").computed is None and last.plan(prompt="a").computed == (400,)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and all(f"{error.__name__}: " in line and "no such word" in line for line in said)
+    assert said[0].startswith("looked fails while it is rehearsed") and said[1].startswith("at_once fails while")
+    for pipe in (between, last):
+        with pytest.raises(error, match="no such word"):
+            pipe(prompt="a")
+
+
+def test_what_a_unit_refuses_is_refused_by_the_plan() -> None:
+    def refuse(made: Tensor) -> None:
+        raise InputError("prompt must not be empty")
+
+    for pipe in units_that(refuse):
+        with pytest.raises(InputError, match="prompt must not be empty"):
+            pipe.plan(prompt="a")
 
 
 class Hidden(nn.Module):

@@ -1,5 +1,6 @@
 """Predicting what a call takes, by rehearsing it on tensors that have shapes but no data."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from calotype.errors import CalotypeError
 from calotype.graph.cells import Cells
 from calotype.graph.memo import fingerprint, knowable
 from calotype.graph.run import Run
 from calotype.memory.crossing import replaced
-from calotype.memory.imagined import has_data
+from calotype.memory.imagined import asks_for_data, has_data
 from calotype.memory.passes import Key, Passes
 from calotype.memory.peak import StorageWatch, imagined
 from calotype.pipelines.memory.rehearsed_networks import RehearsedNetwork, can_be_rehearsed
@@ -22,6 +24,7 @@ from calotype.sampling.denoise import Denoise
 if TYPE_CHECKING:
     from calotype.memory.groups import Group
 
+logger = logging.getLogger(__name__)
 
 REMEMBERED = 64
 """How many rehearsals a memory remembers."""
@@ -56,13 +59,16 @@ def rehearse(
 ) -> Rehearsed | None:
     """Every unit is rehearsed once, a loop for as many steps as it takes to see all branches.
 
-    Scratch memory inside a kernel is not seen. None where a unit before the last asks for data, or one is impure and so
-    cannot be rehearsed.
+    Scratch memory inside a kernel is not seen. None where a unit before the last asks for data, or fails in another
+    way, which is logged, or one is impure and so cannot be rehearsed.
 
     Args:
         groups: the groups of layers to count passes through, of each component.
         known: what was rehearsed before with the same components: a loop is not rehearsed again, nor what comes after
             it, where all that they can see has the shapes that it had then, as with other words of as many tokens.
+
+    Raises:
+        CalotypeError: a unit did, which it would in the call too.
     """
     modules = [c for c in components.values() if isinstance(c, torch.nn.Module)]
     weights = [t for m in modules for t in (*m.parameters(), *m.buffers())]
@@ -151,8 +157,13 @@ class _Rehearsal:
             else:
                 list(run.perform(node))
                 counted = self.passes.taken()
-        except (RuntimeError, TypeError, ValueError):
-            if position + 1 < len(run.plan.nodes):  # the last makes pictures or files, after its tensors
+        except CalotypeError:
+            raise
+        except Exception as error:
+            is_last = position + 1 == len(run.plan.nodes)  # which makes pictures or files, after its tensors
+            if not asks_for_data(error):
+                _warn(node.name, error, is_last)
+            if not is_last:
                 return None
             counted = self.passes.taken()
         computed, scores = watch.peak, watch.scores
@@ -172,6 +183,15 @@ class _Rehearsal:
         active = tuple((n.name, n.active.reads, n.active.uses) for n in nodes)
         crossed = () if run.edges is None else tuple(sorted(run.edges.foreseen.items()))
         return active, wires, plan.prompts, plan.images, crossed, self.watch.live, self.passes.last
+
+
+def _warn(name: str, error: Exception, is_last: bool) -> None:
+    """Say of a unit that it fails in its rehearsal: what it computes is not known, and the call may fail as well."""
+    what = "what it computes after that is" if is_last else "what this call computes is"
+    logger.warning(
+        "%s fails while it is rehearsed without data (%s: %s), so that %s not counted in its memory",
+        name, type(error).__name__, error, what,
+    )  # fmt: skip
 
 
 def _described(wire: str, cells: Cells, storages: dict[int, int]) -> Hashable:
