@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from calotype.errors import InputError, UnknownInput
+from calotype.memory.peak import watched
+from calotype.nn import attention_parts
 from calotype.nn.attention_backends import attention_backend
 
 
@@ -20,7 +22,6 @@ def plain(query, key, value, mask=None):
     return (scores if mask is None else scores.where(mask, -torch.inf)).softmax(-1) @ value
 
 
-@pytest.mark.filterwarnings("ignore")  # flexible attention warns that it is slow where it is not compiled
 @pytest.mark.parametrize("name", ["sdpa", "flex"])
 @torch.no_grad()
 def test_those_that_come_with_the_library_are_plain_attention(name):
@@ -31,6 +32,20 @@ def test_those_that_come_with_the_library_are_plain_attention(name):
     for shape in (mask[None, None, None], mask.expand(2, 1, 5, 5)):
         masked = attend(query, key, value, shape)
         torch.testing.assert_close(masked, plain(query, key, value, shape), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_flexible_attention_that_is_not_compiled_is_seen_and_goes_in_parts(monkeypatch):
+    """Its scores are counted by who watches memory, and are made a few heads at a time where that is asked for."""
+    monkeypatch.setattr(attention_parts, "PART", 2 * 64 * 64)
+    query, key, value = (torch.randn(2, 3, 64, 8) for _ in range(3))
+    attend, mask = attention_backend("flex"), (torch.arange(64) < 40).expand(2, 3, 64, 64)
+    with watched() as whole:
+        expected = attend(query, key, value, mask)
+    with watched() as sliced, attention_parts.in_parts():
+        found = attend(query, key, value, mask)
+    assert (whole.scores, sliced.scores) == (2 * 3 * 64 * 64, 2 * 64 * 64) and torch.equal(found, expected)
+    assert sliced.peak < whole.peak
 
 
 @pytest.mark.parametrize(("name", "package"), [("flash", "flash-attn"), ("sage", "sageattention")])

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Literal, TypeAlias, cast, get_args
 
+import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from calotype.errors import InputError, UnknownInput, did_you_mean
+from calotype.nn.attention_control import attended_plainly
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """From queries, keys and values, `[b, heads, n, channels]` each, and a mask (true where a query sees a key, of a shape
@@ -16,7 +18,8 @@ that `[b, heads, n, n]` can be made of, or None) to what is seen, `[b, heads, n,
 
 AttentionBackend: TypeAlias = Literal["sdpa", "flash", "sage", "flex"]
 """`sdpa`: what PyTorch chooses. `flash`: the package flash-attn. `sage`: the package sageattention. `flex`: PyTorch's
-flexible attention, for code that is compiled."""
+flexible attention, for code that is compiled; where it is not, there is no such kernel, and all scores are made, as
+PyTorch does then, or as many at a time as a memory budget has room for."""
 
 
 def attention_backend(name: str) -> Attend:
@@ -67,6 +70,8 @@ def _flex() -> Attend:
     kernel = _package("torch.nn.attention.flex_attention", "flex", "torch>=2.5").flex_attention
 
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return attended_plainly(query, key, value, mask)
         if mask is None:
             return cast(Tensor, kernel(query, key, value))
         whole = mask.expand(len(query), query.shape[1], query.shape[2], key.shape[2])

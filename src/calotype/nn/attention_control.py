@@ -80,13 +80,32 @@ def controlled(controls: Sequence[AttentionControl], site: AttentionSite, heads:
     watching = [control for control in controls if control.watches(site)]
     if not watching:
         return scaled_dot_product_attention(heads.queries, heads.keys, heads.values, attn_mask=heads.bias)
+    if not all(control.by_head for control in watching):
+        return _watched(watching, site, heads)
+    return _together([_watched(watching, site, part) for part in _parts(heads)])
+
+
+def attended_plainly(
+    queries: Float[Tensor, "b h n c"], keys: Tensor, values: Tensor, bias: Tensor | None
+) -> Float[Tensor, "b h n c"]:
+    """What a layer attends to by plain mathematics: all scores at once, or a few heads at a time where a memory budget
+    has it so."""
+    parts = _parts(Heads(queries, keys, values, bias))
+    return _together([shares(part).to(part.values.dtype) @ part.values for part in parts])
+
+
+def _parts(heads: Heads) -> list[Heads]:
+    """The heads as many at a time as this thread takes them: mostly all."""
     from calotype.nn.attention_parts import head_parts, is_in_parts  # only what is watched has scores
 
-    if not is_in_parts() or not all(control.by_head for control in watching):
-        return _watched(watching, site, heads)
+    if not is_in_parts():
+        return [heads]
     batch, count, queries, _ = heads.queries.shape
-    parts = head_parts(count, batch * queries * heads.keys.shape[-2])
-    return torch.cat([_watched(watching, site, _of(heads, part)) for part in parts], dim=1)
+    return [_of(heads, part) for part in head_parts(count, batch * queries * heads.keys.shape[-2])]
+
+
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 
 def _watched(controls: Sequence[AttentionControl], site: AttentionSite, heads: Heads) -> Float[Tensor, "b h n c"]:
