@@ -36,7 +36,7 @@ def test_a_graph_is_built_and_planned_without_one():
     code = """
 from calotype import Inputs, unit
 from calotype.graph.graph import build_graph
-from calotype.graph.inputs import read_call
+from calotype.graph.calls import read_call
 from calotype.graph.planning import make_plan
 class Text(Inputs):
     text: str

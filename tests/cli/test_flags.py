@@ -10,8 +10,9 @@ from pydantic import Field
 
 from calotype.cli.files import free_path, name_of
 from calotype.cli.flags import flag_options, given_inputs, help_text
+from calotype.graph.calls import read_call
 from calotype.graph.hints import Each
-from calotype.graph.inputs import Inputs, Unreplayable, fields_of, read_call
+from calotype.graph.inputs import Inputs, Unreplayable, fields_of
 
 Distance = NewType("Distance", float)
 

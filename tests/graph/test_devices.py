@@ -3,9 +3,10 @@
 import pytest
 
 from calotype.errors import ComponentError
+from calotype.graph.calls import read_call
 from calotype.graph.devices import followed, route, together
 from calotype.graph.graph import build_graph
-from calotype.graph.inputs import Inputs, read_call
+from calotype.graph.inputs import Inputs
 from calotype.graph.plan import Edge
 from calotype.graph.planning import make_plan
 from calotype.graph.unit import unit

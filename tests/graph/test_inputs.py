@@ -8,8 +8,9 @@ from pydantic import Field
 
 from calotype.errors import GraphError, InputError, UnknownInput
 from calotype.graph.branches import NegativeOf
+from calotype.graph.calls import read_call
 from calotype.graph.hints import Each
-from calotype.graph.inputs import ABSENT, Inputs, describe_inputs, fields_of, read_call, signature_of
+from calotype.graph.inputs import ABSENT, Inputs, describe_inputs, fields_of, signature_of
 
 
 class Mine(Inputs):

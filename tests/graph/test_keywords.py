@@ -7,7 +7,8 @@ import pytest
 
 from calotype import DDPMPipeline, StableDiffusionPipeline, TextToImagePipeline
 from calotype.errors import UnknownInput
-from calotype.graph.inputs import Inputs, read_call
+from calotype.graph.calls import read_call
+from calotype.graph.inputs import Inputs
 from calotype.graph.keywords import OTHERS, instead_of
 
 PIPELINES = (TextToImagePipeline, StableDiffusionPipeline)

@@ -31,7 +31,7 @@ from calotype import (
     unit,
 )
 from calotype.errors import InputError, UnusedInput
-from calotype.graph.inputs import read_call
+from calotype.graph.calls import read_call
 from calotype.pipelines.guidance import guidance
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.replay.recipe import recorded_inputs

@@ -11,8 +11,9 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from calotype.errors import InputError
+from calotype.graph.calls import read_call
 from calotype.graph.hints import Each
-from calotype.graph.inputs import Inputs, read_call
+from calotype.graph.inputs import Inputs
 from calotype.pipelines.pictures import Picture, to_array, to_mask, to_picture, write_data_url
 
 

@@ -36,7 +36,7 @@ from calotype import (
     unit,
 )
 from calotype.errors import InputError
-from calotype.graph.inputs import read_call
+from calotype.graph.calls import read_call
 from calotype.models.mini_transformer.module import MiniTransformer2DModel, TransformerBlock
 from calotype.nn.double_stream import DoubleStreamBlock, JointAttention
 from calotype.nn.unet_blocks import TextDownBlock, TextMidBlock

@@ -24,7 +24,8 @@ from calotype.cli.flags import call_inputs, plain
 from calotype.cli.jobs import Job, read_jobs, refuse_lines
 from calotype.cli.signals import Terminated
 from calotype.errors import CalotypeError, ComponentError, InputError, RepositoryError
-from calotype.graph.inputs import Call, read_call
+from calotype.graph.calls import read_call
+from calotype.graph.inputs import Call
 from calotype.graph.planning import make_plan
 from calotype.pipelines.replay.again import check_adapters, check_components
 from calotype.pipelines.replay.origin import code_behind

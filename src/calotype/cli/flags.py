@@ -168,7 +168,7 @@ def checked(pipeline: "type[DiffusionPipeline]", values: Mapping[str, Any]) -> "
 
     Raises `InputError` for a value that is wrong, missing, or that nothing in the call would read.
     """
-    from calotype.graph.inputs import read_call
+    from calotype.graph.calls import read_call
     from calotype.graph.planning import make_plan
 
     call = read_call(pipeline.Inputs, values, strict=False)

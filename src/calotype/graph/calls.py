@@ -1,4 +1,4 @@
-"""Checking the values of one call, and saying what is wrong with them."""
+"""Reading one call: its values are checked, and what is wrong with them is said. Nobody needs it before a call."""
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -12,8 +12,16 @@ from calotype.graph.inputs import ABSENT, Call, Inputs, short
 from calotype.graph.keywords import instead_of
 
 
-def checked(model: type[Inputs], values: Mapping[str, Any], strict: bool) -> Call:
-    """One call's keyword values, checked; see `read_call`."""
+def read_call(model: type[Inputs], values: Mapping[str, Any], *, strict: bool = True) -> Call:
+    """Check one call's keyword values.
+
+    Args:
+        strict: refuse values that would need a conversion (`steps="20"`); text formats pass False.
+
+    Raises:
+        UnknownInput: a name that is not declared, with the nearest that is.
+        InputError: a value of the wrong type or out of bounds, with the nearest that is allowed.
+    """
     try:
         parsed = model.model_validate(dict(values), strict=strict)
     except ValidationError as error:

@@ -150,21 +150,6 @@ def _check_twin(owner: str, field: InputField, fields: Mapping[str, InputField])
         )
 
 
-def read_call(model: type[Inputs], values: Mapping[str, Any], *, strict: bool = True) -> Call:
-    """Check one call's keyword values.
-
-    Args:
-        strict: refuse values that would need a conversion (`steps="20"`); text formats pass False.
-
-    Raises:
-        UnknownInput: a name that is not declared, with the nearest that is.
-        InputError: a value of the wrong type or out of bounds, with the nearest that is allowed.
-    """
-    from calotype.graph.calls import checked  # which nobody needs before the first call
-
-    return checked(model, values, strict)
-
-
 def short(value: Any) -> str:
     """A value as text, cut where it is long."""
     text = repr(value)

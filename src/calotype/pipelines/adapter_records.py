@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from calotype.errors import ComponentError
-from calotype.pipelines.adapters import host_of
 
 if TYPE_CHECKING:
+    from calotype.adapters.host import AdapterHost
     from calotype.graph.surroundings import Holder
 
 
@@ -42,6 +44,14 @@ class AdapterRecord:
     weight: float
     fused: bool = False
     word: bool = False
+
+
+def host_of(component: Any) -> "AdapterHost | None":
+    """What runs the adapters of a component; None where it has none."""
+    if not isinstance(component, torch.nn.Module) or "_adapters" not in component.__dict__:
+        return None
+    host: AdapterHost = component.__dict__["_adapters"]
+    return host
 
 
 class Steady:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from calotype.errors import ComponentError, InputError, did_you_mean
+from calotype.pipelines.adapter_records import AdapterInfo, host_of
 
 if TYPE_CHECKING:
     from calotype.adapters.formats import Format
     from calotype.adapters.host import AdapterHost
     from calotype.memory.placed import Placed
     from calotype.memory.residency import Residency
-    from calotype.pipelines.adapter_records import AdapterInfo
     from calotype.pipelines.generations import Generations
 
 Weights = Mapping[str, "float | Mapping[str, float]"]
@@ -38,8 +38,6 @@ class WithAdapters:
     @property
     def adapters(self) -> "dict[str, AdapterInfo]":
         """The adapters that are loaded, by name."""
-        from calotype.pipelines.adapter_records import AdapterInfo  # only who has adapters asks
-
         found: dict[str, AdapterInfo] = {}
         for component, (_, host) in _hosts(self).items():
             for name, loaded in host.loaded.items():
@@ -276,14 +274,6 @@ class WithAdapters:
         from calotype.pipelines.words import forget  # only who has learned something needs it
 
         forget(self, token)
-
-
-def host_of(component: Any) -> "AdapterHost | None":
-    """What runs the adapters of a component; None where it has none."""
-    if not isinstance(component, torch.nn.Module) or "_adapters" not in component.__dict__:
-        return None
-    host: AdapterHost = component.__dict__["_adapters"]
-    return host
 
 
 def _hosts(pipe: WithAdapters) -> "dict[str, tuple[torch.nn.Module, AdapterHost]]":

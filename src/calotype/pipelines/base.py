@@ -22,7 +22,7 @@ from calotype.errors import (
     sentences,
 )
 from calotype.graph.graph import Graph, build_graph
-from calotype.graph.inputs import Call, describe_inputs, read_call, signature_of
+from calotype.graph.inputs import Call, describe_inputs, signature_of
 from calotype.graph.inputs import Inputs as AnyInputs
 from calotype.graph.node import Node
 from calotype.pipelines.adapters import WithAdapters
@@ -343,6 +343,8 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
         return plan
 
     def _read(self, inputs: Mapping[str, Any]) -> Call:
+        from calotype.graph.calls import read_call  # which nobody needs before the first call
+
         self._graph()
         return read_call(self.Inputs, inputs)
 

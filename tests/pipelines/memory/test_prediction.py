@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from calotype import DDPMPipeline, DDPMScheduler, DiffusionPipeline, Inputs, UNet2DModel, takes, unit
-from calotype.graph.inputs import read_call
+from calotype.graph.calls import read_call
 from calotype.graph.planning import make_plan
 from calotype.graph.run import Run
 from calotype.memory.peak import watched

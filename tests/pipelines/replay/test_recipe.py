@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from calotype import __version__
 from calotype.errors import RepositoryError
 from calotype.graph.branches import Branches
-from calotype.graph.inputs import read_call
+from calotype.graph.calls import read_call
 from calotype.graph.unit import unit
 from calotype.pipelines.pictures import Picture
 from calotype.pipelines.replay.recipe import Recipe, read_recipe

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from calotype.errors import ComponentError, RepositoryError, UntrustedCode
-from calotype.graph.inputs import ABSENT, read_call
+from calotype.graph.calls import read_call
+from calotype.graph.inputs import ABSENT
 from calotype.pipelines.adapter_records import AdapterRecord, adapters_of
 from calotype.pipelines.base import DiffusionPipeline
 from calotype.pipelines.loading.which import find_pipeline
