@@ -49,11 +49,10 @@ class WholeTimesteps(ByTimestep):
         self.limit = limit(self.config)
 
 
-class NoiseOverSignal(ByIndex):
-    """What the schedulers share whose sigma is noise over signal and whose networks are shown scaled latents."""
+class _OfRatios(ByIndex):
+    """What the schedulers share whose sigma is noise over signal."""
 
     family = "diffusion"
-    noise_schedule: VarianceExploding
     betas: Tensor
     alphas: Tensor
     alphas_cumprod: Tensor
@@ -65,7 +64,21 @@ class NoiseOverSignal(ByIndex):
         self.alphas_cumprod = 1.0 / (1.0 + ratios.square()) if zero_snr else shares
         self.parameterization = parameterization(self.config.prediction_type)
         self.limit = limit(self.config)
-        self.noise_schedule = self._noise_schedule(as_floats(ratios))
+        self._compose_levels(as_floats(ratios))
+
+    def _compose_levels(self, table: tuple[float, ...]) -> None:
+        """Sets the schedule, and the solver where the class does not; `table` is noise over signal at each training
+        timestep."""
+        raise NotImplementedError
+
+
+class NoiseOverSignal(_OfRatios):
+    """Those whose networks are shown scaled latents."""
+
+    noise_schedule: VarianceExploding
+
+    def _compose_levels(self, table: tuple[float, ...]) -> None:
+        self.noise_schedule = self._noise_schedule(table)
 
     def _noise_schedule(self, table: tuple[float, ...]) -> VarianceExploding:
         ramp = one_ramp(self.config) if "use_karras_sigmas" in self.config else None
@@ -116,28 +129,11 @@ class NoiseOverSignalWithState(NoiseOverSignal):
         return self._stepped(model_output, timestep, sample, generator, return_dict)
 
 
-class PreservingRatios(ByIndex):
-    """What the schedulers share whose sigma is noise over signal and whose networks are shown latents as they are."""
+class PreservingRatios(_OfRatios):
+    """Those whose networks are shown latents as they are."""
 
-    family = "diffusion"
     draws_wide = True
     alone = True
-    betas: Tensor
-    alphas: Tensor
-    alphas_cumprod: Tensor
-
-    def _compose(self) -> None:
-        zero_snr = bool(self.config.get("rescale_betas_zero_snr"))
-        self.betas, self.alphas, shares = training_tables(self.config)
-        ratios = noise_ratios(shares, zero_snr)
-        self.alphas_cumprod = 1.0 / (1.0 + ratios.square()) if zero_snr else shares
-        self.parameterization = parameterization(self.config.prediction_type)
-        self.limit = limit(self.config)
-        self._compose_levels(as_floats(ratios))
-
-    def _compose_levels(self, table: tuple[float, ...]) -> None:
-        """Sets the schedule and the solver; `table` is noise over signal at each training timestep."""
-        raise NotImplementedError
 
     @property
     def _flows(self) -> bool:
