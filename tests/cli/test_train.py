@@ -185,3 +185,90 @@ def test_texts_alone_and_pairs_are_data_too(run: Run, config: Path) -> None:
         assert result.exit_code == 0, result.output
         learned[kind] = [float(row["loss"]) for row in read_table(Path(kind))]
     assert all(len(losses) == 3 and min(losses) > 0.0 for losses in learned.values())
+
+
+def test_toml_is_read_too(run: Run, config: Path, here: Path, repo: Path) -> None:
+    (here / "config.toml").write_text(
+        f'pipeline = "{repo}"\noutput = "run"\nsteps = 1\ndevice = "cpu"\ninputs = {{height = 16, width = 16}}\n'
+        '[data]\nkind = "folder"\npath = "pictures"\n[target]\nkind = "lora"\ncomponent = "transformer"\n'
+    )
+    assert run("train", "config.toml", "-q").exit_code == 0
+    (here / "config.toml").write_text("steps = \n")
+    result = run("train", "config.toml", "-q")
+    assert result.exit_code == 1 and "config.toml: Invalid value (at line 1, column 9)" in result.stderr
+
+
+@pytest.mark.parametrize("cache", ["", "cache: cache\n"])
+def test_a_controlnet_begins_in_a_config_and_goes_on(run: Run, config: Path, here: Path, cache: str) -> None:
+    """Its pictures are columns with paths in the folder."""
+    lines = [{"file_name": f"{n}.png", "text": "a red apple", "edges": f"{(n + 1) % 3}.png"} for n in range(3)]
+    (here / "pictures" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    text = config.read_text().replace("path: pictures", "path: pictures, pictures: {control_image: edges}")
+    text = text.replace("kind: lora, component: transformer, rank: 2", "kind: full, component: controlnet, {}") + cache
+    config.write_text(text.replace("{}}", "result: component}") + "controlnet: new\n")
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert (Path(result.stdout.strip()) / "config.json").is_file()
+    losses = [row["loss"] for row in read_table(Path("run"))]
+    config.write_text(text.replace("{}}", "result: component}").replace("output: run", "output: more")
+                      + "controlnet: run/result/controlnet\n")  # fmt: skip
+    assert run("train", config, "--quiet").exit_code == 0
+    assert [row["loss"] for row in read_table(Path("more"))] != losses
+    config.write_text(text.replace(", {}}", "}") + "controlnet: new\n")
+    result = run("train", config, "--quiet", "--resume")
+    assert result.exit_code == 1 and "train with result='component'" in result.stderr
+
+
+@pytest.mark.parametrize("cache", ["", "cache: cache\n"])
+def test_a_network_begins_from_nothing(run: Run, config: Path, repo: Path, cache: str) -> None:
+    """Of another width, and from the same numbers each time."""
+    full = "target: {kind: full, component: transformer}"
+    text = config.read_text().replace("target: {kind: lora, component: transformer, rank: 2}", full) + cache
+    config.write_text(text + "untrained: {transformer: {num_layers: 2}}\n")
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 0, result.output
+    made = TextToImagePipeline.from_pretrained("run/result", device="cpu").transformer
+    stored = TextToImagePipeline.from_pretrained(repo, device="cpu").transformer
+    assert made.config.num_layers == 2 > stored.config.num_layers
+    config.write_text(config.read_text().replace("output: run", "output: again"))
+    assert run("train", config, "--quiet").exit_code == 0
+    assert [row["loss"] for row in read_table(Path("again"))] == [row["loss"] for row in read_table(Path("run"))]
+
+
+@pytest.mark.parametrize("cache", ["", "cache: cache\n"])
+def test_pictures_of_a_class_are_learned_beside_the_data(run: Run, config: Path, cache: str) -> None:
+    text = config.read_text() + cache + "prior: {call: {prompt: a red apple, steps: 1}, count: 2, weight: 0.5}\n"
+    config.write_text(text.replace("batch: 2", "batch: 5"))
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 0, result.output
+    made = sorted(Path("run/prior").iterdir())
+    assert [path.name for path in made] == ["00000.png", "00001.png"]
+    with Image.open(made[0]) as picture:
+        assert picture.size == (16, 16)  # as the inputs of the run say
+    before = made[0].stat().st_mtime_ns
+    config.write_text(config.read_text().replace("steps: 3", "steps: 4"))
+    result = run("train", config, "--quiet", "--resume")
+    assert result.exit_code == 0, result.output
+    assert made[0].stat().st_mtime_ns == before
+    config.write_text(config.read_text().replace("count: 2", "count: 3"))
+    again = run("train", config, "--quiet", "--resume")
+    assert again.exit_code == 1 and "is of another run: data was" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("controlnet: gone", "gone"),
+        ("untrained: {transformr: {}}", "untrained: there is no network 'transformr'; did you mean 'transformer'?"),
+        ("untrained: {tokenizer: {}}", "untrained: 'tokenizer' is a WordTokenizer, which its configuration does not"),
+        ("untrained: {transformer: {num_layer: 3}}", "'num_layer' is not a field; did you mean 'num_layers'?"),
+        ("prior: {count: 2}", "'prior.call' is missing"),
+        ("prior: {call: {prompt: a, seed: 3}}", "leave 'seed' out of the call"),
+        ("prior: {call: {promt: a}, count: 1}", "did you mean 'prompt'?"),
+    ],
+)
+def test_what_is_wrong_beside_the_pipeline_is_named(run: Run, config: Path, more: str, message: str) -> None:
+    config.write_text(f"{config.read_text()}{more}\n")
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 1
+    assert message in result.stderr

@@ -192,3 +192,23 @@ def test_texts_are_the_lines_of_a_file(tmp_path: Path) -> None:
         TextFile(path=str(path)).rows()
     with pytest.raises(InputError, match=r"gone\.txt cannot be read"):
         TextFile(path=str(tmp_path / "gone.txt")).rows()
+
+
+def test_other_pictures_are_of_columns(folder: Path) -> None:
+    lines = [
+        {"file_name": "a.png", "text": "red", "edges": "b.jpg"},
+        {"file_name": "b.jpg", "text": "x", "edges": "a.png"},
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = PictureFolder(path=str(folder), pictures={"control_image": "edges"}).rows()
+    assert [row.inputs["control_image"] for row in found] == [folder / "b.jpg", folder / "a.png"]
+    assert [row.inputs["prompt"] for row in found] == ["red", "x"]
+    lines[1]["edges"] = "gone.png"
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(InputError, match=r"gone\.png"):
+        PictureFolder(path=str(folder), pictures={"control_image": "edges"}).rows()
+    with pytest.raises(InputError, match="has no 'edge'"):
+        PictureFolder(path=str(folder), pictures={"control_image": "edge"}).rows()
+    (folder / "metadata.jsonl").unlink()
+    with pytest.raises(InputError, match=r"pictures\.control_image='edges' is a column of metadata.jsonl or"):
+        PictureFolder(path=str(folder), pictures={"control_image": "edges"}).rows()

@@ -17,8 +17,8 @@ import tiny_sd
 from calotype import StableDiffusionPipeline, TextToImagePipeline
 from calotype.errors import ComponentError, ConfigError, TrainingError
 from calotype.training import AdamW, FullWeights, LowRankChange, Trainer
+from calotype.training.assembled import device_of_process
 from calotype.training.compiled import compiled
-from calotype.training.config import _device
 from calotype.training.log import WandB, read_table
 from calotype.training.trained import Trained
 from training.small import Small, rows, small
@@ -41,17 +41,17 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_process_has_a_gpu_of_its_own(two_processes: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _device("cpu") == "cpu"
-    assert _device("cuda") == "cuda:1"
+    assert device_of_process("cpu") == "cpu"
+    assert device_of_process("cuda") == "cuda:1"
     with pytest.raises(ConfigError, match="device: 'cuda:0' is one, and 2 processes train together; give 'cuda'"):
-        _device("cuda:0")
+        device_of_process("cuda:0")
     for there, wanted in ((True, "cuda:1"), (False, None)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert _device(None) == wanted
+        assert device_of_process(None) == wanted
 
 
 def test_one_process_takes_the_device_that_is_named() -> None:
-    assert _device("cuda:1") == "cuda:1" and _device(None) is None
+    assert device_of_process("cuda:1") == "cuda:1" and device_of_process(None) is None
 
 
 def test_a_run_is_on_the_pipelines_device_and_not_on_the_first_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 EPILOG = """\b
-A config, in YAML or JSON:
+A config, in YAML, TOML or JSON:
   pipeline: calotype/emoji-64
   data: {kind: folder, path: pictures}
   output: run

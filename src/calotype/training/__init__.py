@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from calotype._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from calotype.training.assembled import Prior
     from calotype.training.autoencoder import AutoencoderSettings, AutoencoderTrainer, Reconstruction
     from calotype.training.cache import prepare_cache
     from calotype.training.config import TrainingConfig, read_config, run_training
@@ -54,6 +55,7 @@ _WHERE = {
     "PictureTars": "tars",
     "Buckets": "picture_rows",
     "Preference": "preference",
+    "Prior": "assembled",
     "dataset_rows": "datasets",
     "prepare_cache": "cache",
     "prior_rows": "prior",
@@ -104,6 +106,7 @@ __all__ = [
     "PictureFolder",
     "PictureTars",
     "Preference",
+    "Prior",
     "Rate",
     "Reconstruction",
     "Row",

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ from pydantic import ValidationError
 from calotype.configured import explained
 from calotype.errors import ConfigError, TrainingError
 from calotype.training.allocator import give_back_large
+from calotype.training.assembled import Prior, assembled, device_of_process
 from calotype.training.data import AnyData
+from calotype.training.rows import Row
 from calotype.training.settings import TrainingSettings
 from calotype.training.targets import FullWeights
 from calotype.training.trainer import Trainer, TrainingResult, refuse_started
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class TrainingConfig(TrainingSettings):
-    """A run: `calotype train` reads it from a YAML or JSON file.
+    """A run: `calotype train` reads it from a YAML, TOML or JSON file.
 
     Attributes:
         pipeline: a folder, or an id on a hub.
@@ -32,6 +35,10 @@ class TrainingConfig(TrainingSettings):
         device: where it runs; by default the first GPU, else the CPU. Of several processes each has a GPU of its own.
         dtype: the type of the weights, as of `from_pretrained`, of all or by component; float32 by default.
         memory: a budget of memory, or the precision that a component is stored in, as of `from_pretrained`.
+        untrained: networks that begin from nothing, and which fields of their configurations are to be others.
+        controlnet: a ControlNet to train, or to train beside: `"new"`, a folder, or an id on a hub. It is the component
+            `controlnet`.
+        prior: pictures of a class that are learned beside the data, so that it is not forgotten.
     """
 
     pipeline: str
@@ -40,6 +47,9 @@ class TrainingConfig(TrainingSettings):
     device: str | None = None
     dtype: str | Mapping[str, str] | None = None
     memory: int | str | Mapping[str, int | str] | None = None
+    untrained: Mapping[str, Mapping[str, Any]] = {}
+    controlnet: str | None = None
+    prior: Prior | None = None
 
     @property
     def settings(self) -> TrainingSettings:
@@ -51,11 +61,11 @@ def read_config(path: Path) -> TrainingConfig:
     """The run that a file describes.
 
     Raises:
-        ConfigError: there is no such file, it is neither YAML nor JSON, or fields are wrong; all are named.
+        ConfigError: there is no such file, it is not what its name says (YAML but for `.json` and `.toml`), or fields
+            are wrong; all are named.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        fields = json.loads(text) if path.suffix == ".json" else _yaml(text)
+        fields = _READERS.get(path.suffix.lower(), _yaml)(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     except ValueError as error:
@@ -77,6 +87,9 @@ def _yaml(text: str) -> Any:
         raise ValueError(f"is not YAML: {error}") from None
 
 
+_READERS: Mapping[str, Callable[[str], Any]] = {".json": json.loads, ".toml": tomllib.loads}
+
+
 def run_training(config: TrainingConfig, *, resume: bool = False, progress: bool = True) -> TrainingResult:
     """Run what a config describes. With a cache, a process of its own fills it, and this one loads what is left.
 
@@ -85,17 +98,15 @@ def run_training(config: TrainingConfig, *, resume: bool = False, progress: bool
     Raises:
         ConfigError, InputError, TrainingError, RepositoryError, ComponentError: as `Trainer` and `from_pretrained` do.
     """
-    refuse_started(Path(config.output).expanduser(), resume)
+    refuse_started(_folder(config), resume)
     rows = config.data.rows()
     if config.device == "cpu" or (config.device is None and not torch.cuda.is_available()):
         give_back_large()
-    if config.cache is None:
-        return Trainer(_loaded(config), rows, config.output, settings=config.settings).train(
-            resume=resume, progress=progress
-        )
-    _prepare_once(config, progress)
-    pipe = _loaded(config, only=_needed(config))
-    return Trainer(pipe, rows, config.output, settings=config.settings).train(resume=resume, progress=progress)
+    only = None
+    if config.cache is not None:
+        _prepare_once(config, progress)
+        only = _needed(config)
+    return _trainer(config, rows, only).train(resume=resume, progress=progress)
 
 
 def _prepare_once(config: TrainingConfig, progress: bool) -> None:
@@ -130,35 +141,32 @@ def prepare_apart(config: TrainingConfig, *, progress: bool = True) -> None:
 def _prepare(fields: Mapping[str, Any], progress: bool, failures: Any) -> None:
     config = TrainingConfig(**fields)
     try:
-        Trainer(_loaded(config), config.data.rows(), config.output, settings=config.settings).prepare(progress=progress)
+        _trainer(config, config.data.rows()).prepare(progress=progress)
     except Exception as error:
         failures.put(f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
 
 
+def _trainer(config: TrainingConfig, rows: list[Row], only: list[str] | None = None) -> Trainer:
+    pipe = _loaded(config, only)
+    trainer = Trainer(pipe, rows, config.output, settings=config.settings)
+    if config.prior is None:
+        return trainer
+    trainer.check()  # before pictures are drawn
+    prior = config.prior.rows(pipe, _folder(config), config.inputs)
+    return Trainer(pipe, [*rows, *prior], config.output, settings=config.settings)
+
+
+def _folder(config: TrainingConfig) -> Path:
+    return Path(config.output).expanduser()
+
+
 def _loaded(config: TrainingConfig, only: list[str] | None = None) -> "DiffusionPipeline":
-    from calotype.pipelines.base import DiffusionPipeline
-
-    given = {"device": _device(config.device), "dtype": config.dtype, "memory": config.memory}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return DiffusionPipeline.from_pretrained(config.pipeline, only=only, memo=0, **options)
-
-
-def _device(given: str | None) -> str | None:
-    """Where this process runs: of several that train together, each on a GPU of its own.
-
-    Raises:
-        ConfigError: one GPU is named for several processes.
-    """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes == 1 or given == "cpu":
-        return given
-    if given is not None and ":" in given:
-        kind = given.partition(":")[0]
-        raise ConfigError(f"device: {given!r} is one, and {processes} processes train together; give {kind!r}")
-    if given is None and not torch.cuda.is_available():
-        return None
-    return f"{given or 'cuda'}:{os.environ.get('LOCAL_RANK', '0')}"
+    given = {"device": device_of_process(config.device), "dtype": config.dtype, "memory": config.memory}
+    options = {name: value for name, value in given.items() if value is not None}
+    return assembled(
+        config.pipeline, options, untrained=config.untrained, controlnet=config.controlnet, seed=config.seed, only=only
+    )
 
 
 def _needed(config: TrainingConfig) -> list[str] | None:

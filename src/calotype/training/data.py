@@ -31,11 +31,13 @@ class PictureFolder(PictureRows):
     Attributes:
         path: the folder.
         rejected: of pairs, the column of the table that has the path of the picture that is liked less.
+        pictures: for each other input that is a picture, the column of the table that has its path in the folder.
     """
 
     kind: Literal["folder"] = "folder"
     path: str
     rejected: str | None = None
+    pictures: Mapping[str, str] = {}
 
     def rows(self) -> list[Row]:
         """The rows, in the order of the table or of the names.
@@ -57,10 +59,8 @@ class PictureFolder(PictureRows):
         if table is not None:
             yield from self._from_table(folder, table)
             return
-        if self.rejected is not None:
-            raise InputError(
-                f"data: rejected={self.rejected!r} is a column of {' or '.join(TABLES)}, and {folder} has none"
-            )
+        for field, column in self._paths():
+            raise InputError(f"data: {field}={column!r} is a column of {' or '.join(TABLES)}, and {folder} has none")
         for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
             beside = path.with_suffix(".txt")
             yield Listed(_named(folder, path), path, {"prompt": _text(beside).strip()} if beside.is_file() else {})
@@ -71,10 +71,17 @@ class PictureFolder(PictureRows):
             if FILE not in line:
                 raise InputError(f"{table}: row {number} has no {FILE!r}; it has {', '.join(map(str, line))}")
             where, path = f"{table}: row {number} ({line[FILE]})", folder / str(line[FILE])
-            others = [name for name in line if name != self.rejected]
+            paths = [column for _, column in self._paths()]
+            others = [name for name in line if name not in paths]
             columns = self._columns(table, others, FILE) if columns is None else columns
             worse = None if self.rejected is None else folder / chosen(where, line, {"": self.rejected})[""]
-            yield Listed(_named(folder, path), path, chosen(where, line, columns), worse)
+            beside = {name: folder / value for name, value in chosen(where, line, self.pictures).items()}
+            yield Listed(_named(folder, path), path, chosen(where, line, columns), worse, beside)
+
+    def _paths(self) -> list[tuple[str, str]]:
+        """The columns that hold paths, and what says so."""
+        worse = [] if self.rejected is None else [("rejected", self.rejected)]
+        return worse + [(f"pictures.{name}", column) for name, column in self.pictures.items()]
 
 
 class TextFile(Value):

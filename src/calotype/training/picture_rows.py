@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,13 +61,14 @@ class Buckets(Value):
 
 @dataclass(frozen=True)
 class Listed:
-    """A picture of a source: what reports call it, where it is, the other inputs of its row, and of a pair the picture
-    that is liked less."""
+    """A picture of a source: what reports call it, where it is, the other inputs of its row, of a pair the picture
+    that is liked less, and other inputs that are pictures."""
 
     name: str
     picture: Path | Unopened
     inputs: Mapping[str, Any]
     rejected: Path | None = None
+    beside: Mapping[str, Path] = field(default_factory=dict)
 
 
 class PictureRows(Value):
@@ -103,7 +104,7 @@ class PictureRows(Value):
         return [self._row(one, size) for one, size in pairs if isinstance(one, Listed) and not isinstance(size, str)]
 
     def _row(self, one: Listed, size: tuple[int, int]) -> Row:
-        inputs = {**one.inputs, self.picture: one.picture}
+        inputs = {**one.inputs, **one.beside, self.picture: one.picture}
         rejected = None if one.rejected is None else {self.picture: one.rejected}
         if self.buckets is None:
             return Row(one.name, inputs, rejected=rejected)
@@ -111,10 +112,10 @@ class PictureRows(Value):
         return Row(one.name, {**inputs, "height": bucket[0], "width": bucket[1]}, bucket=bucket, rejected=rejected)
 
     def _size(self, one: Listed | str) -> tuple[int, int] | str:
-        """A picture's height and width, or what is wrong with it or with its pair."""
+        """A picture's height and width, or what is wrong with it, with its pair or with what is beside it."""
         if isinstance(one, str):
             return one
-        sizes = [self._size_of(picture) for picture in (one.picture, one.rejected) if picture is not None]
+        sizes = [self._size_of(picture) for picture in (one.picture, one.rejected, *one.beside.values()) if picture]
         return next((wrong for wrong in sizes if isinstance(wrong, str)), sizes[0])
 
     def _size_of(self, picture: Path | Unopened) -> tuple[int, int] | str:

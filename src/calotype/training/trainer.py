@@ -102,13 +102,21 @@ class Trainer:
             InputError: a row cannot be read, or lacks an input.
             TrainingError: a worker failed.
         """
-        self._check()
+        self.check()
         settings = self.settings
         listed = [*examples(self.rows), *self.held_out]
         rows = [{**settings.inputs, **row.inputs} for row in listed]
         rows += [{**settings.inputs, **row.worse} for row in listed if row.rejected is not None]
         inputs = [one for row in rows for one in variants(row, settings.dropout)]
         return prepare_cache(self.pipe, self.wires, inputs, self.cache, workers=settings.workers, progress=progress)
+
+    def check(self) -> None:
+        """Raise before the first step what a row or a validation call would raise after many.
+
+        Raises:
+            ConfigError, InputError: a setting names what there is not, or a row or a call is wrong or lacks an input.
+        """
+        check_run(self.pipe, self.wires, self.settings, [*examples(self.rows)], self.held_out)
 
     @property
     def cache(self) -> Path:
@@ -130,7 +138,7 @@ class Trainer:
             ComponentError: there is no such network to train.
         """
         with ExitStack() as stack:
-            self._check()
+            self.check()
             refuse_started(self.output, resume)
             accelerator = accelerator_for(self.pipe, self.settings)
             source, facts = self._source(accelerator, progress), self._facts(accelerator.num_processes)
@@ -148,10 +156,6 @@ class Trainer:
         return TrainingResult(tuple(files), loop.done, None if last is None else last.loss)
 
     # -- before ----------------------------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        """Raise before the first step what a row or a validation call would raise after many."""
-        check_run(self.pipe, self.wires, self.settings, [*examples(self.rows)], self.held_out)
 
     def _source(self, accelerator: "Accelerator", progress: bool) -> Source | None:
         """Where the values of frozen units come from. The cache is filled where their components are loaded."""
