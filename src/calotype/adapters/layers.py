@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from calotype.adapters.change import Change, LowRank
 from calotype.nn.active_adapters import running_alone
+from calotype.nn.inference import infers
 
 DOWN, UP, DENSE, BIAS, RANKS = "adapter_down", "adapter_up", "adapter_dense", "adapter_bias", "adapter_ranks"
 ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -118,7 +119,7 @@ def _add(layer: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
     if down is not None and up is not None:
         maps = convolve(x, down, None)
         mixed = torch.matmul(up.t(), maps.flatten(2)).view(out.shape)
-        out = out + mixed if torch.is_grad_enabled() else out.add_(mixed)
+        out = out.add_(mixed) if infers() else out + mixed
     return out if dense is None else out + convolve(x, dense, None)
 
 
@@ -138,7 +139,7 @@ def _of(
 
 def _plus_product(out: Tensor, rows: Tensor, up: Tensor) -> Tensor:
     alike = out.dtype == rows.dtype == up.dtype  # under autocast they are not
-    if torch.is_grad_enabled() or not out.is_contiguous() or not alike:
+    if not infers() or not out.is_contiguous() or not alike:
         return out + (rows @ up).view(out.shape)
     out.view(-1, out.shape[-1]).addmm_(rows, up)
     return out

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from calotype.nn.inference import infers
+
 PART = 1 << 22
 """How many scores there are at a time, about; a part has one row of one head at least."""
 
@@ -70,7 +72,7 @@ def _attended(
     whole = query.numel() // query.shape[-1] * key.shape[-2]
     alike = query.ndim == 4 and query.shape[:2] == key.shape[:2] == value.shape[:2]
     both = is_causal and attn_mask is not None  # which PyTorch refuses
-    if whole <= PART or not alike or both or dropout_p or torch.is_grad_enabled():
+    if whole <= PART or not alike or both or dropout_p or not infers():
         return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
     out = query.new_empty(*query.shape[:-1], value.shape[-1])
     rows = max(1, PART // key.shape[-2]) if scores > PART else query.shape[-2]

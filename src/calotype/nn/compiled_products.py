@@ -3,6 +3,9 @@
 It would look for weights that never change. Only who compiles needs it.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,3 +20,19 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str, form: st
 @linear.register_fake
 def _(rows: Tensor, weight: Tensor, bias: Tensor | None, act: str, form: str) -> Tensor:
     return rows.new_empty((*rows.shape[:-1], len(weight)))
+
+
+def one_by_one(
+    operation: Callable[..., Tensor], info: Any, dims: tuple[int | None, ...], *args: Any
+) -> tuple[Tensor, int]:
+    """An operation repeated over a further dimension of its arguments, as `torch.vmap` asks: one call for each part."""
+    parts = (
+        [arg if dim is None else arg.select(dim, index) for arg, dim in zip(args, dims, strict=True)]
+        for index in range(info.batch_size)
+    )
+    return torch.stack([operation(*part) for part in parts]), 0
+
+
+@linear.register_vmap
+def _(info: Any, dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+    return one_by_one(linear, info, dims, *args)

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from calotype.nn.inference import infers
 from calotype.nn.linear import linear
 
 _LARGE_WEIGHT = 1 << 20
@@ -62,7 +63,7 @@ class Conv2d(nn.Conv2d):
         return (
             x.device.type == "cpu"
             and x.dtype == torch.float32
-            and not torch.is_grad_enabled()
+            and infers()
             and not torch.is_autocast_enabled("cpu")
             and x.shape[1] == self.in_channels  # PyTorch's own says what does not fit
             and self.groups == 1
@@ -105,7 +106,7 @@ def doubled(x: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b c2
         and x.numel() // x.shape[1] >= _MANY_PIXELS
         and x.device.type == "cpu"
         and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
+        and infers()
         and not torch.is_autocast_enabled("cpu")
         and conv.padding_mode == "zeros"
         and not conv._forward_hooks

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from calotype.nn.inference import infers
+
 _WORTH = 1 << 24
 """Multiplications below which calling oneDNN takes as long as it spares."""
 
@@ -55,7 +57,7 @@ def linear_gelu(layer: nn.Linear, rows: Tensor) -> Tensor:
 
 def _gelu(fresh: Tensor) -> Tensor:
     """Nothing else holds `fresh`: without gradients its memory is taken."""
-    if torch.is_grad_enabled():
+    if not infers():
         return functional.gelu(fresh, approximate="tanh")
     in_place: Tensor = torch.ops.aten.gelu_.default(fresh, approximate="tanh")
     return in_place
@@ -68,7 +70,7 @@ def _is_fast(rows: Tensor, weight: Tensor) -> bool:
         and rows.device.type == "cpu"
         and rows.dtype is torch.float32
         and weight.dtype is torch.float32
-        and not torch.is_grad_enabled()
+        and infers()
         and not torch.is_autocast_enabled("cpu")
         and (torch.compiler.is_compiling() or (is_plain(rows) and is_plain(weight)))
         and _HAS_ONEDNN

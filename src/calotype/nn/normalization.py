@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from calotype.nn.inference import infers
+
 _SUMMED = 1 << 12
 """How many pixels are summed in float32, about."""
 
@@ -26,7 +28,7 @@ def _loses_digits(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
+        and infers()
         and x.ndim == 4
         and not x.is_contiguous()
         and x.is_contiguous(memory_format=torch.channels_last)

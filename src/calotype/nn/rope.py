@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from calotype.nn.inference import infers
+
 
 def rope_table(
     positions: Int[Tensor, "n axes"], widths: Sequence[int], theta: float = 10000.0
@@ -45,5 +47,5 @@ def rotated(fresh: Float[Tensor, "b n h c"], turns: Shaped[Tensor, "n 1 half *tw
         cos, sin = turns.unbind(-1)
         return torch.stack((x * cos - y * sin, x * sin + y * cos), dim=-1).flatten(-2)
     points = torch.view_as_complex(pairs)
-    turned = points * turns if torch.is_grad_enabled() else points.mul_(turns)
+    turned = points.mul_(turns) if infers() else points * turns
     return torch.view_as_real(turned).flatten(-2)

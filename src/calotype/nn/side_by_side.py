@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from calotype.nn.inference import infers
 from calotype.nn.linear import linear
 
 
@@ -47,7 +48,7 @@ def lay_apart(layers: Sequence[nn.Linear]) -> None:
 
 def products(rows: Float[Tensor, "n c"], layers: Sequence[nn.Linear]) -> list[Float[Tensor, "n _"]]:
     """What each layer gives, from one product where that is possible. Then they are parts of one tensor."""
-    both = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else _whole(layers)
+    both = _whole(layers) if infers() and not torch.compiler.is_compiling() else None
     if both is None:
         return [layer(rows) for layer in layers]
     widths = [layer.out_features for layer in layers]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from calotype.nn.activations import activated, added
 from calotype.nn.convolution import doubled
+from calotype.nn.inference import infers
 from calotype.nn.normalization import affine
 
 _STRIP = 1 << 22
@@ -61,12 +62,7 @@ def doubled_conv(x: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, 
 
 def in_strips(x: Tensor, times: int = 1) -> bool:
     """Whether a map that has `times` the numbers of `x` is worked on in strips."""
-    return (
-        times * x.numel() >= 2 * _STRIP
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
-    )
+    return times * x.numel() >= 2 * _STRIP and x.device.type == "cpu" and x.dtype == torch.float32 and infers()
 
 
 def _spans(height: int, per_row: int, halo: int) -> Iterator[tuple[int, int, int, int]]:

@@ -7,7 +7,6 @@ plain matrix product.
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from calotype.nn.activations import added
 from calotype.nn.attention_control import AttentionControl, AttentionSite, Heads, controlled
+from calotype.nn.inference import infers
 from calotype.nn.linear import Linear
 from calotype.nn.linear import linear as product
 
@@ -163,7 +163,7 @@ class GatedLinear(nn.Module):
     def forward(self, rows: Float[Tensor, "n c"]) -> Float[Tensor, "n inner"]:
         values, gate = self.proj(rows).chunk(2, dim=-1)
         opened = functional.gelu(gate)
-        return values * opened if torch.is_grad_enabled() else opened.mul_(values)
+        return opened.mul_(values) if infers() else values * opened
 
 
 class FeedForward(nn.Module):

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from calotype.models.autoencoder_kl.config import AutoencoderKLConfig
 from calotype.nn.attention import SpatialSelfAttention
+from calotype.nn.inference import infers
 from calotype.nn.normalization import GroupNorm
 from calotype.nn.resample import Downsample2D, Upsample2D
 from calotype.nn.resnet import ResnetBlock2D
@@ -169,5 +170,5 @@ class Decoder(nn.Module):
 def pixels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """`x` with the channels of a pixel side by side in memory, in inference on a processor: its convolutions of large
     maps then need no copy into a layout of their own."""
-    fits = x.device.type == "cpu" and not torch.is_grad_enabled()
+    fits = x.device.type == "cpu" and infers()
     return x.contiguous(memory_format=torch.channels_last) if fits else x

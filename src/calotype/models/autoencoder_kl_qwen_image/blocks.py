@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 
 from calotype.nn.activations import activated, added
+from calotype.nn.inference import infers
 from calotype.nn.strips import doubled_conv
 
 Past: TypeAlias = dict[nn.Module, Tensor]
@@ -57,7 +58,7 @@ class ChannelNorm(nn.Module):
         length = torch.linalg.vector_norm(exact, dim=1, keepdim=True).clamp_min(_TINY)
         weight = (self.gamma * len(self.gamma) ** 0.5).view(-1, *(1,) * (x.ndim - 2))
         unit: Tensor = (exact / length).to(x.dtype)
-        return unit * weight if torch.is_grad_enabled() else unit.mul_(weight)
+        return unit.mul_(weight) if infers() else unit * weight
 
 
 class Resnet(nn.Module):

@@ -10,6 +10,7 @@ from torch.nn import functional
 from calotype.errors import InputError
 from calotype.models.autoencoder_tiny.config import AutoencoderTinyConfig
 from calotype.nn.activations import ACTIVATIONS, activated
+from calotype.nn.inference import infers
 from calotype.nn.network import Network
 
 _BOUND = 3.0
@@ -57,7 +58,7 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         h: Tensor = self.conv(x)
-        return functional.relu(x + h) if torch.is_grad_enabled() else h.add_(x).relu_()
+        return h.add_(x).relu_() if infers() else functional.relu(x + h)
 
 
 class Layers(nn.Module):
