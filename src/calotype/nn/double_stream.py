@@ -5,7 +5,7 @@ figure 2, with modulation by the time alone. Tokens are rows, `[batch * tokens, 
 every layer between is a plain matrix product.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,11 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calotype.nn.attention_backends import Attend
+from calotype.nn.inference import infers
 from calotype.nn.linear import Linear, linear_gelu
 from calotype.nn.rope import rotated
 from calotype.nn.side_by_side import can_lie_side_by_side, lay_apart, lay_side_by_side, products
 
 _EPS = 1e-6
+
+_CUT_TOGETHER = 1 << 22
+"""How many numbers the vectors have, about, that the times of several blocks are cut of at once."""
 
 
 class Change(NamedTuple):
@@ -158,7 +162,7 @@ class JointAttention(nn.Module):
     def _normed(self, parts: Sequence[Float[Tensor, "b _ h c"]]) -> Float[Tensor, "b all h c"]:
         """Queries of text and image, then keys of text and image, all normalised: in float32 where that is cheap."""
         norms = (self.norm_added_q, self.norm_q, self.norm_added_k, self.norm_k)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if not infers() or torch.compiler.is_compiling():
             return torch.cat([norm(part) for norm, part in zip(norms, parts, strict=True)], dim=1)
         whole = torch.cat(list(parts), dim=1).float()
         whole.mul_(whole.square().mean(-1, keepdim=True).add_(_EPS).rsqrt_())
@@ -204,13 +208,13 @@ class DoubleStreamBlock(nn.Module):
 
     def time(self, active: Sequence[Float[Tensor, "m c"]]) -> BlockTime:
         """How the times change this block, from their activated vectors: the drawn picture's first, and the text's."""
-        (_, of_image), (_, of_text) = self.img_mod, self.txt_mod
-        return BlockTime(tuple(_changes(of_image(vector)) for vector in active), _changes(of_text(active[0])))
+        *image, text = self.raw_times(active)
+        return BlockTime(tuple(map(_changes, image)), _changes(text))
 
-    def times(self, active: Sequence[Float[Tensor, "steps c"]]) -> list[BlockTime]:
-        """The same of each of several times for itself: the weights are read once for all."""
-        image = zip(*(_each(self.img_mod[1](vector)) for vector in active), strict=True)
-        return [BlockTime(*both) for both in zip(image, _each(self.txt_mod[1](active[0])), strict=True)]
+    def raw_times(self, active: Sequence[Float[Tensor, "m c"]]) -> list[Float[Tensor, "m six_c"]]:
+        """The vectors that change this block, not yet cut: of each of the image's times, then of the text."""
+        (_, of_image), (_, of_text) = self.img_mod, self.txt_mod
+        return [*map(of_image, active), of_text(active[0])]
 
     def entering(
         self, image: Float[Tensor, "n c"], time: BlockTime | Sequence[Tensor], joint: Joint
@@ -263,7 +267,7 @@ def normed(rows: Tensor, changes: Sequence[Change], batch: int, spans: Sequence[
 def gated(rows: Tensor, fresh: Tensor, changes: Sequence[Change], batch: int, spans: Sequence[int]) -> Tensor:
     """`rows` and what a layer gave for them, times the gate. Nothing else holds `fresh`: it may be overwritten."""
     if len(changes) == 1 and changes[0].gate.ndim == 1:
-        out = None if torch.is_grad_enabled() else fresh
+        out = fresh if infers() else None
         return torch.addcmul(rows, changes[0].gate, fresh, out=out)
     before, given = (
         each.view(batch, -1, rows.shape[-1]).split_with_sizes(list(spans), dim=1) for each in (rows, fresh)
@@ -280,12 +284,25 @@ def _changes(raw: Float[Tensor, "m six_c"]) -> Changes:
     return Changes(Change(*parts[:3]), Change(*parts[3:]))
 
 
-def _each(raw: Float[Tensor, "steps six_c"]) -> list[Changes]:
-    """The six vectors of each of several times: all of them are parts of one tensor, cut in one go."""
-    six = raw.view(len(raw), 6, -1)
-    six[:, 1::3].add_(1)
-    parts = six.flatten(0, 1).unbind(0)
-    return [Changes(Change(*parts[at : at + 3]), Change(*parts[at + 3 : at + 6])) for at in range(0, len(parts), 6)]
+def times_ahead(
+    blocks: Sequence[DoubleStreamBlock], active: Sequence[Float[Tensor, "steps c"]]
+) -> Iterator[list[BlockTime]]:
+    """How each of several times, by itself, changes each of the blocks, whose weights are read once for all times.
+
+    The vectors of several blocks are parts of one tensor, cut in one go.
+    """
+    steps, streams = len(active[0]), len(active) + 1
+    several = max(1, _CUT_TOGETHER // (6 * active[0].numel() * streams))
+    for start in range(0, len(blocks), several):
+        raw = torch.stack([raw for block in blocks[start : start + several] for raw in block.raw_times(active)])
+        six = raw.view(*raw.shape[:2], 6, -1)
+        six[:, :, 1::3].add_(1)
+        parts = six.flatten(0, 2).unbind(0)
+        cut = [Changes(Change(*parts[at : at + 3]), Change(*parts[at + 3 : at + 6])) for at in range(0, len(parts), 6)]
+        each = [cut[at : at + steps] for at in range(0, len(cut), steps)]
+        for at in range(0, len(each), streams):
+            *image, text = each[at : at + streams]
+            yield [BlockTime(*both) for both in zip(zip(*image, strict=True), text, strict=True)]
 
 
 def _finite(rows: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from calotype.errors import ComponentError, InputError
 from calotype.models.qwen_image.config import QwenImageTransformer2DConfig
 from calotype.models.qwen_image.parts import Modulation, Prepared, TimeText, activated_times, one_time, prepared
 from calotype.models.qwen_image.shapes import shared_grids
-from calotype.nn.double_stream import DoubleStreamBlock, Joint, JointAttention
+from calotype.nn.double_stream import DoubleStreamBlock, Joint, JointAttention, times_ahead
 from calotype.nn.network import Network, is_compiled
 from calotype.nn.perturbation import Perturbation
 from calotype.nn.reuse import BlockCache, in_turn, residual_pass
@@ -132,6 +132,8 @@ class QwenImageTransformer2DModel(Network):
             conditions = (Condition(residual=block_samples(controlnet_block_samples, self.config.num_layers)),)
         ready = self.prepare(encoder_hidden_states, grids, encoder_hidden_states_mask, conditions=conditions)
         time = self.modulate(timestep, additional_t_cond, batch=len(hidden_states))
+        if len(time.active[0]) == 1:
+            (time,) = self._of_blocks(time)
         velocity = self.predict(hidden_states, time, ready)
         return QwenImageTransformer2DOutput(velocity) if return_dict else (velocity,)
 
@@ -191,8 +193,11 @@ class QwenImageTransformer2DModel(Network):
         self, timesteps: Float[Tensor, " steps"], additional_t_cond: Int[Tensor, "1"] | None = None
     ) -> tuple[Modulation, ...]:
         """What every time of a loop does to the network, each block's weights of it read once for all times."""
-        whole = self.modulate(timesteps, additional_t_cond, batch=len(timesteps))
-        blocks = [cast(DoubleStreamBlock, block).times(whole.active) for block in self.transformer_blocks]
+        return self._of_blocks(self.modulate(timesteps, additional_t_cond, batch=len(timesteps)))
+
+    def _of_blocks(self, whole: Modulation) -> tuple[Modulation, ...]:
+        """Each of several times by itself, with what it does to every block."""
+        blocks = times_ahead(cast(list[DoubleStreamBlock], list(self.transformer_blocks)), whole.active)
         return tuple(
             Modulation(tuple(vector[step : step + 1] for vector in whole.active), of_step)
             for step, of_step in enumerate(zip(*blocks, strict=True))
