@@ -91,7 +91,8 @@ def load_network(
     if quantized is not None:
         from calotype.weights.packed import prepare  # only a packed network needs it
 
-        file = prepare(network, quantized, file, folder / CONFIG_NAME, wanted, storage)
+        here = "_calotype_version" in config
+        file = prepare(network, quantized, file, folder / CONFIG_NAME, wanted, storage, saved_here=here)
     names = matched_keys(network, file)
     if check == "finite":
         refuse_infinite(str(file.path), ((key, file.tensor(key)) for key in file.entries))
@@ -147,10 +148,11 @@ def save_network(
         WeightsError: a tensor has no data or a type that safetensors files do not have.
     """
     check_variant(variant)
-    config = {**network.config.model_dump(mode="json"), **_quantization(network)}
+    quantization, state = _quantization(network)
+    config = {**network.config.model_dump(mode="json"), **quantization}
     stem = network.weights_name.removesuffix(".safetensors")
     most = None if max_shard_size is None else parse_bytes(max_shard_size, "max_shard_size")
-    files = _files_of(network.state_dict(), stem, variant, most)
+    files = _files_of(state, stem, variant, most)
     with atomic_folder(folder, owns=_Owned(stem).__contains__) as aside:
         for name, state in files.items():
             write_safetensors(aside / name, state)
@@ -240,13 +242,13 @@ def _rest_converted(
         file.rest()
 
 
-def _quantization(network: Network) -> dict[str, Any]:
-    """What a configuration says of packed layers: nothing where there is none."""
+def _quantization(network: Network) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]]:
+    """What a configuration says of packed layers, nothing where there is none, and the state as it is written."""
     if not any(hasattr(module, "weight_shape") for module in network.modules()):
-        return {}
-    from calotype.weights.packed import described  # only a packed network needs it
+        return {}, network.state_dict()
+    from calotype.weights.packed import described, written  # only a packed network needs it
 
-    return described(network)
+    return (said := described(network)), written(network, said)
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

@@ -13,8 +13,9 @@ from calotype.memory.storage.known import parse_precision
 from calotype.memory.storage.layers import install, is_storable, part_name
 from calotype.memory.storage.precision import Parts, Precision, Shape
 from calotype.memory.storage.store import Patterns, stored_layers
+from calotype.weights.bitsandbytes import METHOD as BITSANDBYTES
+from calotype.weights.bitsandbytes import BitsAndBytesFile, in_published_form, kind_of, precision_for, published
 from calotype.weights.needed import QUANTIZATION
-from calotype.weights.normal_float import NormalFloatFile
 from calotype.weights.shards import WeightFile
 
 METHOD, VERSION = "calotype", 1
@@ -58,11 +59,26 @@ def described(network: nn.Module) -> dict[str, Any]:
         dtypes.add(str(layer.computed).removeprefix("torch."))
     if not layers:
         return {}
+    if (said := published(network)) is not None:
+        return {QUANTIZATION: said}
     return {QUANTIZATION: {"quant_method": METHOD, "version": VERSION, "dtype": min(dtypes), "layers": layers}}
 
 
+def written(network: nn.Module, said: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The state of a packed network as it goes to the disk, of which `said` is `described`."""
+    state = network.state_dict()
+    return state if said[QUANTIZATION]["quant_method"] == METHOD else in_published_form(network, state)
+
+
 def prepare(
-    network: nn.Module, said: Any, file: WeightFile, where: Path, dtype: torch.dtype | None, own: Patterns | None
+    network: nn.Module,
+    said: Any,
+    file: WeightFile,
+    where: Path,
+    dtype: torch.dtype | None,
+    own: Patterns | None,
+    *,
+    saved_here: bool,
 ) -> WeightFile:
     """Make the layers of a network packed, without data yet, as its `config.json` says. Returns the file to fill them
     from.
@@ -71,7 +87,9 @@ def prepare(
         said: what is under `QUANTIZATION`.
         where: the `config.json`, for messages.
         dtype: the type to compute in; None for the saved one.
-        own: patterns whose precisions of one's own a saved network may name.
+        own: patterns whose precisions of one's own a saved network may name, and which say whether what bitsandbytes
+            packed is computed with it.
+        saved_here: whether calotype wrote it.
 
     Raises:
         RepositoryError: it is packed in a way that is not read, or names layers or precisions that there are not.
@@ -80,9 +98,10 @@ def prepare(
     if not isinstance(said, Mapping):
         raise RepositoryError(f"{where}: {QUANTIZATION!r} must be an object, got {said!r}")
     method = said.get("quant_method")
-    if method == "bitsandbytes" or said.get("load_in_4bit"):
-        file = NormalFloatFile(file, said, where)
-        chosen = dict.fromkeys(file.layers, parse_precision("nf4"))
+    if method == BITSANDBYTES or said.get("load_in_4bit"):
+        precision = precision_for(kind_of(said, where), own, saved_here=saved_here)
+        file = BitsAndBytesFile(file, said, where, precision)
+        chosen = dict.fromkeys(file.layers, precision)
         saved = said.get("bnb_4bit_compute_dtype", "float32")
     elif method == METHOD:
         chosen = _chosen(said, where, own)
@@ -93,7 +112,6 @@ def prepare(
             "were before, with storage={'*': 'int8'} or another precision"
         )
     for name, precision in chosen.items():
-        assert precision is not None
         _prepare_layer(network, name, precision, file, where, dtype or _dtype(saved, where))
     return file
 

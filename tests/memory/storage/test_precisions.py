@@ -8,10 +8,10 @@ from torch import Tensor
 
 from calotype.errors import InputError, WeightsError
 from calotype.memory.storage import PRECISIONS, Precision
-from calotype.memory.storage.four import NORMAL_FLOAT
+from calotype.memory.storage.four import FOUR_BIT_FLOAT, NORMAL_FLOAT
 from calotype.memory.storage.known import parse_precision
 
-OWN = ("float8_e4m3fn", "float8_e5m2", "int8", "int4", "nf4")
+OWN = ("float8_e4m3fn", "float8_e5m2", "int8", "int4", "nf4", "fp4")
 SHAPES = [(8, 64), (5, 192), (6, 33), (4, 3, 3, 3), (1, 1), (3, 130)]
 
 
@@ -75,10 +75,11 @@ def test_int4_errs_by_half_a_step_of_its_group(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_nf4_takes_the_nearest_level_of_its_block(shape):
+@pytest.mark.parametrize(("name", "levels"), [("nf4", NORMAL_FLOAT), ("fp4", FOUR_BIT_FLOAT)])
+def test_four_bits_take_the_nearest_level_of_their_block(name, levels, shape):
     full = weight(*shape)
-    flat, kept = full.flatten(), round_trip("nf4", full).flatten()
-    levels = torch.tensor(NORMAL_FLOAT)
+    flat, kept = full.flatten(), round_trip(name, full).flatten()
+    levels = torch.tensor(levels)
     for at in range(0, len(flat), 64):
         block = flat[at : at + 64]
         largest = block.abs().max()
@@ -104,7 +105,9 @@ def test_the_size_is_what_the_parts_take(name, shape):
     assert sum(part.nbytes for part in parts.values()) == PRECISIONS[name].nbytes(shape)
 
 
-@pytest.mark.parametrize(("name", "most"), [("float8_e4m3fn", 1.01), ("int8", 1.01), ("int4", 0.57), ("nf4", 0.57)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("float8_e4m3fn", 1.01), ("int8", 1.01), ("int4", 0.57), ("nf4", 0.57), ("fp4", 0.57)]
+)
 def test_bytes_per_weight(name, most):
     assert PRECISIONS[name].nbytes((1024, 1024)) / 1024**2 <= most
 

@@ -1,7 +1,7 @@
 """Weights kept in fewer bits than they are computed in.
 
 precision    `Precision`: how a weight is packed, and how to add one of your own
-eight, four  one byte and half a byte a weight: float8, int8, int4, nf4
+eight, four  one byte and half a byte a weight: float8, int8, int4, nf4, fp4
 ggml         the block types of GGUF files
 known        `PRECISIONS`, by name
 layers       a layer whose weight is packed and decoded when it is read

@@ -1,4 +1,4 @@
-"""Half a byte a weight: 4-bit whole numbers in groups, and the 4-bit normal float."""
+"""Half a byte a weight: 4-bit whole numbers in groups, and two kinds of 4-bit floats in blocks."""
 
 import math
 
@@ -17,6 +17,10 @@ NORMAL_FLOAT = (
 )  # fmt: skip
 """The levels of the 4-bit normal float: quantiles of the normal distribution, as published ("QLoRA: Efficient
 Finetuning of Quantized LLMs", Dettmers et al., 2023, appendix E)."""
+
+_SIZES = (0.0, 1 / 192, 2 / 3, 1.0, 1 / 3, 1 / 2, 1 / 6, 1 / 4)
+FOUR_BIT_FLOAT = (*_SIZES, *(-size for size in _SIZES))
+"""The levels of bitsandbytes' 4-bit float, by code: its `quant_map` in a file."""
 
 
 class Int4(Precision):
@@ -44,15 +48,21 @@ class Int4(Precision):
         return _even(width) // 2 + math.ceil(width / GROUP) * 8
 
 
-class NormalFloat4(Precision):
-    """One of 16 levels times the largest weight of each block of 64: the 4-bit normal float of QLoRA.
+class LookedUp(Precision):
+    """One of 16 levels times the largest weight of each block of 64.
 
     Blocks follow one another through the whole weight, as bitsandbytes packs it; where rows are no multiple of 64 long
-    they straddle rows, and the weight is one row to us. An error is at most 0.152 of the block's largest weight, half
-    of the widest gap between levels.
+    they straddle rows, and the weight is one row to us.
+
+    Args:
+        name: what `store` calls it.
+        levels: what the 16 codes stand for.
     """
 
-    name, parts = "nf4", ("codes", "absmax")
+    parts = ("codes", "absmax")
+
+    def __init__(self, name: str, levels: tuple[float, ...]) -> None:
+        self.name, self.levels = name, levels
 
     def grid(self, shape: Shape) -> tuple[int, int]:
         count, width = super().grid(shape)
@@ -61,18 +71,34 @@ class NormalFloat4(Precision):
     def encode_rows(self, rows: Tensor) -> Parts:
         blocks = in_groups(rows, BLOCK)
         absmax = scale_to(blocks, 1.0)
-        levels = rows.new_tensor(NORMAL_FLOAT)
-        codes = torch.bucketize(blocks / absmax, (levels[1:] + levels[:-1]) / 2, out_int32=True)
-        return {"codes": pack4(codes.flatten(1)), "absmax": absmax[..., 0]}
+        levels, order = rows.new_tensor(self.levels).sort(stable=True)
+        nearest = torch.bucketize(blocks / absmax, (levels[1:] + levels[:-1]) / 2, out_int32=True)
+        return {"codes": pack4(order[nearest].flatten(1)), "absmax": absmax[..., 0]}
 
     def decode_rows(self, parts: Parts, width: int) -> Tensor:
         codes = parts["codes"]
-        levels = torch.tensor(NORMAL_FLOAT, device=codes.device)
+        levels = torch.tensor(self.levels, device=codes.device)
         blocks = look_up4(codes, levels).view(len(codes), -1, BLOCK)
         return (blocks * parts["absmax"][..., None]).flatten(1)[:, :width]
 
     def row_bytes(self, width: int) -> int:
         return math.ceil(width / BLOCK) * (BLOCK // 2 + 4)
+
+
+class NormalFloat4(LookedUp):
+    """The 4-bit normal float of QLoRA: an error is at most 0.152 of the block's largest weight, half of the widest gap
+    between levels."""
+
+    def __init__(self) -> None:
+        super().__init__("nf4", NORMAL_FLOAT)
+
+
+class Float4(LookedUp):
+    """bitsandbytes' float of 4 bits: a sign, two bits of exponent and one of mantissa. An error is at most 1/6 of the
+    block's largest weight."""
+
+    def __init__(self) -> None:
+        super().__init__("fp4", FOUR_BIT_FLOAT)
 
 
 def _even(width: int) -> int:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from calotype.errors import InputError, did_you_mean
+from calotype.memory.storage.bitsandbytes import BITSANDBYTES
 from calotype.memory.storage.eight import Float8, Int8
-from calotype.memory.storage.four import Int4, NormalFloat4
+from calotype.memory.storage.four import Float4, Int4, NormalFloat4
 from calotype.memory.storage.ggml import GGML
 from calotype.memory.storage.precision import Precision
 from calotype.memory.storage.torchao import TORCHAO
@@ -16,9 +17,11 @@ from calotype.memory.storage.torchao import TORCHAO
 PLAIN = "none"
 """In place of a precision: leave these layers as they are."""
 
-_OWN = (Float8(torch.float8_e4m3fn), Float8(torch.float8_e5m2), Int8(), Int4(), NormalFloat4())
+_OWN = (Float8(torch.float8_e4m3fn), Float8(torch.float8_e5m2), Int8(), Int4(), NormalFloat4(), Float4())
 
-PRECISIONS: Mapping[str, Precision] = MappingProxyType({one.name: one for one in (*_OWN, *GGML, *TORCHAO)})
+PRECISIONS: Mapping[str, Precision] = MappingProxyType(
+    {one.name: one for one in (*_OWN, *GGML, *TORCHAO, *BITSANDBYTES)}
+)
 """What `store` takes by name. One of your own is given as the object."""
 
 

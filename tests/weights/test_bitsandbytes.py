@@ -9,9 +9,9 @@ import torch
 from calotype import MiniTransformer2DModel
 from calotype.errors import RepositoryError, WeightsError
 from calotype.memory.storage import PRECISIONS, precision_of
+from calotype.weights.bitsandbytes import BitsAndBytesFile
 from calotype.weights.component import load_network, save_network
 from calotype.weights.files import SafetensorsFile, write_safetensors
-from calotype.weights.normal_float import NormalFloatFile
 
 RECORDED = Path(__file__).parent / "bitsandbytes-0.50.2.safetensors"
 SAID = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
@@ -31,7 +31,7 @@ def recorded():
 
 @pytest.fixture(scope="module")
 def read(recorded):
-    return NormalFloatFile(recorded, SAID, Path("config.json"))
+    return BitsAndBytesFile(recorded, SAID, Path("config.json"), PRECISIONS["nf4"])
 
 
 def parts(file, name):
@@ -79,6 +79,7 @@ def _packed_folder(tmp_path, net, **said):
     plain = {key: value for key, value in net.state_dict().items() if key not in theirs}
     write_safetensors(folder / "diffusion_pytorch_model.safetensors", plain | theirs)
     config = json.loads((folder / "config.json").read_text())
+    del config["_calotype_version"]  # else what packed it computes too
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {**SAID, **said}}))
     return folder
 
@@ -86,8 +87,7 @@ def _packed_folder(tmp_path, net, **said):
 @pytest.mark.parametrize(
     ("said", "found"),
     [
-        ({"bnb_4bit_quant_type": "fp4"}, "of the ways of bitsandbytes only 'nf4' is read"),
-        ({"load_in_8bit": True}, "of the ways of bitsandbytes only 'nf4' is read"),
+        ({"bnb_4bit_quant_type": "af4"}, "of bitsandbytes' types 'nf4', 'fp4' and 8 bits are read, not 'af4'"),
         ({"quant_method": "torchao", "load_in_4bit": False}, "quantized by 'torchao', whose files are not read"),
         ({"quant_method": "quanto", "load_in_4bit": False}, r"quantized by 'quanto'.* storage=\{'\*': 'int8'\}"),
     ],
@@ -98,13 +98,33 @@ def test_other_ways_are_refused(tmp_path, said, found):
         load_network(MiniTransformer2DModel, _packed_folder(tmp_path, net, **said))
 
 
+def opened(path, said=SAID, precision="nf4"):
+    return BitsAndBytesFile(SafetensorsFile(path), said, Path("config.json"), PRECISIONS[precision])
+
+
 def test_a_weight_that_is_not_what_its_state_says(tmp_path):
     recorded = SafetensorsFile(RECORDED)
     tensors = {key: recorded.tensor(key) for key in recorded.entries}
     write_safetensors(tmp_path / "a.safetensors", {**tensors, "wide.weight": tensors["wide.weight"][:-1]})
     with pytest.raises(WeightsError, match=r"wide.weight of shape \[40, 512\] in 4 bits is 10239 bytes"):
-        NormalFloatFile(SafetensorsFile(tmp_path / "a.safetensors"), SAID, Path("config.json"))
+        opened(tmp_path / "a.safetensors")
     broken = torch.tensor(list(b"{}"), dtype=torch.uint8)
     write_safetensors(tmp_path / "b.safetensors", {**tensors, "wide.weight.quant_state.bitsandbytes__nf4": broken})
     with pytest.raises(WeightsError, match="is not what bitsandbytes writes"):
-        NormalFloatFile(SafetensorsFile(tmp_path / "b.safetensors"), SAID, Path("config.json"))
+        opened(tmp_path / "b.safetensors")
+
+
+def test_weights_in_8_bits_that_are_not_what_they_should_be(tmp_path):
+    path, said = tmp_path / "a.safetensors", {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    sound = {"wide.weight": torch.ones(4, 8, dtype=torch.int8), "wide.SCB": torch.full((4,), 127.0)}
+    write_safetensors(path, sound)
+    file = opened(path, said, "int8")
+    assert torch.equal(file.tensor("wide.weight_scale"), torch.ones(4, 1)) and file.layers == ["wide"]
+    for wrong, found in (
+        ({"wide.SCB": torch.ones(3)}, r"wide.weight in 8 bits is torch.int8 \[4, 8\], beside SCB \[3\]"),
+        ({"wide.weight": torch.ones(4, 8)}, r"wide.weight in 8 bits is torch.float32"),
+        ({"wide.weight_format": torch.tensor(1, dtype=torch.uint8)}, "wide.weight is not kept by rows"),
+    ):
+        write_safetensors(path, sound | wrong)
+        with pytest.raises(WeightsError, match=found):
+            opened(path, said, "int8")
