@@ -64,10 +64,10 @@ def test_branches_in_one_batch_or_in_turn(rescale, scheduler):
         return ClassifierFree(guidance_scale, rescale=rescale, interval=(0.25, 0.75))
 
     made = {}
-    for together in (True, False):
-        pipe = pipeline(*START, Denoise(velocity, guidance=guidance, batch_branches=together), scheduler=scheduler)
-        made[together] = pipe(prompt=["a", "b"], num_images=2, seed=3, steps=8, outputs=("latents",))["latents"]
-        sizes = [4, 4, 8, 8, 8, 8, 4, 4] if together else [4, 4, *[4] * 8, 4, 4]
+    for batched in (True, False):
+        pipe = pipeline(*START, Denoise(velocity, guidance=guidance, batch_branches=batched), scheduler=scheduler)
+        made[batched] = pipe(prompt=["a", "b"], num_images=2, seed=3, steps=8, outputs=("latents",))["latents"]
+        sizes = [4, 4, 8, 8, 8, 8, 4, 4] if batched else [4, 4, *[4] * 8, 4, 4]
         assert pipe.net.batches == sizes
     for a, b in zip(made[True], made[False], strict=True):
         assert torch.allclose(a, b, atol=1e-5, rtol=1e-5)
