@@ -166,6 +166,18 @@ def test_within_a_limit_models_wait_in_their_files(fields):
         BasePipeline(device="cpu").download_and_load_models([ModelConfig(path=str(EMOJI / "transformer"), **DISK)])
 
 
+@pytest.mark.parametrize("limit", [None, 0.005])
+def test_a_file_that_is_to_compute_elsewhere_is_refused(limit):
+    config = ModelConfig(path=str(EMOJI / "transformer"), computation_device="meta")
+    with pytest.raises(
+        ConfigError, match="computation_device='meta', but a pipeline with a __call__ of its own runs on one device, "
+        "which is 'cpu'; leave it out, or make the pipeline with device='meta'",
+    ):  # fmt: skip
+        BasePipeline(device="cpu").download_and_load_models([config], limit)
+    here = ModelConfig(path=str(EMOJI / "transformer"), computation_device="cpu")
+    assert "mini_transformer" in BasePipeline(device="cpu").download_and_load_models(here, limit)
+
+
 def test_models_that_wait_in_their_files_are_read_to_be_converted():
     class One(BasePipeline):
         def __init__(self):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from calotype.errors import ComponentError, InputError, UnknownInput
-from calotype.memory.placement import Need, automatic, indexed, parse_placement
+from calotype.memory.amounts import indexed
+from calotype.memory.placement import Need, automatic, parse_placement
 
 NAMES = ["text_encoder", "unet", "vae", "tokenizer"]
 A, B = torch.device("xpu:0"), torch.device("xpu:1")

@@ -24,6 +24,11 @@ def parse_device(device: torch.device | str | None) -> torch.device:
     return found
 
 
+def indexed(device: torch.device) -> torch.device:
+    """The device with a number, as those have it that there may be several of."""
+    return device if device.type in ("cpu", "meta", "mps") else torch.device(device.type, device.index or 0)
+
+
 def parse_bytes(amount: int | str, name: str = "memory") -> int:
     """Bytes from a number or a text such as `"8GiB"` or `"500 MB"`. Raises `InputError` for anything else."""
     units = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

@@ -9,7 +9,7 @@ import torch
 
 from calotype.errors import ComponentError, InputError, UnknownInput, did_you_mean
 from calotype.graph.plan import in_bytes
-from calotype.memory.amounts import parse_device
+from calotype.memory.amounts import indexed, parse_device
 
 Placing: TypeAlias = str | Mapping[str, str | torch.device]
 """What `placement=` takes: `"auto"`, a mapping of components to devices, or that as a text. See `read_placement`."""
@@ -120,11 +120,6 @@ def existing(device: str | torch.device, who: str) -> torch.device:
         return indexed(parse_device(device))
     except InputError as error:
         raise InputError(f"{who}: {error}") from None
-
-
-def indexed(device: torch.device) -> torch.device:
-    """The device with a number, as those have it that there may be several of."""
-    return device if device.type in ("cpu", "meta", "mps") else torch.device(device.type, device.index or 0)
 
 
 def automatic(needs: Sequence[Need], rooms: Mapping[torch.device, int | None], *, streams: bool = True) -> Placement:

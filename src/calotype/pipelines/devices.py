@@ -59,6 +59,7 @@ class WithDevices:
             InputError: there is no such device, the component has no weights, or a budget is of a device of no use.
             ComponentError: a loop or a unit would need components of two devices, something fits nowhere, or another
                 pipeline has the same components.
+            GraphError: the pipeline is free-form, and runs on one device.
         """
         from calotype.pipelines.memory.placing import place  # only who has several devices needs it
 

@@ -35,6 +35,15 @@ def test_knobs_that_repeat_what_is_done_anyway_are_taken() -> None:
     assert use(**same, **there).device == META
 
 
+@pytest.mark.parametrize("deferred", [False, True])
+def test_the_first_device_of_a_kind_has_two_names(deferred: bool) -> None:
+    stages = {"onload_device": "xpu", "preparing_device": "xpu:0"}
+    found = use(device=torch.device("xpu"), deferred=deferred, computation_device="xpu:0", **stages)
+    assert found.device == (CPU if deferred else torch.device("xpu:0"))
+    with pytest.raises(ConfigError, match="'xpu:1' is not where its pipeline has a budget, which is 'xpu'"):
+        use(device=torch.device("xpu"), deferred=True, computation_device="xpu:1")
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

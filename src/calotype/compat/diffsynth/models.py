@@ -14,13 +14,15 @@ from calotype.compat.diffsynth.values import value_type
 from calotype.errors import (
     ComponentError,
     ComponentNotLoaded,
+    ConfigError,
     GraphError,
     InputError,
     UnknownInput,
     did_you_mean,
 )
 from calotype.graph.plan import in_bytes
-from calotype.memory.residency import Residency, parse_device
+from calotype.memory.amounts import indexed, parse_device
+from calotype.memory.residency import Residency
 from calotype.weights.pool.catalogue import CATALOGUE, Catalogue
 from calotype.weights.pool.config import ModelConfig
 from calotype.weights.pool.pool import ModelPool
@@ -67,8 +69,10 @@ class HoldsModels:
 
         Raises:
             InputError: `vram_limit` is no number above 0.
-            ConfigError: a `ModelConfig` asks for a use of memory that there is none of.
+            ConfigError: a `ModelConfig` asks for a use of memory that there is none of, or for another device than the
+                pipeline's.
         """
+        _refuse_other_devices(model_configs, self.device)
         if vram_limit is not None:
             self._limit(vram_limit)
         limited = self._residency.budget is not None
@@ -199,6 +203,19 @@ class HoldsModels:
 
 def _listed(names: Iterable[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _refuse_other_devices(configs: Sequence[ModelConfig] | ModelConfig, device: torch.device) -> None:
+    """Raise `ConfigError` for a network that would compute elsewhere: values between units are on one device."""
+    for config in configs if isinstance(configs, list | tuple) else (configs,):
+        if not isinstance(config, ModelConfig) or config.computation_device is None:
+            continue  # what is none is refused by the pool
+        where = parse_device(config.computation_device)
+        if indexed(where) != indexed(device):
+            raise ConfigError(
+                f"{config.place}: computation_device={str(where)!r}, but a pipeline with a __call__ of its own runs on "
+                f"one device, which is {str(device)!r}; leave it out, or make the pipeline with device={str(where)!r}"
+            )
 
 
 def models_of(pipe: HoldsModels) -> Callable[[], Mapping[str, Any]]:

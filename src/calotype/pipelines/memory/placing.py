@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from calotype.errors import ComponentError, InputError
+from calotype.errors import ComponentError, GraphError, InputError
 from calotype.graph.devices import followed, route, together
 from calotype.graph.plan import Plan
+from calotype.memory.amounts import indexed
 from calotype.memory.placed import Placed
-from calotype.memory.placement import Placement, Placing, indexed, parse_placement, read_placement
+from calotype.memory.placement import Placement, Placing, parse_placement, read_placement
 from calotype.memory.places import has_tensors
 from calotype.memory.request import MemoryRequest
 from calotype.memory.residency import Residency
@@ -32,7 +33,11 @@ def place(pipe: "DiffusionPipeline", placement: Placing | None, devices: Mapping
         placement = {**(placement or {}), **devices}
     elif devices:
         raise InputError(f"place({placement!r}) chooses for all components; leave out {', '.join(devices)}")
-    pipe._graph()
+    if not pipe.units:
+        raise GraphError(
+            f"place: {type(pipe).__name__} has no units, so that only its own code knows what runs where; it runs on "
+            "one device, which to(device) moves it to"
+        )
     old = pipe._residency
     if old.is_shared:
         raise ComponentError(f"{SHARED}place them before with_units(), or let go of the other pipeline")
@@ -62,8 +67,11 @@ def share(pipe: "DiffusionPipeline", memory: Placed) -> None:
 
 
 def placement_of(pipe: "DiffusionPipeline") -> dict[str, torch.device]:
-    """Where each component of a pipeline runs that has weights."""
-    return {name: pipe._residency.place(name) for name, part in pipe.components.items() if has_tensors(part)}
+    """Where each component of a pipeline runs that has weights: of one that is free-form, where they are."""
+    weighty = {name: part for name, part in pipe.components.items() if has_tensors(part)}
+    if not pipe.units:
+        return {name: next(t.device for t in (*p.parameters(), *p.buffers())) for name, p in weighty.items()}
+    return {name: pipe._residency.place(name) for name in weighty}
 
 
 def _restore_unbudgeted(pipe: "DiffusionPipeline") -> None:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from calotype.errors import CalotypeError
-from calotype.memory.placement import Need, Placement, automatic, existing, indexed
+from calotype.memory.amounts import indexed
+from calotype.memory.placement import Need, Placement, automatic, existing
 from calotype.memory.places import has_tensors
 from calotype.memory.request import MemoryRequest
 

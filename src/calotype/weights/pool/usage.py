@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from calotype.errors import ConfigError
-from calotype.memory.residency import parse_device
+from calotype.memory.amounts import indexed, parse_device
 from calotype.weights.dtypes import parse_dtype
 from calotype.weights.pool.config import DISK, ModelConfig
 
@@ -64,7 +64,7 @@ def usage(
 
 def _check_budget(config: ModelConfig, where: torch.device, device: torch.device | None) -> None:
     """A budget is that of one device."""
-    if where != (device or torch.device("cpu")):
+    if indexed(where) != indexed(device or torch.device("cpu")):
         raise ConfigError(
             f"{config.place}: computation_device={str(where)!r} is not where its pipeline has a budget, which is "
             f"{str(device or 'cpu')!r}; leave it out"
@@ -100,9 +100,14 @@ def _check_dtype(config: ModelConfig, name: str, dtype: torch.dtype | None, stor
 
 def _check_device(config: ModelConfig, name: str, possible: set[str]) -> None:
     asked = getattr(config, name)
-    if asked is not None and asked not in possible:
+    if asked is not None and _numbered(asked) not in map(_numbered, possible):
         raise ConfigError(
             f"{config.place}: {name} can be {' or '.join(map(repr, sorted(possible)))}, got {asked!r}. To have "
             "networks wait elsewhere, and layers come as they fit, give the pipeline a budget: memory='8GiB', or "
             "vram_limit=8"
         )
+
+
+def _numbered(place: str) -> str:
+    """The name of a place, the same for `"cuda"` and `"cuda:0"`."""
+    return place if place == DISK else str(indexed(torch.device(place)))
