@@ -42,6 +42,9 @@ KINDS = {
         r=3, lora_alpha=5, init_lora_weights=False, target_modules=["linear", "conv"], rank_pattern={"conv": 2},
         alpha_pattern={"conv": 7},
     ),
+    "biases": lambda: peft.LoraConfig(
+        r=3, lora_alpha=5, lora_bias=True, init_lora_weights=False, target_modules=["linear", "conv"]
+    ),
     "DoRA": lambda: peft.LoraConfig(
         r=3, lora_alpha=5, use_dora=True, init_lora_weights=False, target_modules=["linear", "conv"]
     ),
@@ -63,10 +66,11 @@ def test_what_peft_saves_does_what_peft_does(kind, tmp_path):
     torch.manual_seed(0)
     base, x, y = Layers(), random(3, 6, seed=1), random(2, 4, 8, 8, seed=2)
     theirs = peft.get_peft_model(copy.deepcopy(base), KINDS[kind]()).eval()
-    if kind == "DoRA":
-        for name, parameter in theirs.named_parameters():
-            if "magnitude" in name:
-                parameter.mul_(1.3)
+    for name, parameter in theirs.named_parameters():
+        if "magnitude" in name:
+            parameter.mul_(1.3)
+        if "lora_B" in name and name.endswith("bias"):
+            parameter.normal_()
     theirs.save_pretrained(tmp_path)
     expected = theirs(x, y)
     file = read_adapter(tmp_path / "adapter_model.safetensors")

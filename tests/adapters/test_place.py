@@ -10,6 +10,7 @@ from torch import nn
 from adapters.small import diffusers_keys, factors, kohya_keys, peft_folder, product, random, written
 from calotype import CLIPTextModel, UNet2DConditionModel
 from calotype.adapters.formats import METADATA, read_adapter
+from calotype.adapters.host import AdapterHost, Loaded, change_host
 from calotype.adapters.names import layers_of, original_names, spellings
 from calotype.adapters.place import placed
 from calotype.errors import ComponentError, InputError, WeightsError
@@ -427,3 +428,27 @@ def test_factors_without_a_rank_or_a_fraction(pairs, tmp_path):
     down, up = pairs["conv_in"]
     assert "do not fit one another" in refused(tmp_path, diffusers_keys({"conv_in": (down[:0], up[:, :0])}))
     assert "is torch.int8, not floats" in refused(tmp_path, diffusers_keys({"conv_in": (down.to(torch.int8), up)}))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_named(pairs, tmp_path, value):
+    down, up = pairs["conv_in"]
+    up = up.clone()
+    up[0, 0] = value
+    said = refused(tmp_path, diffusers_keys({**pairs, "conv_in": (down, up)}))
+    assert f"has NaN or infinity: 1 tensors: 'unet.conv_in.up' (1 of {up.numel()} values)" in said
+
+
+def test_a_pair_with_a_bias_adds_it_also_where_the_layer_has_none_and_is_not_fused_there(tmp_path):
+    network = nn.ModuleDict({"bare": nn.Linear(4, 6, bias=False)})
+    x, pair, added = random(3, 4, seed=3), (random(2, 4, seed=1), random(6, 2, seed=2)), random(6, seed=4)
+    keys = {**diffusers_keys({"bare": pair}), "unet.bare.lora_B.bias": added, "unet.bare.alpha": torch.tensor(6.0)}
+    changes = placed(read_adapter(written(tmp_path / "a.safetensors", keys)), {"unet": network})["unet"]
+    plain = network["bare"](x)
+    change_host(network, lambda host: host.add("a", Loaded(changes, ""), 0.5))
+    torch.testing.assert_close(network["bare"](x), plain + 0.5 * 3.0 * (x @ product(pair).t() + added))
+    with pytest.raises(ComponentError, match="an adapter adds to what bare of this ModuleDict gives, and that has no"):
+        change_host(network, AdapterHost.fuse)
+    torch.testing.assert_close(network["bare"](x), plain + 0.5 * 3.0 * (x @ product(pair).t() + added))
+    said = refused(tmp_path, {**keys, "unet.bare.diff_b": added})
+    assert "'unet.bare' has two differences of its bias, diff_b and lora_B.bias" in said

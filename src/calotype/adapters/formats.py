@@ -21,6 +21,7 @@ from torch import Tensor
 from calotype.adapters.change import Change, Hadamard, Kronecker, LowRank, Whole
 from calotype.errors import InputError, WeightsError, quoted
 from calotype.weights.files import SafetensorsFile
+from calotype.weights.finite import refuse_infinite
 
 Format = Literal["peft", "diffusers", "kohya"]
 FORMATS: tuple[Format, ...] = ("diffusers", "peft", "kohya")
@@ -32,6 +33,7 @@ METADATA = "lora_adapter_metadata"
 _KEYS = (
     (re.compile(r"(.+)\.lora_A(?:\.\w+)?\.weight"), "down"),
     (re.compile(r"(.+)\.lora_B(?:\.\w+)?\.weight"), "up"),
+    (re.compile(r"(.+)\.lora_B(?:\.\w+)?\.bias"), "up_b"),
     (re.compile(r"(.+)\.lora_(down|up|mid)\.weight"), None),
     (re.compile(r"(.+)\.lora(?:_linear_layer)?\.(down|up)\.weight"), None),
     (re.compile(r"(.+)_lora\.(down|up)\.weight"), None),
@@ -54,7 +56,7 @@ _MAY: dict[type[Change], frozenset[str]] = {
     Kronecker: frozenset({"t2"}),
     Whole: frozenset(),
 }
-_BESIDE = frozenset({"alpha", "dora_scale", "rows", "diff_b"})
+_BESIDE = frozenset({"alpha", "dora_scale", "rows", "diff_b", "up_b"})
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def read_adapter(path: Path, *, alpha: float | None = None) -> AdapterFile:
         alpha: what the change is multiplied by, times the rank, where neither the file nor a configuration says it.
 
     Raises:
-        WeightsError: the file is damaged or no adapter, has keys that are none of an adapter, lacks half of a pair, or
-            is PEFT's and nothing says its alpha.
+        WeightsError: the file is damaged, has NaN or infinity or is no adapter, has keys that are none of an adapter,
+            lacks half of a pair, or is PEFT's and nothing says its alpha.
         InputError: `alpha` is no finite number, or has no effect, as everything says its own.
     """
     file = SafetensorsFile(path)
@@ -115,6 +117,9 @@ def read_adapter(path: Path, *, alpha: float | None = None) -> AdapterFile:
         scaled = {layer: said for layer, said in alphas.items() if "diff" not in found[layer]}
         alphas |= _filled(path, scaled, alpha)
     changes = {layer: _change(path, layer, parts, alphas[layer]) for layer, parts in found.items()}
+    refuse_infinite(
+        str(path), ((f"{layer}.{name}", part) for layer, parts in found.items() for name, part in parts.items())
+    )
     return AdapterFile(path, kind, changes)
 
 
@@ -274,18 +279,23 @@ def _change(path: Path, layer: str, parts: Mapping[str, Tensor], alpha: _Alpha) 
         raise WeightsError(f"{path}: {layer!r} is a full difference and has an alpha, which nothing says how to use")
     rank = 0 if isinstance(change, Whole) else change.rank or alpha.rank
     scale = 1.0 if alpha.value is None or not rank else alpha.value / (math.sqrt(rank) if alpha.stable else rank)
-    return cls(factors, scale, _magnitude(path, layer, parts, change), _bias(path, layer, parts, change))
+    return cls(factors, scale, _magnitude(path, layer, parts, change), _bias(path, layer, parts, cls(factors, scale)))
 
 
 def _bias(path: Path, layer: str, parts: Mapping[str, Tensor], change: Change) -> Tensor | None:
-    """The difference of the bias [out]."""
-    found = parts.get("diff_b")
-    if found is not None and (list(found.shape) != [change.shape[0]] or not found.is_floating_point()):
-        raise WeightsError(
-            f"{path}: the difference of the bias of {layer!r} is {list(found.shape)} of {found.dtype}, expected "
-            f"{change.shape[0]} floats"
-        )
-    return found
+    """The difference of the bias [out]: as it is, or that of a pair's second layer, which is scaled as the pair is."""
+    found = {name: parts[name] for name in ("diff_b", "up_b") if name in parts}
+    for one in found.values():
+        if list(one.shape) != [change.shape[0]] or not one.is_floating_point():
+            raise WeightsError(
+                f"{path}: the difference of the bias of {layer!r} is {list(one.shape)} of {one.dtype}, expected "
+                f"{change.shape[0]} floats"
+            )
+    if len(found) > 1:
+        raise WeightsError(f"{path}: {layer!r} has two differences of its bias, diff_b and lora_B.bias; save one")
+    if "up_b" in found:
+        return found["up_b"].float() * change.scale
+    return found.get("diff_b")
 
 
 def _wanted(names: set[str]) -> str:

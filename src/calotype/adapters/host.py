@@ -84,9 +84,17 @@ class AdapterHost:
         return found
 
     def check_fusable(self) -> None:
-        """Raise `ComponentError` where a touched layer's weight is packed: what is small beside it would be rounded
-        off."""
-        names = list(self._active(self.loaded, self.weights))
+        """Raise `ComponentError` where a touched layer's weight is packed, as what is small beside it would be rounded
+        off, or where a layer has no bias to write to."""
+        active = self._active(self.loaded, self.weights)
+        names = list(active)
+        for name, changes in active.items():
+            biased = any(change.bias is not None for change, _ in changes.values())
+            if biased and getattr(self.module.get_submodule(name), "bias", None) is None:
+                raise ComponentError(
+                    f"an adapter adds to what {name} of this {type(self.module).__name__} gives, and that has no bias "
+                    "to fuse it into; run the adapters beside the weights, as they do without fuse_adapters()"
+                )
         if packed := [name for name in names if is_packed(self.module.get_submodule(name))]:
             raise ComponentError(
                 f"{len(packed)} of the layers that adapters change are kept packed in this "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from calotype.adapters.change import Change, Shape
+from calotype.adapters.change import Change, LowRank, Shape
 from calotype.adapters.formats import PEFT_PREFIX, AdapterFile
 from calotype.adapters.layers import shape_of
 from calotype.adapters.names import layers_of, spellings
@@ -168,7 +168,7 @@ def _refuse_misshapen(path: Path, networks: Mapping[str, nn.Module], found: Plac
             shape = shape_of(layer)
             if not _is_like(change.shape, shape):
                 wrong.append(f"{component}.{name} is {list(shape)}, the file's {list(change.shape)}")
-            elif change.bias is not None and getattr(layer, "bias", None) is None:
+            elif change.bias is not None and getattr(layer, "bias", None) is None and not isinstance(change, LowRank):
                 raise WeightsError(f"{path} changes the bias of {component}.{name}, which has none")
             elif what := _unadaptable(layer):
                 raise ComponentError(f"{path}: {component}.{name} is a convolution {what}, which is not adapted")
