@@ -1,4 +1,4 @@
-"""training: a LoRA's step of Stable Diffusion 1.5's size, cached, online and by the peer."""
+"""training: a LoRA's step of SD 1.5's size, cached, online and by the peer; gradients beside the peer's."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from benchmarks.bench_sd_step import free_memory
 from benchmarks.fresh import run_module
 from benchmarks.harness import Options, Row, at_most, count_row, exactly, ratio_row, skipped
 from benchmarks.scratch import free_bytes, scratch_folder, warm
-from benchmarks.stable_diffusion import FULL, TINY, sd_repository
+from benchmarks.stable_diffusion import FULL, SMALL, TINY, sd_repository
 
 PROBE = "benchmarks.probes.training"
 NEEDED = 9e9
@@ -17,7 +17,17 @@ VARIANTS = ("online", "cached", "peer")
 
 
 def run(options: Options) -> list[Row]:
-    return _steps(options.pick(256, 256, 16), options)
+    return [*_steps(options.pick(256, 256, 16), options), *_gradients(options.pick(128, 128, 16), options)]
+
+
+def _gradients(side: int, options: Options) -> list[Row]:
+    folder, scale = sd_repository(options.pick(SMALL, SMALL, TINY)), "a fifth of SD 1.5's width"
+    found = run_module("benchmarks.probes.gradients", folder, pictures(4, side))
+    return [
+        count_row(f"gradients of {what}, {scale}, {side} pixels, batch 4: largest difference from the peer's",
+                  difference, at_most(1e-5), unit="of the largest")
+        for what, difference in found.items()
+    ]  # fmt: skip
 
 
 def pictures(count: int, side: int) -> Path:
