@@ -29,6 +29,7 @@ CASES = {
     "DPMSolverMultistepInverseScheduler": {"solver_type": "heun"},
     "DPMSolverSinglestepScheduler": {"solver_order": 3, "variance_type": "learned_range"},
     "DEISMultistepScheduler": {"solver_order": 3},
+    "SASolverScheduler": {"predictor_order": 3, "algorithm_type": "noise_prediction"},
     "UniPCMultistepScheduler": {"disable_corrector": [0], "solver_type": "bh1"},
     "LCMScheduler": {"original_inference_steps": 100},
     "TCDScheduler": {"timestep_spacing": "trailing"},

@@ -66,7 +66,7 @@ def test_the_tables_name_what_there_is() -> None:
     for said in CLOSEST.values():
         written = said.replace(", ...", "").replace("...", "")
         assert isinstance(eval(written, {n: getattr(sampling, n) for n in sampling.__all__}), Scheduler)
-    assert instead_of("calotype", "SASolverScheduler") == instead_of("diffusers", "DDIMScheduler") == ""
+    assert instead_of("calotype", "RePaintScheduler") == instead_of("diffusers", "DDIMScheduler") == ""
 
 
 def test_a_name_that_nobody_has_gets_the_nearest(tmp_path: Path) -> None:

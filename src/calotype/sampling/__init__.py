@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         LCMScheduler,
         LMSDiscreteScheduler,
         PNDMScheduler,
+        SASolverScheduler,
         TCDScheduler,
         UniPCMultistepScheduler,
     )
@@ -93,6 +94,7 @@ _WHERE = {
     "PerturbedAttention": "guidance",
     "NormKept": "guidance",
     "Rescaled": "guidance",
+    "SASolverScheduler": "schedulers",
     "Scheduler": "schedulers.base",
     "SkipLayers": "guidance",
     "StatefulGuidance": "guidance",
@@ -143,6 +145,7 @@ __all__ = [
     "PNDMScheduler",
     "PerturbedAttention",
     "Rescaled",
+    "SASolverScheduler",
     "Scheduler",
     "SkipLayers",
     "StatefulGuidance",

@@ -22,13 +22,14 @@ FILE_NAME = "scheduler_config.json"
 
 _NAMES = """
     algorithm_type base_image_seq_len base_shift beta_end beta_schedule beta_start clip_sample clip_sample_range
-    disable_corrector dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift interpolation_type
-    invert_sigmas lambda_min_clipped lower_order_final max_image_seq_len max_shift noise_sampler_seed
-    num_train_timesteps original_inference_steps predict_x0 prediction_type rescale_betas_zero_snr rho
-    sample_max_value scale_factors set_alpha_to_one shift shift_terminal sigma_data sigma_max sigma_min sigma_schedule
-    skip_prk_steps snr_shift_scale solver_order solver_p solver_type steps_offset stochastic_sampling thresholding
-    time_shift_type timestep_scaling timestep_spacing timestep_type trained_betas upscale_mode use_beta_sigmas
-    use_dynamic_shifting use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type
+    corrector_order disable_corrector dynamic_thresholding_ratio euler_at_final final_sigmas_type flow_shift
+    interpolation_type invert_sigmas lambda_min_clipped lower_order_final max_image_seq_len max_shift
+    noise_sampler_seed num_train_timesteps original_inference_steps predict_x0 prediction_type predictor_order
+    rescale_betas_zero_snr rho sample_max_value scale_factors set_alpha_to_one shift shift_terminal sigma_data
+    sigma_max sigma_min sigma_schedule skip_prk_steps snr_shift_scale solver_order solver_p solver_type steps_offset
+    stochastic_sampling tau_func thresholding time_shift_type timestep_scaling timestep_spacing timestep_type
+    trained_betas upscale_mode use_beta_sigmas use_dynamic_shifting use_exponential_sigmas use_flow_sigmas
+    use_karras_sigmas use_lu_lambdas variance_type
 """
 
 ECOSYSTEM_FIELDS = frozenset(_NAMES.split())
@@ -85,6 +86,11 @@ class ConfiguredScheduler(Configured):
             ConfigError: a field belongs to no scheduler, the configuration describes another kind of training, or a
                 change is one that the method has no use for.
         """
+        if not isinstance(config, Mapping | SchedulerConfig):
+            raise ConfigError(
+                f"{cls.__name__}.from_config takes the fields of a configuration, such as other.config, got "
+                f"{type(config).__name__}"
+            )
         fields = dict(config)
         known = cls.Config.model_fields
         foreign = sorted(name for name in fields if name in ECOSYSTEM_FIELDS and name not in known)

@@ -6,7 +6,6 @@ CLOSEST: Mapping[str, str] = {
     "LTXEulerAncestralRFScheduler": "FlowMatchEulerDiscreteScheduler(stochastic_sampling=True)",
     "MiniMaxH3Scheduler": "FlowMatchEulerDiscreteScheduler(shift=12.0)",
     "RePaintScheduler": "DDPMScheduler(...)",
-    "SASolverScheduler": 'DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", ...)',
     "UnCLIPScheduler": 'DDPMScheduler(beta_schedule="squaredcos_cap_v2", ...)',
 }
 """A scheduler -> one that calotype has for networks that are trained the same way, by another method."""

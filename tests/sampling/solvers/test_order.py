@@ -21,6 +21,7 @@ from calotype.sampling.solvers.heun import Heun
 from calotype.sampling.solvers.kdpm2 import Kdpm2
 from calotype.sampling.solvers.lms import Lms
 from calotype.sampling.solvers.pndm import Pndm
+from calotype.sampling.solvers.sa import SaSolver
 from calotype.sampling.solvers.unipc import UniPc
 
 MEAN, SPREAD = 0.7, 0.5
@@ -88,6 +89,11 @@ ORDERS = {
     "UniPC-2, bh1": (UniPc(order=2, solver_type="bh1", lower_order_final=False), 3),
     "UniPC-2, noise": (UniPc(order=2, predict_x0=False, lower_order_final=False), 3),
     "UniPC-3": (UniPc(order=3, lower_order_final=False), 4),
+    "SA 1": (SaSolver(1, 1, lower_order_final=False, tau=0.0), 1),
+    "SA 2": (SaSolver(2, 2, lower_order_final=False, tau=0.0), 2),
+    "SA 2, noise": (SaSolver(2, 2, False, lower_order_final=False, tau=0.0), 2),
+    "SA 2, corrected by 3": (SaSolver(2, 3, lower_order_final=False, tau=0.0), 3),
+    "SA 4": (SaSolver(4, 4, lower_order_final=False, tau=0.0), 3),  # the first steps know too little for more
 }
 """The order that each solver's paper gives, as far as the steps before the first are known."""
 
@@ -106,6 +112,7 @@ FIRST_ORDER = {
     "SDE-DPM++ 1": DpmMultistep("sde-dpmsolver++", order=1),
     "SDE-DPM++ 2S": DpmSinglestep("sde-dpmsolver++", order=2),  # its stages draw noise of their own, as published
 }
+EVERYWHERE = (0.0, 1000.0)
 BETTER = {
     "KDPM2 a": Kdpm2(ancestral=True),
     "SDE-DPM++ 2M": DpmMultistep("sde-dpmsolver++", order=2),
@@ -113,6 +120,9 @@ BETTER = {
     "SDE-DPM++ 3M": DpmMultistep("sde-dpmsolver++", order=3),
     "SDE-DPM 2M": DpmMultistep("sde-dpmsolver", order=2),
     "DPM++ SDE": DpmSde(),
+    "SA, tau 1": SaSolver(noisy=EVERYWHERE),
+    "SA 3, tau 0.5": SaSolver(3, 3, tau=0.5, noisy=EVERYWHERE),
+    "SA, noise, tau 0.5": SaSolver(predict_x0=False, tau=0.5, noisy=EVERYWHERE),
 }
 
 

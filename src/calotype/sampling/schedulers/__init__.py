@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from calotype.sampling.schedulers.lcm import LCMScheduler, TCDScheduler
     from calotype.sampling.schedulers.lms import LMSDiscreteScheduler
     from calotype.sampling.schedulers.pndm import PNDMScheduler
+    from calotype.sampling.schedulers.sa import SASolverScheduler
     from calotype.sampling.schedulers.unipc import UniPCMultistepScheduler
 
 _WHERE = {
@@ -55,6 +56,7 @@ _WHERE = {
     "LCMScheduler": "lcm",
     "LMSDiscreteScheduler": "lms",
     "PNDMScheduler": "pndm",
+    "SASolverScheduler": "sa",
     "TCDScheduler": "lcm",
     "UniPCMultistepScheduler": "unipc",
 }
@@ -83,6 +85,7 @@ __all__ = [
     "LCMScheduler",
     "LMSDiscreteScheduler",
     "PNDMScheduler",
+    "SASolverScheduler",
     "TCDScheduler",
     "UniPCMultistepScheduler",
 ]

@@ -10,7 +10,9 @@ from calotype.sampling.solvers.deis import Deis
 from calotype.sampling.stateful import Device, steps_asked, steps_or_custom
 
 FOREIGN = {
-    "algorithm_type": frozenset({"dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"}),
+    "algorithm_type": frozenset(
+        {"dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "data_prediction", "noise_prediction"}
+    ),
     "solver_type": frozenset({"midpoint", "heun", "bh1", "bh2"}),
 }
 """What other schedulers have for these fields."""

@@ -15,11 +15,11 @@ from calotype.sampling.spacing import Ramp
 from calotype.sampling.stateful import Device, steps_asked, steps_or_custom
 
 FOREIGN = {
-    "algorithm_type": frozenset({"deis"}),
+    "algorithm_type": frozenset({"deis", "data_prediction", "noise_prediction"}),
     "solver_type": frozenset({"logrho", "bh1", "bh2"}),
     "variance_type": frozenset({"fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"}),
 }
-"""What DDPM, DEIS and UniPC have for these fields."""
+"""What DDPM, DEIS, SA-Solver and UniPC have for these fields."""
 
 
 class DPMSolverConfig(Training, Ramped, FlowLevels, Thresholded):

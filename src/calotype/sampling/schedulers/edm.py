@@ -16,7 +16,10 @@ from calotype.sampling.solver import Euler
 from calotype.sampling.solvers.dpm_multistep import DpmMultistep, SolverType
 from calotype.sampling.stateful import ByIndex, Generators, source
 
-FOREIGN = {"algorithm_type": frozenset({"deis"}), "solver_type": frozenset({"logrho", "bh1", "bh2"})}
+FOREIGN = {
+    "algorithm_type": frozenset({"deis", "data_prediction", "noise_prediction"}),
+    "solver_type": frozenset({"logrho", "bh1", "bh2"}),
+}
 """What other schedulers have for these fields."""
 
 

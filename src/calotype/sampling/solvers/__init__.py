@@ -5,6 +5,7 @@
     dpm_singlestep     the same with 1 to 3 evaluations a step
     dpm_sde            DPM-Solver++ (2S) ancestral along one Brownian path
     unipc              UniPC, predictor and corrector
+    sa                 SA-Solver, predictor and corrector of the SDE
     deis, lms          polynomials through past predictions, of log sigma and of sigma
     heun, kdpm2        two evaluations a step: at both ends, or half way
     pndm               Runge-Kutta first, then 4 steps back
