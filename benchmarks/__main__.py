@@ -43,6 +43,7 @@ NAMES = (
     "training",
     "training_cache",
     "gpu",
+    "gpu_large",
 )
 
 

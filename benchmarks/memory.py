@@ -14,10 +14,19 @@ MB = 1e6
 
 def anonymous_bytes() -> int:
     """Resident bytes that no file backs: what cannot be given back without losing it."""
+    return _status("RssAnon")
+
+
+def owned_bytes() -> int:
+    """Anonymous memory, with what is shared with a driver: pinned memory, where it counts as that."""
+    return _status("RssAnon") + _status("RssShmem")
+
+
+def _status(name: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no RssAnon")
+    raise OSError(f"/proc/self/status has no {name}")
 
 
 def resident_bytes() -> int:

@@ -43,33 +43,55 @@ class Loops:
 
 def loops(config: dict[str, Any], side: int) -> Loops:
     """Pipelines around one set of weights, for a square of so many tokens on each side."""
-    peers = diffusers()
-    channels = config["out_channels"]
-    vae = VAE | {"z_dim": channels, "latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
     torch.manual_seed(0)
-    theirs = peers.QwenImageTransformer2DModel(patch_size=2, **config).eval()
+    theirs = diffusers().QwenImageTransformer2DModel(patch_size=2, **config).eval()
     network = QwenImageTransformer2DModel(**config).eval()
     network.load_state_dict(theirs.state_dict(), assign=True)
-    noise = torch.randn(1, channels, 2 * side, 2 * side)
-    width = config["joint_attention_dim"]
-    texts = {"positive": torch.randn(1, WORDS, width), "negative": torch.randn(1, EMPTY, width)}
-    ours = QwenImagePipeline(
-        tokenizer=None, text_encoder=None, transformer=network, vae=AutoencoderKLQwenImage(**vae).eval(),
-        scheduler=FlowMatchEuler(**SCHEDULER), device="cpu",
-    )  # fmt: skip
-    peer = peers.QwenImagePipeline(
-        scheduler=peers.FlowMatchEulerDiscreteScheduler(**SCHEDULER), text_encoder=None, tokenizer=None,
-        transformer=theirs, vae=peers.AutoencoderKLQwenImage(**vae),
-    )  # fmt: skip
-    peer.set_progress_bar_config(disable=True)
-    found = Loops({"ours": _ours(ours, noise, texts), "peer": _peers(peer, noise, texts)}, ours, peer)
+    noise, texts = drawn(network, side)
+    ours, peer = our_pipeline(network), peers_pipeline(theirs)
+    found = Loops({"ours": our_call(ours, noise, texts), "peer": peers_call(peer, noise, texts)}, ours, peer)
     if other_peer.root() is not None:
         found.other = other_peer.transformer(theirs.state_dict(), **config)
         found.calls["other"] = _others(found.other, noise, texts)
     return found
 
 
-def _ours(pipe: Any, noise: Tensor, texts: dict[str, Tensor]) -> Callable[[int], Tensor]:
+def drawn(network: Any, side: int, device: str = "cpu") -> tuple[Tensor, dict[str, Tensor]]:
+    """Noise for a square of so many tokens on each side, and texts of both branches, as a network takes them."""
+    config, dtype, generator = network.config, next(network.parameters()).dtype, torch.Generator().manual_seed(0)
+    noise = torch.randn(1, config.out_channels, 2 * side, 2 * side, generator=generator)
+    lengths = {"positive": WORDS, "negative": EMPTY}
+    width = config.joint_attention_dim
+    texts = {name: torch.randn(1, length, width, generator=generator) for name, length in lengths.items()}
+    return noise.to(device, dtype), {name: text.to(device, dtype) for name, text in texts.items()}
+
+
+def our_pipeline(network: Any, **surroundings: Any) -> Any:
+    """Our pipeline around a transformer, with a small autoencoder and no text encoder."""
+    vae = AutoencoderKLQwenImage(**_vae(network)).eval()
+    return QwenImagePipeline(
+        tokenizer=None, text_encoder=None, transformer=network, vae=vae, scheduler=FlowMatchEuler(**SCHEDULER),
+        **({"device": "cpu"} | surroundings),
+    )  # fmt: skip
+
+
+def peers_pipeline(network: Any) -> Any:
+    """diffusers' pipeline around a transformer, likewise."""
+    peers = diffusers()
+    pipe = peers.QwenImagePipeline(
+        scheduler=peers.FlowMatchEulerDiscreteScheduler(**SCHEDULER), text_encoder=None, tokenizer=None,
+        transformer=network, vae=peers.AutoencoderKLQwenImage(**_vae(network)),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _vae(network: Any) -> dict[str, Any]:
+    channels = network.config.out_channels
+    return VAE | {"z_dim": channels, "latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
+
+
+def our_call(pipe: Any, noise: Tensor, texts: dict[str, Tensor]) -> Callable[[int], Tensor]:
     size = 8 * noise.shape[-1]
     given = {"noise": noise, "prompt_embeds": Branches(**texts)}
 
@@ -82,9 +104,9 @@ def _ours(pipe: Any, noise: Tensor, texts: dict[str, Tensor]) -> Callable[[int],
     return call
 
 
-def _peers(pipe: Any, noise: Tensor, texts: dict[str, Tensor]) -> Callable[[int], Tensor]:
+def peers_call(pipe: Any, noise: Tensor, texts: dict[str, Tensor]) -> Callable[[int], Tensor]:
     size, packed = 8 * noise.shape[-1], tokens(noise)
-    masks = {name: torch.ones(text.shape[:2], dtype=torch.long) for name, text in texts.items()}
+    masks = {name: torch.ones(text.shape[:2], dtype=torch.long, device=text.device) for name, text in texts.items()}
 
     def call(steps: int) -> Tensor:
         made: Tensor = pipe(
