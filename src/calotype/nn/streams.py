@@ -8,7 +8,7 @@ more function that returns one; neither the networks nor the other kinds know of
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -68,13 +68,25 @@ class Layout:
         start = sum(self.texts[:index])
         return slice(start, start + self.texts[index])
 
+    def picture_span(self, index: int) -> slice:
+        """Where the picture of that index is: 0 is the drawn one's, or the first layer's."""
+        start = self.text_length + sum(map(prod, self.grids[:index]))
+        return slice(start, start + prod(self.grids[index]))
+
+
+class Own(NamedTuple):
+    """The indices, in a layout, of those texts and of those pictures that are a condition's own."""
+
+    texts: range
+    pictures: range
+
 
 Residual: TypeAlias = Callable[[int, Float[Tensor, "b n c"]], Float[Tensor, "b m c"] | None]
 """From the index of a block and the tokens that are drawn to what is added, after the block, to the first `m` image
 tokens; None adds nothing."""
 
-Sight: TypeAlias = Callable[[Layout, range], Bool[Tensor, "#b all all"]]
-"""From the layout, and the indices of those texts that are the condition's own, to which token sees which."""
+Sight: TypeAlias = Callable[[Layout, Own], Bool[Tensor, "#b all all"]]
+"""From the layout, and what in it is the condition's own, to which token sees which."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,7 @@ def regions(*parts: Region) -> Condition:
     token; texts see themselves and the tokens of their region. Every picture beside the drawn one is divided alike.
     """
 
-    def sight(layout: Layout, own: range) -> Tensor:
+    def sight(layout: Layout, own: Own) -> Tensor:
         text, whole = layout.text_length, layout.text_length + layout.image_length
         items = max(len(part.area) for part in parts)
         device = parts[0].area.device
@@ -136,9 +148,9 @@ def regions(*parts: Region) -> Condition:
         for index in range(len(layout.texts)):
             span = layout.text_span(index)
             sees[:, span, span] = True
-        for index, part in zip(own, parts, strict=True):
+        for index, part in zip(own.texts, parts, strict=True):
             span = layout.text_span(index)
-            inside = torch.cat([_inside(part.area, grid) for grid in layout.grids], dim=1)
+            inside = torch.cat([inside_of(part.area, grid) for grid in layout.grids], dim=1)
             sees[:, span, text:] = inside[:, None, :]
             sees[:, text:, span] = inside[:, :, None]
         return sees
@@ -146,8 +158,9 @@ def regions(*parts: Region) -> Condition:
     return Condition(texts=tuple(part.words for part in parts), sight=sight if parts else None)
 
 
-def _inside(area: Tensor, grid: Grid) -> Bool[Tensor, "b n"]:
-    """Which tokens of a picture lie in an area."""
+def inside_of(area: Shaped[Tensor, "b h w"], grid: Grid) -> Bool[Tensor, "b n"]:
+    """Which tokens of a picture lie in an area, by so much as a part of them. Raises `InputError` for an area that has
+    fewer numbers than tokens on a side."""
     frames, height, width = grid
     if area.shape[-2] < height or area.shape[-1] < width:
         raise InputError(
@@ -172,15 +185,17 @@ def visible(
         ]
         words.append(torch.ones(batch, layout.image_length, dtype=torch.bool, device=device))
         sees = torch.cat(words, dim=1)[:, None, None, :]
-    for condition, own in _owners(conditions):
+    for condition, own in _owners(layout, conditions):
         if condition.sight is not None:
             more = condition.sight(layout, own).to(device).unsqueeze(1)
             sees = more if sees is None else sees & more
     return sees
 
 
-def _owners(conditions: Iterable[Condition]) -> Iterator[tuple[Condition, range]]:
-    start = 0
+def _owners(layout: Layout, conditions: Iterable[Condition]) -> Iterator[tuple[Condition, Own]]:
+    conditions = tuple(conditions)
+    text, picture = 0, len(layout.grids) - sum(len(condition.pictures) for condition in conditions)
     for condition in conditions:
-        yield condition, range(start, start + len(condition.texts))
-        start += len(condition.texts)
+        own = Own(range(text, text + len(condition.texts)), range(picture, picture + len(condition.pictures)))
+        yield condition, own
+        text, picture = own.texts.stop, own.pictures.stop
