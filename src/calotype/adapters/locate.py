@@ -5,6 +5,7 @@ from pathlib import Path
 
 from calotype.adapters.formats import PEFT_CONFIG
 from calotype.errors import RepositoryError, did_you_mean
+from calotype.paths import path_of
 from calotype.weights.repository import Repository, open_repository
 
 NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "learned_embeds.safetensors")
@@ -30,8 +31,9 @@ def locate_adapter(
 
     Raises:
         RepositoryError: there is no such file, there are several to choose from, or it is a pickle.
+        InputError: `source` is no path.
     """
-    path = Path(source).expanduser()
+    path = path_of(source, "loading an adapter", "a file, a folder or 'owner/name'")
     if filename is None and path.is_file():
         return _not_a_pickle(path)
     if filename is None and path.suffix in (_SUFFIX, *_PICKLES):

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pydantic import ConfigDict
     from pydantic.fields import FieldInfo
 
+MOST_IMAGES = 2**16
+"""A call lists its items before it computes any of them: a number that cannot be meant would fill the memory first."""
+
 
 class Inputs(Described):
     """What every call accepts. A pipeline subclasses it and adds its own fields: name, type, default, bounds, doc.
@@ -33,7 +36,9 @@ class Inputs(Described):
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = Field(
         default=None, description="Image k of a prompt is drawn with seed + k. Left out, one is drawn and recorded."
     )
-    num_images: Annotated[int, Field(ge=1)] = Field(default=1, description="How many images to make of each prompt.")
+    num_images: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = Field(
+        default=1, description="How many images to make of each prompt."
+    )
     outputs: Sequence[str] | None = Field(
         default=None, description="Names of the values to return, instead of the last unit's."
     )

@@ -189,6 +189,19 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
             )
         object.__setattr__(self, name, value)
 
+    if not TYPE_CHECKING:  # a checker knows what there is
+
+        def __getattr__(self, name: str) -> Any:
+            cls = type(self)
+            if isinstance(own := getattr(cls, name, None), property):
+                return own.fget(self)  # says again what is missing within it
+            if name.startswith("__"):
+                raise AttributeError(name)  # somebody asks whether there is such a method
+            from calotype.pipelines.habits import unknown_attribute
+
+            names = self.__dict__.get("_names", cls._declared)
+            raise AttributeError(unknown_attribute(cls.__name__, name, names, dir(cls)))
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A pipeline with copies of the components, which remembers nothing of this one's calls.
 

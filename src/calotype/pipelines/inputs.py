@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 from calotype.described import AliasChoices, Field, model_validator
-from calotype.graph.inputs import Inputs
+from calotype.graph.inputs import MOST_IMAGES, Inputs
 from calotype.pipelines.latents import Generator
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class SampledInputs(CacheInputs):
     num_images: int = Field(
         default=1,
         ge=1,
+        le=MOST_IMAGES,
         validation_alias=AliasChoices("num_images", "num_images_per_prompt"),
         description="How many images to make of each prompt.",
     )

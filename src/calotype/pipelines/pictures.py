@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.errors import ComponentError
+from calotype.errors import ComponentError, InputError
 from calotype.graph.hints import ClassRef, bare
 
 if TYPE_CHECKING:
@@ -87,6 +87,9 @@ def _readable(picture: Picture) -> Picture:
     """A picture in a mode of 8 bits. 16-bit grey is rounded to 8; other ranges are not known, and refused."""
     from PIL import Image
 
+    if 0 in picture.size:
+        width, height = picture.size
+        raise _wrong("is a picture of {width}x{height}, without pixels", {"width": width, "height": height})
     if picture.mode.startswith("I;16"):
         levels = np.asarray(picture).astype(np.uint32)
         return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
@@ -125,10 +128,17 @@ def to_picture(values: Float[Tensor, "1 c h w"]) -> Picture:
     """Values in [-1, 1] as a picture, rounded to the nearest of 256 levels; one channel is grey, three are RGB.
 
     Raises:
+        InputError: the values are not those of one picture of one or three channels.
         ComponentError: a value is not finite, which damaged weights or a type of too small a range make.
     """
     from PIL import Image
 
+    if not isinstance(values, Tensor) or values.ndim != 4 or len(values) != 1 or values.shape[1] not in (1, 3):
+        found = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(
+            f"to_picture takes the values of one picture, a tensor [1, 1 or 3, height, width], got {found}; of a batch "
+            "take values[i : i + 1]"
+        )
     if not values.isfinite().all():
         raise ComponentError(
             "these values make no picture: some are not finite. Weights are damaged (NaN), or their type overflows; "

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 def picture_paths(path: str | Path, count: int) -> list[Path]:
     """The files that `count` pictures saved as `path` go to: several get `-0`, `-1`, ... before the suffix.
 
-    Raises `InputError` when the path does not end in `.png`.
+    Raises `InputError` when the path does not end in `.png`, or is none.
     """
-    path = Path(path)
+    from calotype.paths import path_of  # only who saves needs it
+
+    path = path_of(path, "saving pictures", "the path of a .png file")
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: pictures are saved as .png, which carries the recipe; name it {path.stem}.png")
     return [path] if count == 1 else [path.with_stem(f"{path.stem}-{number}") for number in range(count)]
@@ -68,7 +70,10 @@ class Result:
             if len(values) != 1:
                 raise InputError(f"result.{name} is one value, but there are {len(values)}; use result[{name!r}]")
             return values[0]
-        raise AttributeError(f"the result has no {name!r}{did_you_mean(name, outputs)}; it has {', '.join(outputs)}")
+        raise AttributeError(
+            f"the result has no {name!r}{did_you_mean(name, outputs)}; it has {', '.join(outputs)}; outputs= of the "
+            "call names others that the pipeline makes"
+        )
 
     @property
     def images(self) -> "list[Image.Image]":

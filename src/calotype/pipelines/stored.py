@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -164,12 +163,14 @@ class WithRepositories:
             ComponentError: a component cannot be saved, the pipeline has inserted units, which no folder holds, its
                 constructor takes a setting that it does not keep, or adapters run beside the weights.
             RepositoryError: `folder` is a file.
+            InputError: `folder` is no path.
         """
+        from calotype.paths import path_of
         from calotype.pipelines.adapter_records import refuse_unsaved  # only who saves needs them
         from calotype.pipelines.loading.custom import class_code, saved
         from calotype.weights.saving import save_components
 
-        cls = type(self)
+        cls, place = type(self), path_of(folder, "save_pretrained", "the path of a folder")
         if self._inserted:
             raise ComponentError(
                 f"{cls.__name__} has inserted units, which a folder does not hold; save the pipeline that with_units "
@@ -186,7 +187,7 @@ class WithRepositories:
             )
         settings = {name: components.pop(name) for name in declared_settings(cls._declared) if cls.units}
         extras = {**self._settings, **settings}
-        code, place = class_code(cls), Path(folder).expanduser()
+        code = class_code(cls)
         save_components(
             cls.__name__, components, place, extras=extras, code=code, variant=variant, max_shard_size=max_shard_size
         )

@@ -102,6 +102,11 @@ class Denoise(Node):
         batch_branches: bool | None = None,
         optional: bool = False,
     ) -> None:
+        if not isinstance(predict, Unit):
+            raise GraphError(
+                f"{name}: Denoise takes the unit that predicts, got {getattr(predict, '__name__', repr(predict))}; "
+                "write @unit above its `def`"
+            )
         self.name, self.latents, self.sigmas, self.scheduler = name, latents, sigmas, scheduler
         guidance = guidance or unguided
         self.predict, self.guidance, self.around = predict, guidance, tuple(around)

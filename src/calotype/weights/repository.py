@@ -12,6 +12,7 @@ from calotype.weights.modelscope import PREFIX, ModelScopeRepository
 
 SHIPPED = "calotype/"
 """What the names of models that ship with the package begin with."""
+_ASSETS = Path(__file__).parent.parent / "assets"
 _SHOWN = 120
 
 
@@ -104,7 +105,8 @@ def open_repository(
         return Folder(shipped or source)
     name, revision = _split(source, revision)
     if not is_id(name):
-        raise RepositoryError(f"there is no folder {source}{_hint(source)}")
+        shown = source if str(source).strip() else repr(source)
+        raise RepositoryError(f"there is no folder {shown}{_hint(source)}")
     kind = ModelScopeRepository if str(name).startswith(PREFIX) else HubRepository
     return kind(str(name), revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
 
@@ -120,6 +122,8 @@ def _no_path(path: Path) -> bool:
 
 def _hint(source: str | PathLike[str]) -> str:
     """What may be meant by a source that is neither a folder nor an id."""
+    if f"{SHIPPED}{source}" in _all_shipped():
+        return f"; write '{SHIPPED}{source}' for the model that ships with calotype"
     text = str(source).replace("\\", "/")
     meant = "/".join(text.partition("://")[2].split("/")[1:3] if "://" in text else text.strip("/").split("/"))
     if isinstance(source, str) and meant != source and is_id(meant):
@@ -133,15 +137,20 @@ def _shipped(source: str | PathLike[str]) -> Path | None:
     """The folder of a model that ships with the package; None for any other source."""
     if not isinstance(source, str) or not source.startswith(SHIPPED):
         return None
-    assets = Path(__file__).parent.parent / "assets"
-    names = sorted(f"{SHIPPED}{path.name}" for path in assets.iterdir() if path.is_dir()) if assets.is_dir() else []
+    names = _all_shipped()
     if source in names:
-        return assets / source.removeprefix(SHIPPED)
+        return _ASSETS / source.removeprefix(SHIPPED)
     if Path(source).exists():
         return None
     raise RepositoryError(
         f"no model {source!r} ships with calotype{did_you_mean(source, names)}; there is {', '.join(names)}"
     )
+
+
+def _all_shipped() -> list[str]:
+    """The names of the models that ship with the package."""
+    folders = _ASSETS.iterdir() if _ASSETS.is_dir() else ()
+    return sorted(f"{SHIPPED}{path.name}" for path in folders if path.is_dir())
 
 
 def is_id(source: object) -> bool:

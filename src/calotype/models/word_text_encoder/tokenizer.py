@@ -18,6 +18,8 @@ PAD = "<pad>"
 FILE = "tokenizer.json"
 PUNCTUATION = ".,;:!?'\"()-_/"
 """Characters that only separate words."""
+_LONGEST = 60
+"""So many letters of a word are shown; no word is so long."""
 
 
 class WordTokens(NamedTuple):
@@ -66,7 +68,8 @@ class WordTokenizer:
             raise InputError(f"a prompt must have at most {self.max_length - 1} words, got {len(words)}: {prompt!r}")
         for word in words:
             if word not in self.id_of:
-                raise InputError(f"the word {word!r} is not in the vocabulary{did_you_mean(word, self.id_of)}")
+                near = did_you_mean(word, self.id_of) if len(word) <= _LONGEST else ""
+                raise InputError(f"the word {word[:_LONGEST]!r} is not in the vocabulary{near}")
         ids = torch.ones(self.max_length, dtype=torch.int64)
         ids[: len(words) + 1] = torch.tensor([0, *(self.id_of[word] for word in words)])
         return WordTokens(ids, torch.arange(self.max_length) <= len(words))

@@ -3,6 +3,7 @@
 from typing import Any
 
 from calotype.described import AliasChoices, Field, model_validator
+from calotype.graph.inputs import MOST_IMAGES
 from calotype.models.unet_2d import UNet2DModel
 from calotype.pipelines.base import DiffusionPipeline, takes
 from calotype.pipelines.ddpm.units import image, noise, predicted
@@ -18,6 +19,7 @@ class DDPMInputs(CacheInputs):
     num_images: int = Field(
         default=1,
         ge=1,
+        le=MOST_IMAGES,
         validation_alias=AliasChoices("num_images", "batch_size"),
         description="How many images to make.",
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calotype.errors import InputError, RepositoryError, WeightsError, did_you_mean, listed
+from calotype.paths import path_of
 from calotype.weights.gguf import open_tensors
 from calotype.weights.original.family import Family, family_of
 from calotype.weights.pool.layout import Whole
@@ -100,7 +101,7 @@ def _path(
     source: str | PathLike[str], filename: str | None, revision: str | None, where: Mapping[str, Any]
 ) -> tuple[Path, str | None]:
     """Where the file is, and the commit that it came from."""
-    path = Path(source).expanduser()
+    path = path_of(source, "from_single_file", "a file, a folder or 'owner/name'")
     if path.is_file():
         if filename is not None or revision is not None:
             raise InputError(f"{path} is the file itself; leave out filename= and revision=")

@@ -79,7 +79,19 @@ def as_pack(pack: UnitPack | Sequence[Node] | str | PathLike[str], revision: str
         return custom_pack(pack, revision)
     if revision is not None:
         raise InputError(f"with_units: revision={revision!r} is of a repository on a hub; leave it out")
-    return pack if isinstance(pack, UnitPack) else UnitPack(tuple(pack))
+    if isinstance(pack, UnitPack):
+        return pack
+    if isinstance(pack, Node):
+        raise InputError(
+            f"with_units takes a list of units or a UnitPack, got the unit {pack.name!r}; write "
+            f"with_units([{pack.name}])"
+        )
+    if isinstance(pack, str) or not isinstance(pack, Sequence):
+        raise InputError(
+            "with_units takes a list of units, a UnitPack, or the name or the path of one, got "
+            f"{pack.__name__ if isinstance(pack, type) else type(pack).__name__}"
+        )
+    return UnitPack(tuple(pack))
 
 
 def saved(code: Code, folder: Path) -> None:

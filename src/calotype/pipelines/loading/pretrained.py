@@ -166,12 +166,15 @@ def refuse_unknown(
     """Raise `UnknownInput` for a keyword that is neither a component nor one of the options of a way to load."""
     for name in components:
         if name not in wanted:
+            from calotype.pipelines.habits import OPTIONS as OTHER_OPTIONS  # only who is refused needs it
+
             known = [*wanted, *options, *OPTIONS]
-            asked = "Code of others is approved by its hash: calotype trust SOURCE"
+            said = OTHER_OPTIONS.get(name)
+            near = "" if said else did_you_mean(name, known)
             raise UnknownInput(
                 sentences(
-                    f"{method}: {target.__name__} has no component or option {name!r}{did_you_mean(name, known)}",
-                    asked if name == "trust_remote_code" else f"Its components are {', '.join(wanted)}",
+                    f"{method}: {target.__name__} has no component or option {name!r}{near}",
+                    f"{said[0].upper()}{said[1:]}" if said else f"Its components are {', '.join(wanted)}",
                 )
             )
 

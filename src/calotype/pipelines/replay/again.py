@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from calotype.errors import ComponentError, RepositoryError, UntrustedCode
+from calotype.errors import ComponentError, InputError, RepositoryError, UntrustedCode
 from calotype.graph.calls import read_call
 from calotype.graph.inputs import ABSENT
+from calotype.paths import path_of
 from calotype.pipelines.adapter_records import AdapterRecord, adapters_of
 from calotype.pipelines.base import DiffusionPipeline
 from calotype.pipelines.loading.which import find_pipeline
@@ -95,11 +96,13 @@ def replay(
         ComponentError: a component's weights are not those that made the picture; names it.
         UntrustedCode: the code of others that made it was not approved.
     """
-    path = Path(path)
+    path = path_of(path, "replay", "the path of a picture")
     recipe = read_recipe(path)
     if pipe is None:
         pipe = load_for(recipe, path, source=source, device=device, memory=memory, placement=placement,
                         custom_pipeline=custom_pipeline, adapters=adapters)  # fmt: skip
+    elif not isinstance(pipe, DiffusionPipeline):
+        raise InputError(f"replay: pipe= is the pipeline that made the picture, got {type(pipe).__name__}")
     else:
         _refuse_given(recipe, path)
         check_pipeline(pipe, recipe, path)

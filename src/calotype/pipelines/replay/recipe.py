@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from calotype.atomic import atomic_file
 from calotype.errors import RepositoryError
 from calotype.graph.inputs import ABSENT, Inputs
+from calotype.paths import path_of
 from calotype.pipelines.adapter_records import AdapterRecord
 from calotype.pipelines.replay.origin import CodeRecord
 
@@ -100,6 +101,7 @@ def save_png(picture: Image.Image, path: Path, recipe: Recipe) -> None:
 
 def read_recipe(path: str | Path) -> Recipe:
     """The recipe that a picture carries. Raises `RepositoryError` when there is no file, picture or recipe."""
+    path = path_of(path, "read_recipe", "the path of a picture")
     try:
         with Image.open(path) as picture:
             picture.load()

@@ -1,0 +1,127 @@
+"""Wrong values in what a user calls first: each gets the error of the tree that says what to type instead."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from calotype import (
+    DDPMPipeline,
+    DDPMScheduler,
+    Denoise,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    TextToImagePipeline,
+    UnitPack,
+    read_recipe,
+    replay,
+    to_picture,
+)
+from calotype.errors import ConfigError, GraphError, InputError, RepositoryError, WeightsError
+
+
+@pytest.fixture(scope="module")
+def pipe() -> TextToImagePipeline:
+    return TextToImagePipeline.from_pretrained("calotype/emoji-64")
+
+
+PATHS = {
+    "from_single_file": (StableDiffusionPipeline.from_single_file, "a file, a folder or 'owner/name', got int 3"),
+    "read_recipe": (read_recipe, "read_recipe takes the path of a picture, got int 3"),
+    "replay": (replay, "replay takes the path of a picture, got int 3"),
+    "load_adapter": (TextToImagePipeline().load_adapter, "takes a file, a folder or 'owner/name', got int 3"),
+    "load_textual_inversion": (TextToImagePipeline().load_textual_inversion, "a file, a folder or 'owner/name', got"),
+    "save_pretrained": (TextToImagePipeline().save_pretrained, "save_pretrained takes the path of a folder, got int 3"),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_what_is_no_path(name: str) -> None:
+    call, said = PATHS[name]
+    with pytest.raises(InputError, match=re.escape(said)):
+        call(3)
+
+
+def test_a_result_is_saved_at_a_path(
+    pipe: TextToImagePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = pipe(prompt="a red apple", steps=1, seed=1)
+    with pytest.raises(InputError, match=r"saving pictures takes the path of a \.png file, got int 3"):
+        result.save(3)
+    with pytest.raises(AttributeError, match="has no 'latents'; it has image; outputs= of the call names others"):
+        _ = result.latents
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert result.save("~/apple.png") == [tmp_path / "apple.png"] and (tmp_path / "apple.png").is_file()
+    with pytest.raises(InputError, match="pipe= is the pipeline that made the picture, got int"):
+        replay(tmp_path / "apple.png", pipe=3)
+
+
+def test_the_name_of_a_shipped_model_without_what_it_begins_with() -> None:
+    with pytest.raises(RepositoryError, match="no folder emoji-64; write 'calotype/emoji-64' for the model that"):
+        DiffusionPipeline.from_pretrained("emoji-64")
+    with pytest.raises(RepositoryError, match="there is no folder ' '"):
+        DiffusionPipeline.from_pretrained(" ")
+
+
+@pytest.mark.parametrize(
+    ("pack", "said"),
+    [
+        (3, "with_units takes a list of units, a UnitPack, or the name or the path of one, got int"),
+        (UnitPack, "or the name or the path of one, got UnitPack"),
+        (TextToImagePipeline.units[0], "got the unit 'prompt_embeds'; write with_units([prompt_embeds])"),
+    ],
+)
+def test_what_is_no_pack(pack: object, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        TextToImagePipeline().with_units(pack)
+
+
+def test_a_loop_takes_a_unit() -> None:
+    def velocity(latents: torch.Tensor) -> torch.Tensor:
+        return latents
+
+    with pytest.raises(GraphError, match="Denoise takes the unit that predicts, got velocity; write @unit above its"):
+        Denoise(velocity)
+
+
+def test_a_configuration_is_a_mapping() -> None:
+    with pytest.raises(ConfigError, match=r"from_config takes the fields of a configuration.* got int"):
+        DDPMScheduler.from_config(3)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 8, 8), (1, 4, 8, 8)])
+def test_values_of_no_picture(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=re.escape(f"a tensor [1, 1 or 3, height, width], got {list(shape)}")):
+        to_picture(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"num_images": 10**9}, "num_images must be at most 65536, got 1000000000"),
+        ({"image": Image.new("RGB", (0, 0)), "strength": 0.5}, "image: is a picture of 0x0, without pixels"),
+        ({"prompt": "a" * 10**5}, f"the word '{'a' * 60}' is not in the vocabulary"),
+    ],
+)
+def test_a_call_of_sizes_that_cannot_be_meant(pipe: TextToImagePipeline, inputs: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)) as error:
+        pipe(**{"prompt": "a red apple", **inputs})
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("cls", [DDPMPipeline, StableDiffusionPipeline])
+def test_every_pipeline_has_the_same_limit_of_pictures(cls: type[DiffusionPipeline]) -> None:
+    with pytest.raises(InputError, match="num_images must be at most 65536, got 1000000000"):
+        cls().plan(num_images=10**9)
+
+
+def test_an_adapter_that_is_not_finite(pipe: TextToImagePipeline, tmp_path: Path) -> None:
+    layer = pipe.transformer.proj_in
+    pair = {"lora_A": torch.full((4, layer.in_features), torch.nan), "lora_B": torch.zeros(layer.out_features, 4)}
+    save_file({f"transformer.proj_in.{n}.weight": t for n, t in pair.items()}, tmp_path / "nan.safetensors")
+    with pytest.raises(WeightsError, match=r"nan\.safetensors has NaN or infinity: 1 tensors: 'transformer.proj_in"):
+        pipe.load_adapter(tmp_path / "nan.safetensors")
+    assert not pipe.adapters
