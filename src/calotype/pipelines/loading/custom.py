@@ -81,17 +81,22 @@ def as_pack(pack: UnitPack | Sequence[Node] | str | PathLike[str], revision: str
         raise InputError(f"with_units: revision={revision!r} is of a repository on a hub; leave it out")
     if isinstance(pack, UnitPack):
         return pack
+    return UnitPack(tuple(_nodes(pack)))
+
+
+def _nodes(pack: object) -> Sequence[Node]:
+    """The units of a pack that is a list of them."""
     if isinstance(pack, Node):
         raise InputError(
             f"with_units takes a list of units or a UnitPack, got the unit {pack.name!r}; write "
             f"with_units([{pack.name}])"
         )
-    if isinstance(pack, str) or not isinstance(pack, Sequence):
+    if not isinstance(pack, Sequence):
         raise InputError(
             "with_units takes a list of units, a UnitPack, or the name or the path of one, got "
             f"{pack.__name__ if isinstance(pack, type) else type(pack).__name__}"
         )
-    return UnitPack(tuple(pack))
+    return pack
 
 
 def saved(code: Code, folder: Path) -> None:
