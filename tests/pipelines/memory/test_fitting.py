@@ -149,7 +149,7 @@ def test_a_side_of_the_tiles_that_was_asked_for_is_kept(folder: Path, least: int
 
 
 def test_branches_are_predicted_in_turn_where_a_batch_of_them_does_not_fit(folder: Path, tmp_path: Path) -> None:
-    call = {"prompt": "a cat", "height": 64, "width": 64, "num_inference_steps": 2, "seed": 5}
+    call = {"prompt": "a cat", "height": 40, "width": 40, "num_inference_steps": 2, "seed": 5}
     pipe = load(folder, "1GiB")
     plan = pipe.plan(**call)
     assert plan.computed is not None
@@ -201,7 +201,7 @@ def test_attention_that_is_looked_into_goes_in_parts_where_the_whole_does_not_fi
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention_parts, "PART", 2**14)
-    call = {"prompt": "a cat", "height": 128, "width": 128, "num_inference_steps": 2, "seed": 5}
+    call = {"prompt": "a cat", "height": 48, "width": 48, "num_inference_steps": 1, "seed": 5}
     pack = UnitPack((), steer=(looked,))
     pipe, plain = within(folder, "denoise", call, 0.9, pack), load(folder).with_units(pack)
     plan = pipe.plan(**call)
