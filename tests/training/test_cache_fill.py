@@ -1,24 +1,27 @@
 """Several processes fill a cache: each takes what is left, and what stops one stops all."""
 
+import errno
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from calotype.errors import TrainingError
 from calotype.graph.unit import unit
 from calotype.pipelines.base import DiffusionPipeline
 from calotype.training import cache_fill
-from calotype.training.cache import prepare_cache
+from calotype.training.cache import LOCK, prepare_cache
 from calotype.training.cache_fill import LEAST, ROWS_IN_A_SHARD, _at_hand, divided
-from calotype.training.cache_store import Store, read_manifest
+from calotype.training.cache_store import Manifest, Store, read_manifest
 from calotype.training.wires import trained_wires
 from training.small import SmallPipeline, Words, files, small
 
@@ -160,3 +163,30 @@ def test_a_disk_without_room_for_the_weights_says_what_to_do(tmp_path: Path, mon
     monkeypatch.setattr(cache_fill, "write_safetensors", full)
     with pytest.raises(TrainingError, match=r"No space left on device; workers=1 needs no copy of the weights"):
         prepare(small(), files(tmp_path), tmp_path / "cache", workers=2)
+
+
+def test_of_two_that_fill_one_cache_the_second_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And what the first left half written, as it was killed, is removed."""
+    folder, pipe, data = tmp_path / "cache", small(), files(tmp_path)
+    folder.mkdir()
+    half = folder / "shard-00.safetensors.partial-01234567"
+    half.write_bytes(b"half")
+    thread = Thread(target=prepare, args=(pipe, data, folder))
+    with FileLock(folder / LOCK):
+        thread.start()
+        until = time.monotonic() + 60
+        while "is being filled by another process, which is waited for" not in caplog.text:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert half.exists() and not list(folder.glob("shard-*.safetensors"))
+    thread.join(60)
+    assert not half.exists() and len(Store(folder, read_manifest(folder)).manifest.shards) == 1
+
+
+def test_a_full_disk_for_the_manifest_names_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Manifest, "write", full)
+    with pytest.raises(TrainingError, match=r"cache: .*No space left on device; what is done is kept, run it again"):
+        prepare(small(), files(tmp_path), tmp_path / "cache")

@@ -5,10 +5,13 @@ that the units would make: the same losses, the same gradients.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from calotype.errors import ConfigError, TrainingError
 from calotype.pipelines.adapter_records import adapters_of
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
 
 logger = logging.getLogger(__name__)
+
+LOCK = "lock"
+"""The file that the process which changes a cache has locked."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,8 @@ def prepare_cache(
     workers: int = 1,
     progress: bool = False,
 ) -> CacheReport:
-    """Compute what is frozen for all inputs, as far as it is not there, and remove what no input needs any more.
+    """Compute what is frozen for all inputs, as far as it is not there, and remove what no input needs any more. Where
+    another process is at it in the same folder, wait for that first.
 
     Args:
         pipe: computes; with several workers all of them map its frozen components.
@@ -97,10 +104,40 @@ def prepare_cache(
         TrainingError: a worker failed, or what was computed cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return _prepared(pipe, wires, inputs, folder, workers, progress)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the one process that changes a cache while the context lasts. The lock of one that is killed is free."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("%s is being filled by another process, which is waited for", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepared(
+    pipe: "DiffusionPipeline",
+    wires: TrainedWires,
+    inputs: Iterable[Mapping[str, Any]],
+    folder: Path,
+    workers: int,
+    progress: bool,
+) -> CacheReport:
     manifest = read_manifest(folder)
     prints = fingerprints(pipe, wires, manifest)
     files = FileDigests(manifest.files)
     keys, store = Keys(pipe, wires, prints, files), Store(folder, manifest)
+    store.remove_damaged()
+    for left in folder.glob("*.partial-*"):  # what a process that was killed was writing
+        left.unlink(missing_ok=True)
     wanted: dict[str, None] = {}
     jobs: list[Job] = []
     for row in inputs:
@@ -112,7 +149,10 @@ def prepare_cache(
     fill(pipe, wires, jobs, folder, workers=workers, progress=progress)
     Store(folder, manifest).keep(wanted)
     manifest.files, manifest.components = files.known, _described(pipe, prints)
-    manifest.write(folder)
+    try:
+        manifest.write(folder)
+    except OSError as error:
+        raise TrainingError(f"{folder}: {error}; what is done is kept, run it again to go on") from error
     computed = sum(len(todo) for _, todo in jobs)
     return CacheReport(computed, len(wanted) - computed, tuple(store.damaged))
 

@@ -112,7 +112,11 @@ class Store:
         for name in self.damaged:
             logger.warning("%s is damaged or missing: its values are computed again", folder / name)
             manifest.shards.pop(name, None)
-            (folder / name).unlink(missing_ok=True)
+
+    def remove_damaged(self) -> None:
+        """Remove the files of damaged shards, for who computes their values again."""
+        for name in self.damaged:
+            (self.folder / name).unlink(missing_ok=True)
 
     def _take(self, path: Path) -> None:
         try:
