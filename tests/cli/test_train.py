@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from click.testing import Result
 from PIL import Image
 
-from calotype import TextToImagePipeline
+from calotype import TextToImagePipeline, UNet2DModel
 from calotype.training.log import read_table
 
 Run = Callable[..., Result]
@@ -272,3 +272,21 @@ def test_what_is_wrong_beside_the_pipeline_is_named(run: Run, config: Path, more
     result = run("train", config, "--quiet")
     assert result.exit_code == 1
     assert message in result.stderr
+
+
+def test_a_pipeline_without_pictures_learns_from_those_of_a_folder(run: Run, config: Path, ddpm: Path) -> None:
+    """One that draws from noise alone: a file says what the picture of a row is for."""
+    text = config.read_text().replace("{kind: lora, component: transformer, rank: 2}", "{kind: full, component: unet}")
+    text = text.replace("height: 16, width: 16", "training_size: 8")
+    config.write_text("\n".join(f"pipeline: {ddpm}" if "pipeline" in line else line for line in text.splitlines()))
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 1 and "(in a file: data: {picture: training_image})" in result.stderr
+    text = config.read_text().replace("path: pictures", "path: pictures, picture: training_image, columns: null")
+    config.write_text(text)
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 1 and "train with result='component'" in result.stderr
+    config.write_text(text.replace("component: unet", "component: unet, result: component") + "\ncache: cache\n")
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert UNet2DModel.from_pretrained(result.stdout.strip()).config.sample_size == 8
+    assert len(read_table(Path("run"))) == 3

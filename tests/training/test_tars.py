@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from calotype.errors import InputError
-from calotype.training import Buckets, LowRankChange, PictureTars, Trainer
+from calotype.training import Buckets, LowRankChange, PictureFolder, PictureTars, Trainer
 from calotype.training.log import read_table
 from training.small import color, files, small
 
@@ -165,3 +165,20 @@ def test_a_tar_that_changed_after_it_was_listed_is_named(tmp_path: Path) -> None
         Trainer(small(), rows, tmp_path / "run", steps=1, target=LowRankChange(component="net", layers="to_q")).train(
             progress=False
         )
+
+
+def test_captions_that_cannot_be_read_count_as_broken_too(tmp_path: Path) -> None:
+    path = tar(tmp_path / "x.tar", {"1.png": RED, "1.json": b"{", "2.png": RED, "2.json": b'{"text": "a car"}'})
+    assert [inputs["prompt"] for _, inputs in found(path, broken=1)] == ["a car"]
+    assert "prompt" not in found(path, broken=1, columns=None)[0][1]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, caption in (("a", b"caf\xe9"), ("b", b"a car")):
+        (folder / f"{name}.png").write_bytes(RED)
+        (folder / f"{name}.txt").write_bytes(caption)
+    (row,) = PictureFolder(path=str(folder), broken=1).rows()
+    assert row.inputs["prompt"] == "a car"
+    with pytest.raises(InputError, match=r"1 pictures cannot be read, and broken=0: .*a\.txt is not UTF-8 text"):
+        PictureFolder(path=str(folder)).rows()
+    both = PictureFolder(path=str(folder), columns=None).rows()
+    assert [set(row.inputs) for row in both] == [{"image"}, {"image"}]

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from calotype.errors import ConfigError, did_you_mean
+from calotype.training.pictures import PICTURES
 from calotype.training.prior import prior_rows
 from calotype.training.rows import Row, mixed
 from calotype.training.values import Value
@@ -59,16 +60,19 @@ def assembled(
     *,
     untrained: Mapping[str, Mapping[str, Any]],
     controlnet: str | None,
+    pictures: bool,
     seed: int,
     only: Sequence[str] | None = None,
 ) -> "DiffusionPipeline":
-    """A stored pipeline, with networks that begin from nothing and a ControlNet, where the run has such.
+    """A stored pipeline, with networks that begin from nothing, a ControlNet and an input for pictures, where the run
+    has such.
 
     Args:
         source: a folder, or an id on a hub.
         options: of `from_pretrained`.
         untrained: networks to be made anew, and the fields of their configurations that are to be others.
         controlnet: a folder or an id of one, or `"new"`.
+        pictures: whether rows have a `training_image`, which pipelines on pixels that take no picture learn from.
         seed: of what is random in new networks.
         only: load these components alone.
 
@@ -81,6 +85,8 @@ def assembled(
     pipe: DiffusionPipeline = DiffusionPipeline.from_pretrained(source, only=stored, memo=0, **options)
     for name, fields in untrained.items():
         _make_anew(pipe, name, fields, seed)
+    if pictures:
+        pipe = pipe.with_units(PICTURES)
     if controlnet is None:
         return pipe
 

@@ -15,6 +15,7 @@ from calotype.errors import ConfigError, TrainingError
 from calotype.training.allocator import give_back_large
 from calotype.training.assembled import Prior, assembled, device_of_process
 from calotype.training.data import AnyData
+from calotype.training.pictures import PICTURES
 from calotype.training.rows import Row
 from calotype.training.settings import TrainingSettings
 from calotype.training.targets import FullWeights
@@ -164,9 +165,11 @@ def _folder(config: TrainingConfig) -> Path:
 def _loaded(config: TrainingConfig, only: list[str] | None = None) -> "DiffusionPipeline":
     given = {"device": device_of_process(config.device), "dtype": config.dtype, "memory": config.memory}
     options = {name: value for name, value in given.items() if value is not None}
+    pictures = getattr(config.data, "picture", None) in PICTURES.fields
     return assembled(
-        config.pipeline, options, untrained=config.untrained, controlnet=config.controlnet, seed=config.seed, only=only
-    )
+        config.pipeline, options, untrained=config.untrained, controlnet=config.controlnet, pictures=pictures,
+        seed=config.seed, only=only,
+    )  # fmt: skip
 
 
 def _needed(config: TrainingConfig) -> list[str] | None:

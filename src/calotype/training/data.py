@@ -53,8 +53,8 @@ class PictureFolder(PictureRows):
             raise InputError(f"data: {folder} has no pictures; it may have {', '.join(sorted(SUFFIXES))} files")
         return self._rows_of(listed)
 
-    def _listed(self, folder: Path) -> Iterator[Listed]:
-        """Each picture with its inputs."""
+    def _listed(self, folder: Path) -> Iterator[Listed | str]:
+        """Each picture with its inputs, or why its caption cannot be read."""
         table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
         if table is not None:
             yield from self._from_table(folder, table)
@@ -63,7 +63,11 @@ class PictureFolder(PictureRows):
             raise InputError(f"data: {field}={column!r} is a column of {' or '.join(TABLES)}, and {folder} has none")
         for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
             beside = path.with_suffix(".txt")
-            yield Listed(_named(folder, path), path, {"prompt": _text(beside).strip()} if beside.is_file() else {})
+            captioned = self.columns is not None and beside.is_file()
+            try:
+                yield Listed(_named(folder, path), path, {"prompt": _text(beside).strip()} if captioned else {})
+            except InputError as error:
+                yield str(error)
 
     def _from_table(self, folder: Path, table: Path) -> Iterator[Listed]:
         columns: Mapping[str, str] | None = None

@@ -77,7 +77,7 @@ class PictureRows(Value):
     Attributes:
         picture: the input that the picture is for.
         columns: the column that each other input is from; by default `prompt` is from `text`, `caption`, `prompt` or
-            `txt`.
+            `txt`. None takes the pictures alone.
         buckets: give every row the input `height` and `width` of a bucket; by default all rows have the size that the
             inputs of the run say.
         check: read every picture once before the training, or its size alone.
@@ -85,7 +85,7 @@ class PictureRows(Value):
     """
 
     picture: str = "image"
-    columns: Mapping[str, str] = {}
+    columns: Mapping[str, str] | None = {}
     buckets: Buckets | None = None
     check: Literal["whole", "size"] = "whole"
     broken: int = Field(default=0, ge=0)
@@ -151,6 +151,8 @@ class PictureRows(Value):
         Raises:
             InputError: there is no column of a name.
         """
+        if self.columns is None:
+            return {}
         there = list(names)
         wanted = dict(self.columns)
         if not wanted:

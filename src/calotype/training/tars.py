@@ -53,7 +53,11 @@ class PictureTars(PictureRows):
                     picture = self._picture(tar, parts)
                     if picture is None:
                         continue
-                    line = _line(tar, archive, parts, self.columns)
+                    try:
+                        line = _line(tar, archive, parts, self.columns or {})
+                    except InputError as error:
+                        yield str(error)
+                        continue
                     columns = self._columns(tar, line, "") if columns is None else columns
                     where = TarPicture(tar, picture.name, picture.offset_data, picture.size)
                     yield Listed(f"{tar.name}/{name}", where, chosen(f"{tar}: {name}", line, columns))

@@ -110,8 +110,8 @@ def _clean(graph: "Graph") -> str:
     if not first:
         raise GraphError(
             f"{graph.owner} makes no CleanLatents of its inputs, so what the loop should arrive at is not known: "
-            "insert a unit that makes them of a picture, with pipe.with_units(calotype.training.PICTURES), or name a "
-            "wire with clean="
+            "insert a unit that makes them of a picture, with pipe.with_units(calotype.training.PICTURES) (in a file: "
+            "data: {picture: training_image}), or name a wire with clean="
         )
     return first[0]
 
@@ -151,9 +151,10 @@ def _refuse_useless(graph: "Graph", loop: Denoise, conditions: Iterable[str], tr
             near = did_you_mean(name, graph.components)
             raise ComponentError(f"component: {graph.owner} has no {name!r} to train{near}")
         if name not in useful:
+            other = "; an autoencoder learns with AutoencoderTrainer" if name == "vae" else ""
             raise ComponentError(
                 f"component: the prediction of {loop.name} does not depend on {name!r}, so there is nothing to learn; "
-                f"it depends on {', '.join(sorted(useful))}"
+                f"it depends on {', '.join(sorted(useful))}{other}"
             )
 
 
