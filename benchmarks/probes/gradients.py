@@ -41,6 +41,7 @@ def ours(pipe: Any, target: Any, rows: list[Any]) -> dict[str, Any]:
     """Gradients and values by parameter, with the noise and the timesteps that they are of. A LoRA begins as if it had
     been trained."""
     from calotype.training import Batch, Denoising, TrainingSettings
+    from calotype.training.critic import Roles
     from calotype.training.items import Items
     from calotype.training.predictor import Predictor
     from calotype.training.surroundings import put
@@ -57,7 +58,8 @@ def ours(pipe: Any, target: Any, rows: list[Any]) -> dict[str, Any]:
         noise = torch.randn(batch.clean.shape, generator=draw)
         timesteps = torch.linspace(20, 980, len(rows)).round()
         given = Batch(batch.clean, batch.conditions, batch.weights, noise=noise, timesteps=timesteps)
-        Denoising().loss(given, Predictor(wires.loop, pipe.components), pipe.scheduler, draw).mean().backward()
+        predict = Roles(Predictor(wires.loop, pipe.components), None)
+        torch.autograd.backward(Denoising().loss(given, predict, pipe.scheduler, draw).mean())
         gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
         values = {name: p.detach().clone() for name, p in parameters.items()}
     return {"gradients": gradients, "values": values, "noise": noise, "timesteps": timesteps.long()}
