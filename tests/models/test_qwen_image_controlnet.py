@@ -8,6 +8,7 @@ from torch.nn import functional
 from calotype.errors import InputError
 from calotype.models.qwen_image import QwenImageControlNetModel, QwenImageTransformer2DModel
 from calotype.models.qwen_image_blockwise_controlnet import QwenImageBlockwiseControlNetModel
+from calotype.nn.streams import Patches, Region, Words, references, regions
 
 SMALL = {
     "in_channels": 16,
@@ -114,6 +115,21 @@ def test_blockwise_networks_steer_the_transformer_together():
     torch.testing.assert_close(
         steered.predict(tokens, time, ready, residuals=[once, half]), controlled, rtol=0, atol=1e-6
     )
+
+
+@torch.no_grad()
+def test_texts_of_conditions_reach_it_and_pictures_are_refused():
+    network, _ = pair()
+    tokens, control = torch.randn(1, 24, 16), torch.zeros(1, 24, 48)
+    text, time, area = torch.randn(1, 7, 20), network.modulate(0.5), torch.ones(1, 4, 6)
+
+    def given(*conditions):
+        return network.predict(tokens, control, time, network.prepare(text, [GRID], conditions=conditions))
+
+    in_region = given(regions(Region(Words(torch.randn(1, 3, 20)), area)))
+    assert not torch.allclose(in_region[-1], given()[-1], atol=1e-3)
+    with pytest.raises(InputError, match=r"tokens must be \[1, 48, 16\] as prepared, got \[1, 24, 16\]"):
+        given(references(Patches(torch.randn(1, 24, 16), GRID)))
 
 
 def test_bad_controls_are_refused_by_name():

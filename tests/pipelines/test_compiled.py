@@ -12,14 +12,18 @@ from typing import Any
 
 import diffusers
 import pytest
+from torch import nn
 
-from calotype import DiffusionPipeline, QwenImagePipeline, TextToImagePipeline
+from calotype import DiffusionPipeline, QwenImageControlNetModel, QwenImagePipeline, TextToImagePipeline
 from calotype.errors import ComponentError, UnknownInput
+from calotype.pipelines.qwen_image import control
 from tiny_qwen import parts
 from tiny_qwen import with_weights_of as qwen_with
 from tiny_sd import reference_pipeline
 
 MODEL = "calotype/emoji-64"
+TOLD = {"in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim", "axes_dims_rope"}
+"""Fields that a ControlNet of Qwen-Image has of its transformer."""
 
 PROGRAM = """
 import json, sys, torch
@@ -121,9 +125,16 @@ def test_weights_that_come_while_a_network_runs_are_refused() -> None:
         pipe.compile()
 
 
+def modules(component: Any) -> list[nn.Module]:
+    return list(component.modules()) if isinstance(component, nn.Module) else []
+
+
 def test_every_family_says_which_blocks_it_repeats(tmp_path: Path) -> None:
     pipe = qwen_with(QwenImagePipeline, parts(), tmp_path)
-    pipe.compile("transformer", backend="eager")
-    assert sum(m._compiled_call_impl is not None for m in pipe.transformer.modules()) == 2
+    pose = QwenImageControlNetModel(**{**pipe.transformer.config.model_dump(include=TOLD), "num_layers": 1})
+    pipe = pipe.with_units(control("pose"), controlnet=pose)
+    pipe.compile("transformer", "controlnet", backend="eager")
+    compiled = [n for n, c in pipe.components.items() for m in modules(c) if m._compiled_call_impl is not None]
+    assert sorted(compiled) == ["controlnet", "transformer", "transformer"]
     pipe.uncompile()
-    assert all(m._compiled_call_impl is None for m in pipe.transformer.modules())
+    assert all(m._compiled_call_impl is None for c in pipe.components.values() for m in modules(c))

@@ -4,7 +4,7 @@ from calotype.described import NonNegativeInt, PositiveInt, model_validator
 from calotype.nn.network import NetworkConfig
 
 
-class _DoubleStreamConfig(NetworkConfig):
+class DoubleStreamConfig(NetworkConfig):
     """What both networks have."""
 
     patch_size: PositiveInt = 2
@@ -29,7 +29,7 @@ class _DoubleStreamConfig(NetworkConfig):
         return self.num_attention_heads * self.attention_head_dim
 
     @model_validator(mode="after")
-    def _axes_fit(self) -> "_DoubleStreamConfig":
+    def _axes_fit(self) -> "DoubleStreamConfig":
         if sum(self.axes_dims_rope) != self.attention_head_dim or any(width % 2 for width in self.axes_dims_rope):
             raise ValueError(
                 f"axes_dims_rope must be even and together attention_head_dim {self.attention_head_dim}, got "
@@ -38,7 +38,7 @@ class _DoubleStreamConfig(NetworkConfig):
         return self
 
 
-class QwenImageTransformer2DConfig(_DoubleStreamConfig):
+class QwenImageTransformer2DConfig(DoubleStreamConfig):
     """What describes a `QwenImageTransformer2DModel`: the fields and defaults of the published `config.json` files.
 
     With `zero_cond_t`, pictures beside the drawn one have the time zero (Qwen-Image-Edit-2511). With
@@ -59,7 +59,7 @@ class QwenImageTransformer2DConfig(_DoubleStreamConfig):
         return self
 
 
-class QwenImageControlNetConfig(_DoubleStreamConfig):
+class QwenImageControlNetConfig(DoubleStreamConfig):
     """What describes a `QwenImageControlNetModel`: fields and defaults of the published `config.json` files."""
 
     extra_condition_channels: NonNegativeInt = 0

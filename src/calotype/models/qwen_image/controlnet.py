@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from calotype.errors import InputError
 from calotype.models.qwen_image.config import QwenImageControlNetConfig
-from calotype.models.qwen_image.parts import Modulation, Prepared, TimeText, activated_times, one_time, prepared
+from calotype.models.qwen_image.parts import DoubleStreamNetwork, Modulation, Prepared
 from calotype.models.qwen_image.shapes import shared_grids
-from calotype.nn.double_stream import DoubleStreamBlock
-from calotype.nn.network import Network, is_compiled
-from calotype.nn.streams import Grid, Words
+from calotype.nn.network import is_compiled
+from calotype.nn.streams import Grid
 
 
 class QwenImageControlNetOutput(NamedTuple):
@@ -21,24 +20,19 @@ class QwenImageControlNetOutput(NamedTuple):
     controlnet_block_samples: list[Tensor]
 
 
-class QwenImageControlNetModel(Network):
+class QwenImageControlNetModel(DoubleStreamNetwork):
     """The ControlNet of "Adding Conditional Control to Text-to-Image Diffusion Models" (2023) for Qwen-Image. Keywords:
-    the fields of `QwenImageControlNetConfig`."""
+    the fields of `QwenImageControlNetConfig`.
+
+    Its control's tokens, embedded by `controlnet_x_embedder`, stay the same from step to step, as what `prepare` gives.
+    """
 
     Config = QwenImageControlNetConfig
     config: QwenImageControlNetConfig
 
     def __init__(self, **fields: object) -> None:
         super().__init__(**fields)
-        config = self.config
-        width = config.width
-        self.time_text_embed = TimeText(width)
-        self.txt_norm = nn.RMSNorm(config.joint_attention_dim, eps=1e-6)
-        self.img_in = nn.Linear(config.in_channels, width)
-        self.txt_in = nn.Linear(config.joint_attention_dim, width)
-        self.transformer_blocks = nn.ModuleList(
-            DoubleStreamBlock(width, config.num_attention_heads) for _ in range(config.num_layers)
-        )
+        config, width = self.config, self.config.width
         self.controlnet_blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(config.num_layers))
         self.controlnet_x_embedder = nn.Linear(config.in_channels + config.extra_condition_channels, width)
         for layer in (*self.controlnet_blocks, self.controlnet_x_embedder):
@@ -80,38 +74,6 @@ class QwenImageControlNetModel(Network):
         scaled = [sample * conditioning_scale for sample in samples]
         return QwenImageControlNetOutput(scaled) if return_dict else scaled
 
-    def prepare(
-        self,
-        encoder_hidden_states: Float[Tensor, "b t d"],
-        grids: Sequence[Grid],
-        encoder_hidden_states_mask: Shaped[Tensor, "#b t"] | None = None,
-    ) -> Prepared:
-        """What stays the same from step to step, as the transformer's `prepare`; the control's tokens, embedded by
-        `controlnet_x_embedder`, do so as well.
-
-        Raises:
-            InputError: the hidden states have another width than the network reads.
-        """
-        if encoder_hidden_states.shape[-1] != self.config.joint_attention_dim:
-            raise InputError(
-                f"encoder_hidden_states of this ControlNet must be {self.config.joint_attention_dim} wide "
-                f"(joint_attention_dim), got {encoder_hidden_states.shape[-1]}"
-            )
-        return prepared(
-            self.img_in,
-            lambda states: self.txt_in(self.txt_norm(states)),
-            Words(encoder_hidden_states, encoder_hidden_states_mask),
-            grids,
-            (),
-            self.config.axes_dims_rope,
-        )
-
-    def modulate(self, timestep: Shaped[Tensor, "..."] | float, *, batch: int = 1) -> Modulation:
-        """What a time, sigma from 0 to 1, does to the network: one number, or one for each of `batch` items."""
-        parameter = self.img_in.weight
-        times = one_time(timestep, batch, parameter.device)
-        return Modulation(activated_times(self.time_text_embed, times, None, parameter.dtype, with_zero=False))
-
     def predict(
         self,
         tokens: Float[Tensor, "b n c"],
@@ -121,7 +83,13 @@ class QwenImageControlNetModel(Network):
         *,
         attention: str = "sdpa",
     ) -> list[Tensor]:
-        """One sample for each of its blocks, `[b, n, w]`, from tokens of noisy latents and the embedded control."""
+        """One sample for each of its blocks, `[b, n, w]`, from tokens of noisy latents and the embedded control.
+
+        Raises:
+            InputError: the tokens are not those of the prepared grids, or a condition brought pictures, which this
+                network does not look at.
+        """
+        self._check_tokens(tokens, ready, 0)
         joint = ready.joint(attention, several_times=False, compiled=is_compiled(self.transformer_blocks[0]))
         image, text = (self.img_in(tokens) + control).flatten(0, 1), ready.text
         samples = []

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from calotype.errors import ComponentError, InputError
+from calotype.errors import ComponentError
 from calotype.models.qwen_image.config import QwenImageTransformer2DConfig
-from calotype.models.qwen_image.parts import Modulation, Prepared, TimeText, activated_times, one_time, prepared
+from calotype.models.qwen_image.parts import DoubleStreamNetwork, Modulation, Prepared
 from calotype.models.qwen_image.shapes import shared_grids
 from calotype.nn.double_stream import DoubleStreamBlock, Joint, JointAttention, times_ahead
-from calotype.nn.network import Network, is_compiled
+from calotype.nn.network import is_compiled
 from calotype.nn.perturbation import Perturbation
 from calotype.nn.reuse import BlockCache, in_turn, residual_pass
-from calotype.nn.streams import Condition, Grid, Residual, Words, block_samples
+from calotype.nn.streams import Condition, Grid, Residual, block_samples
 
 _EPS = 1e-6
 
@@ -46,7 +46,7 @@ class AdaptiveNorm(nn.Module):
         return torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:], eps=_EPS), 1 + scale)
 
 
-class QwenImageTransformer2DModel(Network):
+class QwenImageTransformer2DModel(DoubleStreamNetwork):
     """The transformer of "Qwen-Image Technical Report" (2025), figure 6. Keywords: the fields of
     `QwenImageTransformer2DConfig`.
 
@@ -56,21 +56,14 @@ class QwenImageTransformer2DModel(Network):
 
     Config = QwenImageTransformer2DConfig
     config: QwenImageTransformer2DConfig
-    repeated_blocks = (DoubleStreamBlock,)
 
     def __init__(self, **fields: object) -> None:
         super().__init__(**fields)
-        config = self.config
-        width = config.width
+        config, width = self.config, self.config.width
         self.gradient_checkpointing = False
         """Whether blocks are computed again on the way back instead of what they computed being kept."""
-        self.time_text_embed = TimeText(width, additional=config.use_additional_t_cond)
-        self.txt_norm = nn.RMSNorm(config.joint_attention_dim, eps=_EPS)
-        self.img_in = nn.Linear(config.in_channels, width)
-        self.txt_in = nn.Linear(config.joint_attention_dim, width)
-        self.transformer_blocks = nn.ModuleList(
-            DoubleStreamBlock(width, config.num_attention_heads) for _ in range(config.num_layers)
-        )
+        if config.use_additional_t_cond:
+            self.time_text_embed.addition_t_embedding = nn.Embedding(2, width)
         self.norm_out = AdaptiveNorm(width)
         self.proj_out = nn.Linear(width, config.patch_size**2 * (config.out_channels or config.in_channels))
 
@@ -137,57 +130,13 @@ class QwenImageTransformer2DModel(Network):
         velocity = self.predict(hidden_states, time, ready)
         return QwenImageTransformer2DOutput(velocity) if return_dict else (velocity,)
 
-    def prepare(
-        self,
-        encoder_hidden_states: Float[Tensor, "b t d"],
-        grids: Sequence[Grid],
-        encoder_hidden_states_mask: Shaped[Tensor, "#b t"] | None = None,
-        *,
-        conditions: Sequence[Condition] = (),
-        interpolate_rope: bool = False,
-    ) -> Prepared:
-        """What stays the same from step to step: projected texts and pictures, positions, who sees whom.
+    @property
+    def _is_layered(self) -> bool:
+        return self.config.use_layer3d_rope
 
-        Args:
-            encoder_hidden_states: hidden states of the prompt.
-            grids: frames, rows and columns of the tokens of every picture that is drawn: one, or one for each layer.
-            encoder_hidden_states_mask: which of the hidden states are words.
-            conditions: what there is beside the prompt (`calotype.nn.streams`).
-            interpolate_rope: pictures of another size than the first cover the same ground.
-
-        Raises:
-            InputError: a shape does not fit.
-        """
-        if encoder_hidden_states.shape[-1] != self.config.joint_attention_dim:
-            raise InputError(
-                f"encoder_hidden_states must be {self.config.joint_attention_dim} wide (joint_attention_dim), got "
-                f"{encoder_hidden_states.shape[-1]}"
-            )
-        return prepared(
-            self.img_in,
-            lambda states: self.txt_in(self.txt_norm(states)),
-            Words(encoder_hidden_states, encoder_hidden_states_mask),
-            grids,
-            conditions,
-            self.config.axes_dims_rope,
-            layered=self.config.use_layer3d_rope,
-            interpolated=interpolate_rope,
-        )
-
-    def modulate(
-        self,
-        timestep: Shaped[Tensor, "..."] | float,
-        additional_t_cond: Int[Tensor, " m"] | None = None,
-        *,
-        batch: int = 1,
-    ) -> Modulation:
-        """What a time, sigma from 0 to 1, does to the network: one number, or one for each of `batch` items."""
-        parameter = self.proj_out.weight
-        times = one_time(timestep, batch, parameter.device)
-        active = activated_times(
-            self.time_text_embed, times, additional_t_cond, parameter.dtype, with_zero=self.config.zero_cond_t
-        )
-        return Modulation(active)
+    @property
+    def _has_zero_time(self) -> bool:
+        return self.config.zero_cond_t
 
     def modulate_ahead(
         self, timesteps: Float[Tensor, " steps"], additional_t_cond: Int[Tensor, "1"] | None = None
@@ -230,11 +179,7 @@ class QwenImageTransformer2DModel(Network):
         """
         batch, drawn = tokens.shape[:2]
         beside = 0 if ready.pictures is None else ready.pictures.shape[1]
-        if batch != ready.batch or drawn + beside != ready.layout.image_length:
-            raise InputError(
-                f"tokens must be [{ready.batch}, {ready.layout.image_length - beside}, {self.config.in_channels}] as "
-                f"prepared, got {list(tokens.shape)}"
-            )
+        self._check_tokens(tokens, ready, beside)
         several = len(time.active) > 1 and len(ready.layout.grids) > 1
         joint = ready.joint(attention, several_times=several, compiled=is_compiled(self.transformer_blocks[0]))
         image = self.img_in(tokens)

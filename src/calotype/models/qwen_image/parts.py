@@ -1,6 +1,6 @@
-"""What the transformer and its ControlNet share: the time, the text, and what stays the same from step to step."""
+"""What the transformer and its ControlNet share: all but what they make of their blocks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calotype.errors import InputError, MissingInput, UnusedInput
+from calotype.models.qwen_image.config import DoubleStreamConfig
 from calotype.models.qwen_image.positions import picture_positions, text_positions
 from calotype.nn.attention_backends import attention_backend
-from calotype.nn.double_stream import BlockTime, Joint
+from calotype.nn.double_stream import BlockTime, DoubleStreamBlock, Joint
+from calotype.nn.network import Network
 from calotype.nn.rope import rope_table, turns_of
 from calotype.nn.streams import Condition, Grid, Layout, Residual, Words, visible
 from calotype.nn.time import SinusoidalTime, TimestepEmbedding
@@ -78,11 +80,13 @@ class Modulation:
 class TimeText(nn.Module):
     """The time as a vector, to which layered networks add one for what is drawn: a whole picture or layers."""
 
-    def __init__(self, channels: int, *, additional: bool = False) -> None:
+    addition_t_embedding: nn.Embedding | None
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.time_proj = SinusoidalTime(256)
         self.timestep_embedder = TimestepEmbedding(256, channels)
-        self.addition_t_embedding = nn.Embedding(2, channels) if additional else None
+        self.addition_t_embedding = None
 
     def forward(
         self, timestep: Float[Tensor, " #m"], additional: Int[Tensor, " #m"] | None, dtype: torch.dtype
@@ -101,39 +105,101 @@ class TimeText(nn.Module):
         return vector + more.to(dtype)
 
 
-def prepared(
-    tokens_of: nn.Linear,
-    words_of: Callable[[Tensor], Tensor],
-    prompt: Words,
-    grids: Sequence[Grid],
-    conditions: Sequence[Condition],
-    axes: Sequence[int],
-    *,
-    layered: bool = False,
-    interpolated: bool = False,
-) -> Prepared:
-    """Everything that stays the same from step to step, from the projections of a network's tokens and words."""
-    texts = [text for condition in conditions for text in condition.texts] + [prompt]
-    beside = [picture for condition in conditions for picture in condition.pictures]
-    layout = Layout(tuple(text.states.shape[1] for text in texts), (*grids, *(picture.grid for picture in beside)))
-    device, batch = prompt.states.device, len(prompt.states)
-    weight = tokens_of.weight
-    words = torch.cat([text.states.expand(batch, -1, -1) for text in texts], dim=1)
-    tokens = torch.cat([p.tokens.expand(batch, -1, -1) for p in beside], dim=1).to(weight) if beside else None
-    positions = torch.cat(
-        (
-            text_positions(layout.texts, layout.grids, layered=layered),
-            picture_positions(layout.grids, layered=layered, interpolated=interpolated),
+class DoubleStreamNetwork(Network):
+    """What the transformer and its ControlNet are alike in: their layers up to the blocks, and what stays the same in
+    them from step to step."""
+
+    config: DoubleStreamConfig
+    repeated_blocks = (DoubleStreamBlock,)
+
+    def __init__(self, **fields: object) -> None:
+        super().__init__(**fields)
+        config, width = self.config, self.config.width
+        self.time_text_embed = TimeText(width)
+        self.txt_norm = nn.RMSNorm(config.joint_attention_dim, eps=1e-6)
+        self.img_in = nn.Linear(config.in_channels, width)
+        self.txt_in = nn.Linear(config.joint_attention_dim, width)
+        self.transformer_blocks = nn.ModuleList(
+            DoubleStreamBlock(width, config.num_attention_heads) for _ in range(config.num_layers)
         )
-    )
-    return Prepared(
-        text=words_of(words.to(weight.dtype).flatten(0, 1)),
-        pictures=None if tokens is None else tokens_of(tokens),
-        layout=layout,
-        rope=rope_table(positions.to(device), axes),
-        mask=visible(layout, conditions, [_needed(text.mask) for text in texts], batch, device),
-        residuals=tuple(condition.residual for condition in conditions if condition.residual is not None),
-    )
+
+    def prepare(
+        self,
+        encoder_hidden_states: Float[Tensor, "b t d"],
+        grids: Sequence[Grid],
+        encoder_hidden_states_mask: Shaped[Tensor, "#b t"] | None = None,
+        *,
+        conditions: Sequence[Condition] = (),
+        interpolate_rope: bool = False,
+    ) -> Prepared:
+        """What stays the same from step to step: projected texts and pictures, positions, who sees whom.
+
+        Args:
+            encoder_hidden_states: hidden states of the prompt.
+            grids: frames, rows and columns of the tokens of every picture that is drawn: one, or one for each layer.
+            encoder_hidden_states_mask: which of the hidden states are words.
+            conditions: what there is beside the prompt (`calotype.nn.streams`).
+            interpolate_rope: pictures of another size than the first cover the same ground.
+
+        Raises:
+            InputError: a shape does not fit.
+        """
+        if encoder_hidden_states.shape[-1] != self.config.joint_attention_dim:
+            raise InputError(
+                f"encoder_hidden_states of this {type(self).__name__} must be {self.config.joint_attention_dim} wide "
+                f"(joint_attention_dim), got {encoder_hidden_states.shape[-1]}"
+            )
+        prompt = Words(encoder_hidden_states, encoder_hidden_states_mask)
+        texts = [text for condition in conditions for text in condition.texts] + [prompt]
+        beside = [picture for condition in conditions for picture in condition.pictures]
+        layout = Layout(tuple(text.states.shape[1] for text in texts), (*grids, *(picture.grid for picture in beside)))
+        device, batch = encoder_hidden_states.device, len(encoder_hidden_states)
+        weight, layered = self.img_in.weight, self._is_layered
+        words = torch.cat([text.states.expand(batch, -1, -1) for text in texts], dim=1)
+        tokens = torch.cat([p.tokens.expand(batch, -1, -1) for p in beside], dim=1).to(weight) if beside else None
+        of_texts = text_positions(layout.texts, layout.grids, layered=layered)
+        of_pictures = picture_positions(layout.grids, layered=layered, interpolated=interpolate_rope)
+        return Prepared(
+            text=self.txt_in(self.txt_norm(words.to(weight.dtype).flatten(0, 1))),
+            pictures=None if tokens is None else self.img_in(tokens),
+            layout=layout,
+            rope=rope_table(torch.cat((of_texts, of_pictures)).to(device), self.config.axes_dims_rope),
+            mask=visible(layout, conditions, [_needed(text.mask) for text in texts], batch, device),
+            residuals=tuple(condition.residual for condition in conditions if condition.residual is not None),
+        )
+
+    def modulate(
+        self,
+        timestep: Shaped[Tensor, "..."] | float,
+        additional_t_cond: Int[Tensor, " m"] | None = None,
+        *,
+        batch: int = 1,
+    ) -> Modulation:
+        """What a time, sigma from 0 to 1, does to the network: one number, or one for each of `batch` items."""
+        weight = self.img_in.weight
+        time = _one_time(timestep, batch, weight.device)
+        times = (time, torch.zeros_like(time)) if self._has_zero_time else (time,)
+        embed = self.time_text_embed
+        return Modulation(tuple(functional.silu(embed(each, additional_t_cond, weight.dtype)) for each in times))
+
+    def _check_tokens(self, tokens: Float[Tensor, "b n c"], ready: Prepared, beside: int) -> None:
+        """Raise `InputError` for tokens that are not, with so many beside them, those of the prepared grids."""
+        wanted = ready.layout.image_length - beside
+        if tokens.shape[:2] != (ready.batch, wanted):
+            raise InputError(
+                f"tokens must be [{ready.batch}, {wanted}, {self.config.in_channels}] as prepared, got "
+                f"{list(tokens.shape)}"
+            )
+
+    @property
+    def _is_layered(self) -> bool:
+        """Whether the last picture lies before all others."""
+        return False
+
+    @property
+    def _has_zero_time(self) -> bool:
+        """Whether pictures beside the drawn one have the time zero."""
+        return False
 
 
 def _needed(mask: Shaped[Tensor, "#b t"] | None) -> Tensor | None:
@@ -141,7 +207,7 @@ def _needed(mask: Shaped[Tensor, "#b t"] | None) -> Tensor | None:
     return None if mask is None or bool(mask.bool().all()) else mask
 
 
-def one_time(timestep: Shaped[Tensor, "..."] | float, batch: int, device: torch.device) -> Shaped[Tensor, " m"]:
+def _one_time(timestep: Shaped[Tensor, "..."] | float, batch: int, device: torch.device) -> Shaped[Tensor, " m"]:
     """The time as one number for all items where that is what was given, otherwise one for each: `[1]` or `[b]`."""
     if not isinstance(timestep, Tensor):
         return torch.tensor([timestep], dtype=torch.float32, device=device)
@@ -150,11 +216,3 @@ def one_time(timestep: Shaped[Tensor, "..."] | float, batch: int, device: torch.
     if timestep.ndim != 1 or len(timestep) not in (1, batch):
         raise InputError(f"timestep must be one number or one for each of {batch} items, got {list(timestep.shape)}")
     return timestep[:1].to(device) if timestep.stride(0) == 0 else timestep.to(device)
-
-
-def activated_times(
-    embed: TimeText, timestep: Tensor, additional: Tensor | None, dtype: torch.dtype, *, with_zero: bool
-) -> tuple[Tensor, ...]:
-    """The activated vectors of a time and, `with_zero`, of the time zero."""
-    times = (timestep, torch.zeros_like(timestep)) if with_zero else (timestep,)
-    return tuple(functional.silu(embed(time, additional, dtype)) for time in times)
