@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from calotype.memory import Residency
 from calotype.memory.groups import Group
 from calotype.weights.files import SafetensorsFile, write_safetensors
+from calotype.weights.guarded import remember
 from calotype.weights.shards import RestingFile
-from calotype.weights.sources import remember
 
 
 class FakePending:

@@ -20,6 +20,7 @@ from calotype.nn.network import Network
 from calotype.weights.dtypes import parse_dtype
 from calotype.weights.files import SafetensorsFile, write_safetensors
 from calotype.weights.finite import refuse_infinite, refuse_unknown_check
+from calotype.weights.guarded import remember
 from calotype.weights.matching import matched_keys
 from calotype.weights.model_index import INDEX_NAME, read_json_object, write_json
 from calotype.weights.needed import CONFIG_NAME, QUANTIZATION, WEIGHTS_NAMES, check_subfolder, fetch_component, stems
@@ -36,7 +37,6 @@ from calotype.weights.shards import (
     split_into_shards,
     weights_name,
 )
-from calotype.weights.sources import remember
 from calotype.weights.unfilled import ParametersWithoutMemory
 
 if TYPE_CHECKING:

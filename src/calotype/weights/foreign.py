@@ -10,10 +10,10 @@ from torch import nn
 from calotype.errors import RepositoryError, WeightsError
 from calotype.weights.dtypes import parse_dtype
 from calotype.weights.finite import refuse_infinite
+from calotype.weights.guarded import remember
 from calotype.weights.matching import counted, prefix_hint
 from calotype.weights.needed import has_weights, stems
 from calotype.weights.shards import WeightFile, find_weights, open_weights
-from calotype.weights.sources import remember
 from calotype.weights.strict_json import LFS_POINTER
 
 _SMALL = 1024

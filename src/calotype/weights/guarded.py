@@ -1,7 +1,7 @@
 """Networks whose weights are not in memory: nobody takes what stands for weights in a file for them."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from calotype.errors import ComponentError
 from calotype.memory.imagined import is_imagining
-from calotype.weights.sources import is_resting, real_tensor, sources_of
+from calotype.weights.sources import PLACE, Source, Sources, is_resting, real_tensor, sources_of
+
+
+def remember(network: nn.Module, found: Mapping[str, Source | None]) -> None:
+    """Note where the tensors of a network, by name, come from; those that are not as the file has them are left out."""
+    network.__dict__[PLACE] = Sources(network, found)
+    if any(is_resting(tensor) for tensor in network.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)):
+        guard(network)
 
 
 def guard(network: nn.Module) -> None:

@@ -229,15 +229,6 @@ def _holds(tensor: Tensor, source: Source) -> bool:
     return tensor.is_floating_point() and source.mapped.is_floating_point()
 
 
-def remember(network: nn.Module, found: Mapping[str, Source | None]) -> None:
-    """Note where the tensors of a network, by name, come from; those that are not as the file has them are left out."""
-    network.__dict__[PLACE] = Sources(network, found)
-    if any(is_resting(tensor) for tensor in network.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)):
-        from calotype.weights.guarded import guard  # only what a budget brings needs it
-
-        guard(network)
-
-
 def sources_of(network: nn.Module) -> Sources:
     """What is noted of a network; of one that nothing was noted of, nothing."""
     found = network.__dict__.get(PLACE)

@@ -11,7 +11,7 @@ from calotype.errors import InputError
 from calotype.models.autoencoder_kl.blocks import Decoder, Encoder
 from calotype.models.autoencoder_kl.config import AutoencoderKLConfig
 from calotype.models.autoencoder_kl.distribution import DiagonalGaussian
-from calotype.models.autoencoder_kl.keys import RENAMES
+from calotype.nn.keys import OLDER_ATTENTION
 from calotype.nn.network import Network
 
 
@@ -33,7 +33,7 @@ class AutoencoderKL(Network):
 
     Config = AutoencoderKLConfig
     config: AutoencoderKLConfig
-    renames = RENAMES
+    renames = OLDER_ATTENTION
     map_layouts = (("cpu", "channels last, in which convolutions of large maps need no copy"),)
 
     def __init__(self, **fields: object) -> None:

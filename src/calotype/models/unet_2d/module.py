@@ -10,9 +10,9 @@ from torch.nn import functional
 from calotype.errors import InputError, MissingInput, UnusedInput
 from calotype.models.unet_2d.blocks import DownBlock2D, MidBlock2D, UpBlock2D
 from calotype.models.unet_2d.config import UNet2DConfig
-from calotype.models.unet_2d.keys import RENAMES
 from calotype.models.unet_2d.skip_blocks import SkipDownBlock2D, SkipUpBlock2D
 from calotype.nn.activations import ACTIVATIONS
+from calotype.nn.keys import OLDER_ATTENTION
 from calotype.nn.network import Network
 from calotype.nn.time import GaussianFourierTime, SinusoidalTime, TimestepEmbedding
 
@@ -29,7 +29,7 @@ class UNet2DModel(Network):
 
     Config = UNet2DConfig
     config: UNet2DConfig
-    renames = RENAMES
+    renames = OLDER_ATTENTION
 
     def __init__(self, **fields: object) -> None:
         super().__init__(**fields)

@@ -9,9 +9,6 @@ from calotype.nn.keys import count_layers
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-RENAMES: tuple[tuple[str, str], ...] = ()
-"""Keys of weights, as `(pattern, replacement)` pairs. The published files have today's."""
-
 AVERAGE_REMARKS = frozenset(
     {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
 )

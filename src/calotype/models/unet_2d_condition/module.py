@@ -19,7 +19,7 @@ from calotype.models.unet_2d_condition.conditioning import (
     steering,
 )
 from calotype.models.unet_2d_condition.config import UNet2DConditionConfig
-from calotype.models.unet_2d_condition.keys import AVERAGE_REMARKS, RENAMES
+from calotype.models.unet_2d_condition.keys import AVERAGE_REMARKS
 from calotype.models.unet_2d_condition.text import ProjectedText
 from calotype.nn.activations import ACTIVATIONS, activated
 from calotype.nn.attention_control import AttentionControl
@@ -48,7 +48,6 @@ class UNet2DConditionModel(Network):
 
     Config = UNet2DConditionConfig
     config: UNet2DConditionConfig
-    renames = RENAMES
     repeated_blocks = (TransformerBlock, ResnetBlock2D)
     map_layouts = (("cpu", "channels first, as the weights of small maps would be reordered in every step otherwise"),)
 

@@ -12,11 +12,12 @@ from calotype.errors import ConfigError, WeightsError, listed, quoted
 from calotype.memory.storage.store import Patterns, choose
 from calotype.weights.finite import refuse_infinite
 from calotype.weights.gguf import TensorFile, packed_of
+from calotype.weights.guarded import remember
 from calotype.weights.packed import PackedWeight, packed_anew
 from calotype.weights.pool.blank import blank, shared_parameters
 from calotype.weights.pool.layout import Cut
 from calotype.weights.pool.recognition import Match
-from calotype.weights.sources import Source, remember
+from calotype.weights.sources import Source
 
 logger = logging.getLogger(__name__)
 
