@@ -3,7 +3,9 @@
 import csv
 import json
 import logging
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -212,3 +214,20 @@ def test_other_pictures_are_of_columns(folder: Path) -> None:
     (folder / "metadata.jsonl").unlink()
     with pytest.raises(InputError, match=r"pictures\.control_image='edges' is a column of metadata.jsonl or"):
         PictureFolder(path=str(folder), pictures={"control_image": "edges"}).rows()
+
+
+def test_a_table_in_parquet_that_is_damaged_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what pyarrow raises, which is a ValueError."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+
+        def read_table(path: Path) -> Any:
+            raise ValueError("Parquet magic bytes not found in footer")
+
+        package = ModuleType("pyarrow")
+        package.parquet = SimpleNamespace(read_table=read_table)
+        monkeypatch.setitem(sys.modules, "pyarrow", package)
+    (folder / "metadata.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match=r"metadata\.parquet is not a parquet file that can be read: .*magic bytes"):
+        PictureFolder(path=str(folder)).rows()

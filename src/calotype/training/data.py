@@ -137,7 +137,10 @@ def _read_table(path: Path) -> Iterator[Mapping[str, Any]]:
             from pyarrow import parquet
         except ImportError:
             raise ConfigError(f"{path} needs the package pyarrow: pip install pyarrow") from None
-        yield from parquet.read_table(path).to_pylist()
+        try:
+            yield from parquet.read_table(path).to_pylist()
+        except (OSError, ValueError) as error:  # of which pyarrow's own are
+            raise InputError(f"{path} is not a parquet file that can be read: {error}") from None
     elif path.suffix == ".csv":
         for number, line in enumerate(csv.DictReader(io.StringIO(_text(path), newline="")), 1):
             if None in line:
