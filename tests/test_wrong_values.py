@@ -72,11 +72,30 @@ def test_the_name_of_a_shipped_model_without_what_it_begins_with() -> None:
         (3, "with_units takes a list of units, a UnitPack, or the name or the path of one, got int"),
         (UnitPack, "or the name or the path of one, got UnitPack"),
         (TextToImagePipeline.units[0], "got the unit 'prompt_embeds'; write with_units([prompt_embeds])"),
+        ([3], "with_units takes units, got 3 among them"),
+        ([len], "with_units takes units, got len among them; write @unit above its `def`"),
     ],
 )
 def test_what_is_no_pack(pack: object, said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         TextToImagePipeline().with_units(pack)
+
+
+def test_a_custom_pipeline_is_named() -> None:
+    with pytest.raises(InputError, match=r"custom_pipeline takes the name of what ships, a file, .* got int 3"):
+        DiffusionPipeline.from_pretrained("calotype/emoji-64", custom_pipeline=3)
+
+
+@pytest.mark.parametrize("trained", [None, 3])
+def test_a_split_takes_names(trained: object) -> None:
+    with pytest.raises(InputError, match=f"split takes the names of the components to train, got {trained}"):
+        TextToImagePipeline.split(trained)
+
+
+def test_a_given_value_of_another_shape_is_named_where_it_fails(pipe: TextToImagePipeline) -> None:
+    with pytest.raises(RuntimeError) as error:
+        pipe(prompt="a red apple", steps=1, given={"noise": torch.zeros(1, 3, 8, 8)})
+    assert error.value.__notes__ == ["in the unit 'denoise'; given= brought 'noise' [1, 3, 8, 8]"]
 
 
 def test_a_loop_takes_a_unit() -> None:

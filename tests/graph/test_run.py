@@ -420,3 +420,40 @@ def test_intermediate_values_by_name():
 
     result = define(pair, total)()(seed=2, outputs=("high", "total", "low"))
     assert (list(result), result.high, result.total, result.low) == (["high", "total", "low"], 3, 5, 2)
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+class ShortInputs(Inputs):
+    text: str
+
+
+@unit
+def read(text: str) -> Tensor:
+    return torch.ones(1, len(text))
+
+
+@unit
+def broken(text: str, read: Tensor) -> Tensor:
+    raise ZeroDivisionError("by hand")
+
+
+@unit
+def refused(read: Tensor) -> Tensor:
+    raise InputError("refused by hand")
+
+
+def test_an_error_from_within_a_unit_says_which_one_it_was():
+    with pytest.raises(ZeroDivisionError) as error:
+        define(read, broken, inputs=ShortInputs)()(text="a", given={"read": torch.zeros(1, 2)})
+    assert error.value.__notes__ == ["in the unit 'broken'; given= brought 'read' [1, 2]"]
+    with pytest.raises(ZeroDivisionError) as error:
+        define(read, broken, inputs=ShortInputs)()(text="a")
+    assert error.value.__notes__ == ["in the unit 'broken'"]
+
+
+def test_an_error_that_says_what_is_meant_is_left_as_it_is():
+    with pytest.raises(InputError, match=r"^refused by hand$") as error:
+        define(read, refused, inputs=ShortInputs)()(text="a")
+    assert not hasattr(error.value, "__notes__")

@@ -6,6 +6,7 @@ Each unit runs once for every combination that what it reads differs in, and no 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from calotype.errors import CalotypeError
 from calotype.graph.evaluation import evaluate, expect, expect_opaque, take_over
 from calotype.graph.events import StepEvent
 from calotype.graph.node import Node
@@ -50,8 +51,21 @@ class Run(Values):
         """
         for position, planned in enumerate(self.plan.nodes):
             self.position = position
-            yield from self.perform(planned.node)
+            try:
+                yield from self.perform(planned.node)
+            except CalotypeError:
+                raise  # which says by itself what is meant
+            except Exception as error:
+                error.add_note(self._where())
+                raise
             self._drop_finished()
+
+    def _where(self) -> str:
+        """What to say of an error that came out of the present node: which it is, and what the caller gave."""
+        brought = ", ".join(f"{wire!r}{_shape(value)}" for wire, value in self.plan.call.given.items())
+        return f"in the unit {self.plan.nodes[self.position].name!r}" + (
+            f"; given= brought {brought}" if brought else ""
+        )
 
     def perform(self, node: Node) -> Iterator[StepEvent]:
         """Run one node, as its kind is run (`calotype.graph.evaluation`); the steps are those of a loop."""
@@ -127,3 +141,9 @@ class Run(Values):
         wanted = {w for n in self.plan.nodes[self.position + 1 :] for w in n.active.reads} | set(self.plan.outputs)
         for wire in [w for w in self.wires if w not in wanted]:
             del self.wires[wire]
+
+
+def _shape(value: object) -> str:
+    """The shape of an array, for messages; nothing for what has none."""
+    shape = getattr(value, "shape", None)
+    return "" if shape is None else f" {list(shape)}"

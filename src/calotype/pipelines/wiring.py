@@ -40,9 +40,12 @@ class WithGraph:
 
         Raises:
             ComponentError: a name that is not a component, or one that no unit up to the loop uses.
+            InputError: `trained` is no list of names.
         """
         from calotype.graph.split import split_graph  # only who trains needs it
 
+        if not isinstance(trained, Iterable):
+            raise InputError(f"split takes the names of the components to train, got {trained!r}")
         return split_graph(cls._graph(), [trained] if isinstance(trained, str) else trained)
 
     @classmethod

@@ -96,6 +96,12 @@ def _nodes(pack: object) -> Sequence[Node]:
             "with_units takes a list of units, a UnitPack, or the name or the path of one, got "
             f"{pack.__name__ if isinstance(pack, type) else type(pack).__name__}"
         )
+    for one in pack:
+        if not isinstance(one, Node):
+            raise InputError(
+                f"with_units takes units, got {getattr(one, '__name__', repr(one))} among them; write @unit above its "
+                "`def` where it is a function"
+            )
     return pack
 
 

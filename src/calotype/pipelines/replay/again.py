@@ -156,7 +156,7 @@ def load_for(
     if found.__name__ != recipe.pipeline.partition("+")[0]:  # what follows names inserted units
         raise RepositoryError(
             f"{path} was made by a {recipe.pipeline}, but {where} is for a {found.__name__}; make that pipeline and "
-            "call calotype.pipelines.replay.replay(path, pipe=...) from Python"
+            "call calotype.replay(path, pipe=...) from Python"
         )
     dtypes = {name: dtype for name, dtype in recipe.dtypes.items() if name in recipe.components}
     pipe = found.from_pretrained(place, dtype=dtypes or None, device=device or recipe.device, memory=memory,
@@ -191,7 +191,7 @@ def check_adapters(pipe: DiffusionPipeline, recipe: Recipe, path: Path) -> None:
         raise ComponentError(
             f"{path} was made with the adapters {then}; this {type(pipe).__name__} runs {now}. Load the same files "
             "with load_adapter and load_textual_inversion, set_adapters to the same weights, and give the pipeline: "
-            "calotype.pipelines.replay.replay(path, pipe=...). On the command line: --adapter FILE:WEIGHT"
+            "calotype.replay(path, pipe=...). On the command line: --adapter FILE:WEIGHT"
         )
 
 

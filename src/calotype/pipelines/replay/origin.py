@@ -116,7 +116,7 @@ def with_packs(pipe: "DiffusionPipeline", recipe: "Recipe", path: Path) -> "Diff
         if (argument := record.argument()) is None:
             raise RepositoryError(
                 f"{path} was made with the units of {record}, of the machine that made it, and no picture decides "
-                "which files run: insert them, and call calotype.pipelines.replay.replay(path, pipe=...)"
+                "which files run: insert them, and call calotype.replay(path, pipe=...)"
             )
         for place in _places(recipe, record):
             pipe = pipe.with_units(argument, revision=record.revision, **place)

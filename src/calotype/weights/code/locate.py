@@ -57,6 +57,11 @@ def locate(
         RepositoryError: there is no such code, or it is not said which of several files is meant.
         InputError: `revision` for what has none, or a name that is both a folder here and an id on a hub.
     """
+    if not isinstance(source, str | PathLike):
+        raise InputError(
+            f"{argument} takes the name of what ships, a file, a folder or 'owner/name', got "
+            f"{type(source).__name__} {str(source)[:120]}"
+        )
     text = str(source)
     name, _, file = text.partition(":")
     if isinstance(source, str) and is_hub_id(name) and (file or not text.endswith(".py")):
