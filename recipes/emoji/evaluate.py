@@ -150,11 +150,60 @@ def training_pictures(composer: Composer, concepts: Sequence[int], colours: Sequ
     return np.stack([composer.draw(Scene((thing,))) for thing in things])
 
 
+@dataclass(frozen=True)
+class Judge:
+    """What pictures of the model are compared with."""
+
+    concepts: Sequence[Concept]
+    composer: Composer
+    sampler: Sampler
+    describe: Callable[[Pictures], Tensor]
+    gallery: Gallery
+    greys: Gallery
+
+    def found(self, made: Pictures) -> NDArray[np.int64]:
+        """Concepts of the ten real pictures that are nearest to each that was made."""
+        return self.gallery.neighbours(self.describe(made))
+
+    def colours(self, held_out: bool, seed: int) -> list[tuple[int, str]]:
+        """Pairs of concept and colour that no set draws already: of many those that a seed draws, in order."""
+        pairs = [
+            (i, colour)
+            for i, concept in enumerate(self.concepts)
+            for colour in HUES
+            if colour_held_out(colour, concept.name) == held_out
+            and not is_natural(self.composer, concept, i, colour)
+        ]  # fmt: skip
+        if len(pairs) <= MAX_COLOUR_PAIRS:
+            return pairs
+        chosen = np.random.default_rng(seed).choice(len(pairs), MAX_COLOUR_PAIRS, replace=False)
+        return [pairs[k] for k in sorted(chosen.tolist())]
+
+
 def evaluate(preset: Preset, folder: Path) -> list[Row]:
+    judge = judge_of(preset, folder)
+    rows = real_rows(judge.gallery)
+    plain, seen = seen_rows(judge)
+    styles, held = held_style_rows(judge)
+    pairs, known = judge.colours(held_out=True, seed=0), judge.colours(held_out=False, seed=1)
+    tinted = draw_colours(judge, pairs, 5000)
+    rows += [*seen, *held, *colour_rows("held-out (colour, concept)", judge, pairs, tinted, target=0.4)]
+    rows += colour_rows("seen (colour, concept)", judge, known, draw_colours(judge, known, 7000))
+    everything = training_pictures(judge.composer, range(len(judge.concepts)), [None])
+    shown = training_pictures(judge.composer, [i for i, _ in pairs], list(HUES))
+    for what, made, learned in (
+        ("training captions", plain, everything),
+        ("held-out colours", tinted, np.concatenate([everything, shown])),
+        ("held-out styles", styles, everything),
+    ):
+        distance = nearest_distance(made, learned)
+        rows.append(Row(f"median L1 to nearest training picture: {what}", distance, len(made)))
+    return rows + cost_rows(judge.sampler, folder)
+
+
+def judge_of(preset: Preset, folder: Path) -> Judge:
     concepts, pictures = load_pictures(preset.folder)
-    composer = Composer(concepts, pictures)
-    network = load_network()
-    sampler = Sampler.from_folder(folder)
+    composer, network = Composer(concepts, pictures), load_network()
 
     def describe(images: Pictures) -> Tensor:
         return features(network, images)
@@ -163,131 +212,102 @@ def evaluate(preset: Preset, folder: Path) -> list[Row]:
         return remembered(network, images, preset.folder)
 
     gallery = real_gallery(concepts, composer, remember)
-    grey_gallery = Gallery(gallery.pictures, gallery.concept, gallery.style, remember(greys(gallery.pictures)))
+    in_grey = Gallery(gallery.pictures, gallery.concept, gallery.style, remember(greys(gallery.pictures)))
+    return Judge(concepts, composer, Sampler.from_folder(folder), describe, gallery, in_grey)
+
+
+def real_rows(gallery: Gallery) -> list[Row]:
+    """What real pictures reach among themselves, and what chance does."""
     itself = np.eye(len(gallery.concept), dtype=bool)
     family = np.array([FAMILIES[STYLES[style]] for style in gallery.style])
     same = (gallery.concept[:, None] == gallery.concept) & (family[:, None] == family)
     real = gallery.neighbours(gallery.vectors, without=itself)
-    real_other = gallery.neighbours(gallery.vectors, without=same)
-    rows = [
-        Row("real pictures, leave one out: concept R@1", recall(real, gallery.concept.tolist(), 1), len(real)),
-        Row("real pictures, leave one out: concept R@10", recall(real, gallery.concept.tolist(), 10), len(real)),
-        Row(
-            "real pictures, own style left out: concept R@1", recall(real_other, gallery.concept.tolist(), 1), len(real)
-        ),
-        Row("chance: concept R@1", chance(gallery, 1), len(real)),
-        Row("chance: concept R@10", chance(gallery, 10), len(real)),
+    other = gallery.neighbours(gallery.vectors, without=same)
+    wanted, count = gallery.concept.tolist(), len(real)
+    return [
+        Row("real pictures, leave one out: concept R@1", recall(real, wanted, 1), count),
+        Row("real pictures, leave one out: concept R@10", recall(real, wanted, 10), count),
+        Row("real pictures, own style left out: concept R@1", recall(other, wanted, 1), count),
+        Row("chance: concept R@1", chance(gallery, 1), count),
+        Row("chance: concept R@10", chance(gallery, 10), count),
     ]
 
+
+def recall_rows(what: str, nearest: NDArray[np.int64], wanted: Sequence[int], target: float) -> list[Row]:
+    return [
+        Row(f"{what}: concept R@1", recall(nearest, wanted, 1), len(wanted), target),
+        Row(f"{what}: concept R@10", recall(nearest, wanted, 10), len(wanted)),
+    ]
+
+
+def seen_rows(judge: Judge) -> tuple[Pictures, list[Row]]:
+    """Captions as in training: pictures without a style, and what is found of them and of those with one."""
+    concepts, available = judge.concepts, judge.composer.available
     seen = list(range(len(concepts)))
-    plain = sampler([f"a {concepts[i].name}" for i in seen], seen)
-    nearest = gallery.neighbours(describe(plain))
-    rows.append(Row("captions seen, no style: concept R@1", recall(nearest, seen, 1), len(seen), 0.6))
-    rows.append(Row("captions seen, no style: concept R@10", recall(nearest, seen, 10), len(seen)))
-
+    plain = judge.sampler([f"a {concepts[i].name}" for i in seen], seen)
+    rows = recall_rows("captions seen, no style", judge.found(plain), seen, 0.6)
     half = seen[::2]
-    styled = [(i, STYLES[composer.available[i][i // 2 % len(composer.available[i])]]) for i in half]
-    made = sampler([f"{concepts[i].name} in {STYLE_WORDS[s]} style" for i, s in styled], [1000 + i for i in half])
-    nearest = gallery.neighbours(describe(made))
-    rows.append(Row("captions seen, style named: concept R@1", recall(nearest, half, 1), len(half), 0.6))
-    rows.append(Row("captions seen, style named: concept R@10", recall(nearest, half, 10), len(half)))
+    styled = [(i, STYLES[available[i][i // 2 % len(available[i])]]) for i in half]
+    made = judge.sampler([f"{concepts[i].name} in {STYLE_WORDS[s]} style" for i, s in styled], [1000 + i for i in half])
+    return plain, rows + recall_rows("captions seen, style named", judge.found(made), half, 0.6)
 
+
+def held_style_rows(judge: Judge) -> tuple[Pictures, list[Row]]:
+    """Pictures of a concept in a style that it was never shown in, and what is found of them."""
+    concepts = judge.concepts
     held = [
         (i, style)
         for i, concept in enumerate(concepts)
         for style in concept.styles
-        if style_held_out(concept.name, style) and not has_twin(composer, concept, i, style)
+        if style_held_out(concept.name, style) and not has_twin(judge.composer, concept, i, style)
     ]
     repeats = -(-100 // len(held))
     jobs = [(i, style, 2000 + 100 * k + n) for k in range(repeats) for n, (i, style) in enumerate(held)]
-    made_held = sampler([f"{concepts[i].name} in {STYLE_WORDS[s]} style" for i, s, _ in jobs], [job[2] for job in jobs])
-    nearest = gallery.neighbours(describe(made_held))
-    wanted = [i for i, _, _ in jobs]
-    note = f"held-out (concept, style), {len(held)} pairs without twins"
-    rows.append(Row(f"{note}: concept R@1", recall(nearest, wanted, 1), len(jobs), 0.5))
-    rows.append(Row(f"{note}: concept R@10", recall(nearest, wanted, 10), len(jobs)))
-
-    pairs = [
-        (i, colour)
-        for i, concept in enumerate(concepts)
-        for colour in HUES
-        if colour_held_out(colour, concept.name) and not is_natural(composer, concept, i, colour)
-    ]
-    if len(pairs) > MAX_COLOUR_PAIRS:
-        chosen = np.random.default_rng(0).choice(len(pairs), MAX_COLOUR_PAIRS, replace=False)
-        pairs = [pairs[k] for k in sorted(chosen.tolist())]
-    tinted = sampler([f"a {colour} {concepts[i].name}" for i, colour in pairs], [5000 + n for n in range(len(pairs))])
-    rows += colour_rows(
-        "held-out (colour, concept)", composer, gallery, grey_gallery, describe, pairs, tinted, target=0.4
+    made = judge.sampler(
+        [f"{concepts[i].name} in {STYLE_WORDS[s]} style" for i, s, _ in jobs], [job[2] for job in jobs]
     )
+    what = f"held-out (concept, style), {len(held)} pairs without twins"
+    return made, recall_rows(what, judge.found(made), [i for i, _, _ in jobs], 0.5)
 
-    known = [
-        (i, colour)
-        for i, concept in enumerate(concepts)
-        for colour in HUES
-        if not colour_held_out(colour, concept.name) and not is_natural(composer, concept, i, colour)
-    ]
-    chosen = np.random.default_rng(1).choice(len(known), MAX_COLOUR_PAIRS, replace=False)
-    known = [known[k] for k in sorted(chosen.tolist())]
-    tinted_known = sampler([f"a {c} {concepts[i].name}" for i, c in known], [7000 + n for n in range(len(known))])
-    rows += colour_rows("seen (colour, concept)", composer, gallery, grey_gallery, describe, known, tinted_known)
 
-    everything = training_pictures(composer, seen, [None])
-    rows.append(
-        Row("median L1 to nearest training picture: training captions", nearest_distance(plain, everything), len(plain))
-    )
-    coloured = np.concatenate([everything, training_pictures(composer, [i for i, _ in pairs], list(HUES))])
-    rows.append(
-        Row("median L1 to nearest training picture: held-out colours", nearest_distance(tinted, coloured), len(tinted))
-    )
-    rows.append(
-        Row(
-            "median L1 to nearest training picture: held-out styles",
-            nearest_distance(made_held, everything),
-            len(made_held),
-        )
-    )
-
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-    rows.append(Row("size of the model, MB", size, 1, 20.0))
-    torch.set_num_threads(2)
-    pipeline = pipeline_of(folder)
-    prompts = ["a red apple", "a purple cat in 3d style", "a dog next to a cat"]
-    difference = difference_from_pipeline(sampler, pipeline, prompts)
-    rows.append(Row("largest difference from the pipeline's own pictures, of 255", difference, len(prompts)))
-    seconds = seconds_a_picture(pipeline)
-    rows.append(Row(f"seconds a picture, {STEPS} steps with guidance, 2 threads", seconds, 5, 1.0))
-    return rows
+def draw_colours(judge: Judge, pairs: Sequence[tuple[int, str]], seed: int) -> Pictures:
+    return judge.sampler([f"a {c} {judge.concepts[i].name}" for i, c in pairs], [seed + n for n in range(len(pairs))])
 
 
 def colour_rows(
-    name: str,
-    composer: Composer,
-    gallery: Gallery,
-    grey_gallery: Gallery,
-    describe: Callable[[Pictures], Tensor],
-    pairs: Sequence[tuple[int, str]],
-    made: Pictures,
-    target: float | None = None,
+    name: str, judge: Judge, pairs: Sequence[tuple[int, str]], made: Pictures, target: float | None = None
 ) -> list[Row]:
     """Concept, colour, and both at once; also with concepts compared in greys, where colour cannot mislead."""
-    in_colour = gallery.neighbours(describe(made))[:, 0]
-    in_grey = grey_gallery.neighbours(describe(greys(made)))[:, 0]
+    composer = judge.composer
     wanted = np.array([i for i, _ in pairs])
     colour = np.array([colour_is(picture, c) for picture, (_, c) in zip(made, pairs, strict=True)])
-    concept = in_colour == wanted
-    concept_grey = in_grey == wanted
+    concept = judge.found(made)[:, 0] == wanted
+    in_grey = judge.greys.neighbours(judge.describe(greys(made)))[:, 0] == wanted
     real = np.stack([composer.draw(Scene((Thing(i, composer.available[i][0], c, recoloured=True),))) for i, c in pairs])
-    real_concept = gallery.neighbours(describe(real))[:, 0] == wanted
+    real_concept = judge.found(real)[:, 0] == wanted
     real_colour = np.array([colour_is(picture, c) for picture, (_, c) in zip(real, pairs, strict=True)])
     count = len(pairs)
     return [
         Row(f"{name}: concept R@1", float(concept.mean()), count),
-        Row(f"{name}: concept R@1, compared in greys", float(concept_grey.mean()), count),
+        Row(f"{name}: concept R@1, compared in greys", float(in_grey.mean()), count),
         Row(f"{name}: colour within {HUE_TOLERANCE:.0f} degrees", float(colour.mean()), count),
         Row(f"{name}: both", float((concept & colour).mean()), count, target),
-        Row(f"{name}: both, concept compared in greys", float((concept_grey & colour).mean()), count),
+        Row(f"{name}: both, concept compared in greys", float((in_grey & colour).mean()), count),
         Row(f"{name}: both, for real pictures recoloured alike", float((real_concept & real_colour).mean()), count),
+    ]
+
+
+def cost_rows(sampler: Sampler, folder: Path) -> list[Row]:
+    """The size of the model, the time of a picture, and how far the recipe's sampler is from the pipeline."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    torch.set_num_threads(2)
+    pipeline = pipeline_of(folder)
+    prompts = ["a red apple", "a purple cat in 3d style", "a dog next to a cat"]
+    difference = difference_from_pipeline(sampler, pipeline, prompts)
+    return [
+        Row("size of the model, MB", size, 1, 20.0),
+        Row("largest difference from the pipeline's own pictures, of 255", difference, len(prompts)),
+        Row(f"seconds a picture, {STEPS} steps with guidance, 2 threads", seconds_a_picture(pipeline), 5, 1.0),
     ]
 
 
