@@ -13,7 +13,7 @@ from calotype.memory.storage.layers import is_stored
 from calotype.nn import linear
 from calotype.nn.linear import Linear, linear_gelu
 
-MANY, WIDE = 64, 512
+MANY, WIDE = 48, 512
 """Rows and channels that make just as many multiplications as oneDNN is worth."""
 
 
@@ -142,6 +142,21 @@ def test_a_compiler_sees_one_operation() -> None:
     assert seen.count("calotype.linear.default") == 2 and not any("mm" in name for name in seen)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     torch._dynamo.reset()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("act", ["none", "gelu"])
+def test_what_a_compiler_is_told_of_that_operation_is_true(bias: bool, act: str) -> None:
+    """Its shapes, that it changes no argument, and that what is traced gives the same."""
+    from calotype.nn import compiled_products
+
+    ours, _ = layers(bias)
+    rows, form = torch.randn(2, 3, WIDE), linear._FORM[act]
+    given = (rows, ours.weight.detach(), ours.bias.detach() if bias else None, act, form)
+    checks = ("test_schema", "test_faketensor", "test_aot_dispatch_static", "test_aot_dispatch_dynamic")
+    assert torch.library.opcheck(compiled_products.linear, given, test_utils=checks) == dict.fromkeys(checks, "SUCCESS")
+    assert torch.equal(compiled_products.linear(*given), linear.onednn(*given[:4]))
 
 
 @torch.no_grad()

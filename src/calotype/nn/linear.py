@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from calotype.nn.inference import infers
 
-_WORTH = 1 << 24
+_WORTH = 3 << 22
 """Multiplications below which calling oneDNN takes as long as it spares."""
 
 _PLAIN = (Tensor, nn.Parameter)
