@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from calotype.atomic import atomic_file, atomic_folder
+from calotype.atomic import atomic_file, atomic_folder, remove_left
 from calotype.errors import RepositoryError
 
 
@@ -59,3 +59,14 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     ):
         raise AssertionError("the block must not run")
     assert (tmp_path / "model").read_text() == "a file"
+
+
+def test_what_was_left_half_written_is_removed_and_nothing_else(tmp_path):
+    kept = ["a.txt", "a.partial-note", "a.partial-01234567.txt"]
+    for name in (*kept, "a.txt.partial-01234567"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "b.partial-89abcdef").mkdir()
+    (tmp_path / "b.partial-89abcdef" / "c").write_text("x")
+    remove_left(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    remove_left(tmp_path / "there is no such folder")

@@ -7,6 +7,7 @@ leaves the destination as it was, and at most a `NAME.partial-XXXXXXXX` beside i
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -18,6 +19,7 @@ from calotype.errors import RepositoryError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_LEFT = re.compile(r".+\.partial-[0-9a-f]{8}")
 
 
 @contextmanager
@@ -59,6 +61,17 @@ def atomic_folder(folder: Path, *, owns: Callable[[str], bool]) -> Iterator[Path
         _flush(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_left(folder: Path) -> None:
+    """Remove what processes that were killed left half written in a folder. None may be writing there now."""
+    for path in folder.glob("*.partial-*"):
+        if not _LEFT.fullmatch(path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _destination(folder: Path) -> Path:

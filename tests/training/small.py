@@ -210,3 +210,36 @@ def processes() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["calotype.training.trainer", "accelerate", "torch._dynamo"])
     return context
+
+
+def train_a_little(folder: Path, data: list[dict[str, Any]]) -> None:
+    """A run of six steps on a cache that changes the disk in every way that a run does."""
+    from calotype.training import LowRankChange
+    from calotype.training.trainer import Trainer
+
+    torch.set_num_threads(1)
+    target = LowRankChange(component="net", rank=2, layers="(into|to_q)")
+    Trainer(
+        small(), data, folder, target=target, steps=6, batch=2, average=0.9, checkpoint_every=2, keep=1, cache="cache",
+        validation={"every": 3, "held_out": 0.25, "calls": [{"prompt": "red", "seed": 1}]},
+    ).train(resume=True, progress=False)  # fmt: skip
+
+
+def train_until_change(folder: Path, data: list[dict[str, Any]], number: int) -> None:
+    """`train_a_little`, killed before it changes the disk for the time after so many: in a process of its own."""
+    import os
+    import signal
+    import sys
+
+    left = [number]
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        writes = event == "open" and bool((args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        moves = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "shutil.rmtree")
+        if (writes or moves) and str(args[0]).startswith(str(folder)):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    train_a_little(folder, data)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from calotype.atomic import remove_left
 from calotype.errors import ConfigError, TrainingError
 from calotype.pipelines.adapter_records import adapters_of
 from calotype.training.cache_fill import Job, fill
@@ -136,8 +137,7 @@ def _prepared(
     files = FileDigests(manifest.files)
     keys, store = Keys(pipe, wires, prints, files), Store(folder, manifest)
     store.remove_damaged()
-    for left in folder.glob("*.partial-*"):  # what a process that was killed was writing
-        left.unlink(missing_ok=True)
+    remove_left(folder)
     wanted: dict[str, None] = {}
     jobs: list[Job] = []
     for row in inputs:

@@ -84,14 +84,17 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None = Non
     except OSError as error:
         last = f"the last good checkpoint is {before}" if before else "there is no earlier checkpoint"
         raise TrainingError(f"step {checkpoint.step} could not be saved to {path}: {error}; {last}") from error
+    remove_old(folder, keep)
+    return path
+
+
+def remove_old(folder: Path, keep: int | None) -> None:
+    """Remove all checkpoints but the last `keep`, and what a process that was killed had begun to write or remove."""
     for old in checkpoints(folder)[:-keep] if keep else ():
-        old.rename(
-            old.with_name(f"{old.name}.removed")
-        )  # a name that no checkpoint has, should this be the last moment
+        old.rename(old.with_name(f"{old.name}.removed"))  # which none is called, should this be the last moment
     for left in folder.glob("checkpoint-*"):
         if LEFT.fullmatch(left.name):
             shutil.rmtree(left)
-    return path
 
 
 def checkpoints(folder: Path) -> list[Path]:

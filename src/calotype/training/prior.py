@@ -5,7 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calotype.atomic import atomic_file
+from calotype.atomic import atomic_file, remove_left
 from calotype.errors import InputError
 from calotype.training.rows import Row
 
@@ -44,6 +44,7 @@ def prior_rows(
         raise InputError(f"prior_rows: count must be at least 1, got {count}")
     place = Path(folder).expanduser()
     place.mkdir(parents=True, exist_ok=True)
+    remove_left(place)
     rows = []
     prompt = {name: value for name, value in call.items() if name == "prompt"}
     for seed in range(count):

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from calotype.atomic import remove_left
 from calotype.errors import TrainingError
-from calotype.training.checkpoint import last_checkpoint, save_checkpoint
+from calotype.training.checkpoint import last_checkpoint, remove_old, save_checkpoint
 from calotype.training.log import open_logs
 from calotype.training.loop import Loop, StepReport
 from calotype.training.rows import Row
 from calotype.training.settings import TrainingSettings
 from calotype.training.validation import validate
 
-RESULT = "result"
-"""The folder of what was learned, below the run's."""
+RESULT, PICTURES = "result", "validation"
+"""The folders of what was learned and of validation's pictures, below the run's."""
 
 
 class Steps:
@@ -45,6 +46,11 @@ class Steps:
         loop = self.loop
         main = loop.accelerator.is_main_process
         self.output.mkdir(parents=True, exist_ok=True)
+        if main:
+            remove_old(self.output, self.settings.keep)
+            result, pictures = self.output / RESULT, self.output / PICTURES
+            for place in (self.output, pictures, result, *result.glob("*/")):
+                remove_left(place)
         logs = open_logs(self.settings.log, self.output, loop.done) if main else []
         report, began = None, time.monotonic()
         bar = tqdm(total=self.settings.steps, initial=loop.done, disable=not (progress and main), unit="step")
@@ -99,7 +105,7 @@ class Steps:
         if not self._is_due(self.settings.validation.every):
             return {}
         main = self.loop.accelerator.is_main_process
-        return validate(self.loop, self.settings, self.held_out, self.output / "validation", write=main)
+        return validate(self.loop, self.settings, self.held_out, self.output / PICTURES, write=main)
 
     def _keep(self) -> None:
         main = self.loop.accelerator.is_main_process
