@@ -1,7 +1,6 @@
 """Pipelines out of one original file: the same tensors that the reference loads, the same pictures, and wrong files."""
 
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,131 +9,33 @@ import diffusers
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from calotype import AutoencoderTiny, DDIMScheduler, DiffusionPipeline, EulerDiscreteScheduler, ModelConfig, ModelPool
+from calotype import AutoencoderTiny, DDIMScheduler, DiffusionPipeline, ModelConfig, ModelPool
 from calotype.errors import ComponentError, ConfigError, InputError, RepositoryError, UnknownInput, WeightsError
 from calotype.pipelines.stable_diffusion import (
-    StableDiffusionInpaintPipeline,
-    StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
-    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
 )
-from calotype.sampling import PNDMScheduler
 from calotype.weights.sources import is_resting
 from hub import Hub
-from original_files import clip_file, controlnet_file, leftovers, open_clip_file, vae_file, whole_file
+from original_files import controlnet_file, vae_file
+from single_files import (
+    OPEN_2,
+    OPENAI,
+    OPENAI_XL,
+    assert_same,
+    of_1,
+    save,
+    tokenizers,
+)
 from tiny_sd import (
-    SCHEDULER,
-    published_names,
-    reference_pipeline,
     reference_xl,
     spread,
-    text_config,
     tiny_tokenizer,
-    xl_unet,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # the reference's
-
-OPENAI, OPEN_2 = "cond_stage_model.transformer.", "cond_stage_model.model."
-OPENAI_XL, OPEN_XL, OPEN_REFINER = (
-    "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.", "conditioner.embedders.0.model.",
-)  # fmt: skip
-PART = {"in_channels": 9}
-PUBLISHED = Path(__file__).parents[2] / "models" / "published"
-
-
-def of_1(cls: Any = diffusers.StableDiffusionPipeline, **unet: Any) -> tuple[Any, dict[str, Tensor]]:
-    pipe = reference_pipeline(cls, unet=unet)
-    return pipe, whole_file(pipe, text=[clip_file(pipe.text_encoder.state_dict(), OPENAI)])
-
-
-def of_2() -> tuple[Any, dict[str, Tensor]]:
-    scheduler = diffusers.DDIMScheduler(**SCHEDULER, prediction_type="v_prediction", clip_sample=False)
-    unet = {"use_linear_projection": True, "attention_head_dim": (2, 4)}
-    pipe = reference_pipeline(diffusers.StableDiffusionPipeline, scheduler, unet=unet, hidden_act="gelu")
-    # the reference reads the encoder's width off the projection, which is as wide in what was published
-    text = open_clip_file(pipe.text_encoder.state_dict(), OPEN_2, more_layers=1)
-    text[f"{OPEN_2}text_projection"] = torch.rand(16, 16)
-    return pipe, whole_file(pipe, text=[text])
-
-
-def second_encoder() -> Any:
-    """The second encoder of XL: of another width than the first, by which the reference tells them apart."""
-    tokenizer = tiny_tokenizer(pad_token="!")
-    fields = {"hidden_size": 20, "projection_dim": 20, "hidden_act": "gelu"}
-    config = text_config(tokenizer)
-    for name, value in fields.items():
-        setattr(config, name, value)
-    encoder = CLIPTextModelWithProjection(config)
-    spread(encoder)
-    return encoder.eval()
-
-
-def of_xl(cls: Any = diffusers.StableDiffusionXLPipeline, *, refiner: bool = False) -> tuple[Any, dict[str, Tensor]]:
-    pipe = reference_xl(cls, refiner=refiner)
-    second = second_encoder()
-    unet = xl_unet(refiner=refiner)
-    unet = type(unet)(**{
-        **unet.config, "cross_attention_dim": 20 if refiner else 36,
-        "projection_class_embeddings_input_dim": 20 + 4 * (5 if refiner else 6),
-    })  # fmt: skip
-    spread(unet)
-    pipe.register_modules(text_encoder_2=second, unet=unet.eval())
-    text = [open_clip_file(second.state_dict(), OPEN_REFINER if refiner else OPEN_XL)]
-    if not refiner:
-        text.append(clip_file(pipe.text_encoder.state_dict(), OPENAI_XL))
-    return pipe, whole_file(pipe, text=text)
-
-
-FAMILIES: dict[str, tuple[Any, Callable[[], tuple[Any, dict[str, Tensor]]]]] = {
-    "1": (StableDiffusionPipeline, of_1),
-    "1 inpainting": (StableDiffusionInpaintPipeline, lambda: of_1(diffusers.StableDiffusionInpaintPipeline, **PART)),
-    "pix2pix": (
-        StableDiffusionInstructPix2PixPipeline,
-        lambda: of_1(diffusers.StableDiffusionInstructPix2PixPipeline, in_channels=8),
-    ),
-    "2": (StableDiffusionPipeline, of_2),
-    "XL": (StableDiffusionXLPipeline, of_xl),
-    "XL refiner": (
-        StableDiffusionXLImg2ImgPipeline,
-        lambda: of_xl(diffusers.StableDiffusionXLImg2ImgPipeline, refiner=True),
-    ),
-}
-
-
-def save(state: Mapping[str, Tensor], path: Path, **metadata: str) -> Path:
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, path, metadata or None)
-    return path
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def checkpoint(request, tmp_path_factory) -> tuple[Any, Any, Path, Path]:
-    """Our class, the reference's pipeline, its folder, and the same in one original file."""
-    ours, make = FAMILIES[request.param]
-    pipe, state = make()
-    folder = tmp_path_factory.mktemp("checkpoint")
-    pipe.save_pretrained(folder / "repository")
-    return ours, pipe, folder / "repository", save({**state, **leftovers(state)}, folder / "model.safetensors")
-
-
-def networks(pipe: Any) -> dict[str, Any]:
-    return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-
-
-def assert_same(ours: Any, theirs: Any) -> None:
-    assert networks(ours).keys() == networks(theirs).keys()
-    for name, network in networks(ours).items():
-        mine, other = network.state_dict(), networks(theirs)[name].state_dict()
-        if name.startswith("text_encoder"):
-            other = published_names(other)
-        assert mine.keys() == other.keys(), name
-        for key, tensor in mine.items():
-            assert torch.equal(tensor, other[key]), f"{name}: {key}"
 
 
 def test_every_tensor_is_the_one_that_the_reference_loads_from_the_same_file(checkpoint) -> None:
@@ -170,177 +71,6 @@ def test_within_a_budget_nothing_is_converted_when_it_is_loaded(tmp_path: Path) 
     assert all(any(map(is_resting, network.parameters())) for network in (small.unet, small.vae))
     call = {"prompt": "a cat", "num_inference_steps": 2, "seed": 3, "outputs": ["latents"]}
     assert torch.equal(small(**call).latents, StableDiffusionPipeline.from_single_file(path, **given)(**call).latents)
-
-
-# -- without a repository ----------------------------------------------------------------------------------------------
-
-
-def text_encoder(cls: Any, width: int, act: str, *, layers: int = 2) -> Any:
-    """An encoder as wide as a published one, by which its other settings are told, and thin elsewhere."""
-    torch.manual_seed(2)
-    config = text_config(tiny_tokenizer())
-    settings = {
-        "hidden_size": width, "intermediate_size": 8, "num_hidden_layers": layers, "num_attention_heads": width // 64,
-        "hidden_act": act, "projection_dim": width, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
-    }  # fmt: skip
-    for name, value in settings.items():
-        setattr(config, name, value)
-    return cls(config).eval()
-
-
-def published(width: int, **fields: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The networks of a family by the width of its text, with every setting that was published, and their file."""
-    torch.manual_seed(3)
-    unet = diffusers.UNet2DConditionModel(**{
-        "block_out_channels": (64, 128), "layers_per_block": 1, "cross_attention_dim": width,
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-        "attention_head_dim": 8 if width == 768 else (1, 2), "use_linear_projection": width != 768, **fields,
-    })  # fmt: skip
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(32, 64), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4,
-        scaling_factor=0.18215 if width in (768, 1024) else 0.13025,
-    )  # fmt: skip
-    first = {768: (768, "quick_gelu"), 1024: (1024, "gelu"), 2048: (768, "quick_gelu")}.get(width)
-    parts = {"unet": unet, "vae": vae}
-    text: list[dict[str, Tensor]] = []
-    if first is not None:
-        parts["text_encoder"] = text_encoder(CLIPTextModel, *first)
-        prefix = {768: OPENAI, 1024: OPEN_2, 2048: OPENAI_XL}[width]
-        state = parts["text_encoder"].state_dict()
-        text.append(open_clip_file(state, prefix, more_layers=1) if width == 1024 else clip_file(state, prefix))
-    if width in (2048, 1280):
-        parts["text_encoder_2"] = text_encoder(CLIPTextModelWithProjection, 1280, "gelu")
-        prefix = OPEN_XL if width == 2048 else OPEN_REFINER
-        text.append(open_clip_file(parts["text_encoder_2"].state_dict(), prefix))
-    return parts, whole_file(SimpleNamespace(unet=unet, vae=vae), text=text)
-
-
-XL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 256}
-XL_BASE = {**XL, "projection_class_embeddings_input_dim": 2816}
-XL_REFINER = {**XL, "projection_class_embeddings_input_dim": 2560}
-WIDTHS: dict[int, tuple[Any, dict[str, Any], type[Any]]] = {
-    768: (StableDiffusionPipeline, {}, PNDMScheduler),
-    1024: (StableDiffusionPipeline, {}, DDIMScheduler),
-    2048: (StableDiffusionXLPipeline, XL_BASE, EulerDiscreteScheduler),
-    1280: (StableDiffusionXLImg2ImgPipeline, XL_REFINER, EulerDiscreteScheduler),
-}
-FIELDS = {
-    "unet": ("attention_head_dim", "norm_num_groups", "norm_eps", "act_fn", "flip_sin_to_cos", "freq_shift",
-             "addition_time_embed_dim", "use_linear_projection", "in_channels", "downsample_padding"),
-    "vae": ("scaling_factor", "norm_num_groups", "act_fn", "force_upcast", "latent_channels", "shift_factor"),
-    "text_encoder": ("num_attention_heads", "hidden_act", "eos_token_id", "layer_norm_eps", "num_hidden_layers"),
-}  # fmt: skip
-FIELDS["text_encoder_2"] = (*FIELDS["text_encoder"], "projection_dim")
-
-
-def tokenizers(cls: Any) -> dict[str, Any]:
-    return {name: tiny_tokenizer() for name in cls._declared if name.startswith("tokenizer")}
-
-
-@pytest.fixture(scope="module")
-def families(tmp_path_factory) -> dict[int, tuple[dict[str, Any], dict[str, Tensor], Path]]:
-    folder = tmp_path_factory.mktemp("families")
-    made = {width: published(width, **fields) for width, (_, fields, _) in WIDTHS.items()}
-    return {w: (parts, state, save(state, folder / f"{w}.safetensors")) for w, (parts, state) in made.items()}
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_what_was_published_with_a_family_is_taken_where_no_repository_is_given(families, width) -> None:
-    cls, _, scheduler = WIDTHS[width]
-    parts, _, path = families[width]
-    asked = {"prediction_type": "v_prediction"} if width == 1024 else {}
-    pipe = cls.from_single_file(path, **asked, **tokenizers(cls), device="cpu")
-    assert_same(pipe, SimpleNamespace(components=parts))
-    for name, part in parts.items():
-        ours = getattr(pipe, name).config
-        for field in FIELDS[name]:
-            assert getattr(ours, field) == getattr(part.config, field), f"{name}: {field}"
-    assert type(pipe.scheduler) is scheduler
-    assert pipe.scheduler.config.prediction_type == asked.get("prediction_type", "epsilon")
-    assert pipe.scheduler.config.beta_schedule == "scaled_linear"
-    if width == 1280:
-        assert pipe.force_zeros_for_empty_prompt is False
-
-
-def test_such_a_pipeline_draws(families) -> None:
-    pipe = StableDiffusionPipeline.from_single_file(families[768][2], tokenizer=tiny_tokenizer(), device="cpu")
-    image = pipe(prompt="a red cat", height=16, width=16, num_inference_steps=2, seed=1).image
-    assert image.size == (16, 16)
-    assert pipe.unet.config.sample_size == 64
-
-
-def test_what_files_of_2_predict_is_never_guessed(families, tmp_path) -> None:
-    _, state, path = families[1024]
-    given = {"tokenizer": tiny_tokenizer(), "device": "cpu"}
-    with pytest.raises(ConfigError, match=r"Stable Diffusion 2, whose files look the same .* give prediction_type="):
-        StableDiffusionPipeline.from_single_file(path, **given)
-    said = save(state, tmp_path / "said.safetensors", **{"modelspec.prediction_type": "v"})
-    pipe = StableDiffusionPipeline.from_single_file(said, **given)
-    assert pipe.scheduler.config.prediction_type == "v_prediction"
-    with pytest.raises(ConfigError, match=r"predicts 'v_prediction', but the scheduler is for 'epsilon'; give predic"):
-        StableDiffusionPipeline.from_single_file(said, **given, scheduler=DDIMScheduler())
-    with pytest.raises(InputError, match=r"scheduler= is for 'epsilon' and prediction_type='v_prediction' is given"):
-        StableDiffusionPipeline.from_single_file(
-            said, **given, scheduler=DDIMScheduler(), prediction_type="v_prediction"
-        )
-    trusted = StableDiffusionPipeline.from_single_file(
-        said, **given, scheduler=DDIMScheduler(), prediction_type="epsilon"
-    )
-    assert trusted.scheduler.config.prediction_type == "epsilon"
-    with pytest.raises(InputError, match=r"got 'velocity'; did you mean|got 'velocity'"):
-        StableDiffusionPipeline.from_single_file(path, **given, prediction_type="velocity")
-
-
-@pytest.mark.parametrize(("prediction", "name"), [("epsilon", "2-1-base"), ("v_prediction", "2-1")])
-def test_how_large_files_of_2_were_trained_shows_with_what_they_predict(families, tmp_path, prediction, name) -> None:
-    published = json.loads((PUBLISHED / f"stabilityai--stable-diffusion-{name}--unet.json").read_text())
-    given = {"tokenizer": tiny_tokenizer(), "device": "cpu"}
-    _, state, path = families[1024]
-    for told in ({"prediction_type": prediction}, {"scheduler": DDIMScheduler(prediction_type=prediction)}):
-        pipe = StableDiffusionPipeline.from_single_file(path, **given, **told)
-        assert pipe.unet.config.sample_size == published["sample_size"]
-    assert (
-        pipe(prompt="a cat", num_inference_steps=1, seed=1, outputs=["latents"]).latents.shape[-1]
-        == (published["sample_size"])
-    )
-    said = {
-        "modelspec.prediction_type": "v",
-        "modelspec.resolution": "64x32",
-    }  # width and height; a latent has 2 pixels
-    tuned = save(state, tmp_path / "tuned.safetensors", **said)
-    assert StableDiffusionPipeline.from_single_file(tuned, **given).unet.config.sample_size == (16, 32)
-
-
-def test_a_denoiser_that_was_given_is_not_told_its_size(families) -> None:
-    given = {"tokenizer": tiny_tokenizer(), "device": "cpu", "prediction_type": "v_prediction"}
-    own = StableDiffusionPipeline.from_single_file(families[1024][2], **given).unet
-    own.config = own.config.model_copy(update={"sample_size": None})
-    pipe = StableDiffusionPipeline.from_single_file(families[1024][2], **given, unet=own)
-    assert pipe.unet is own and own.config.sample_size is None
-
-
-def test_files_of_2_for_inpainting_were_published_with_one_prediction(tmp_path) -> None:
-    _, state = published(1024, **PART)
-    path = save(state, tmp_path / "inpainting.safetensors")
-    pipe = DiffusionPipeline.from_single_file(path, tokenizer=tiny_tokenizer(), device="cpu")
-    assert type(pipe) is StableDiffusionInpaintPipeline
-    assert (pipe.scheduler.config.prediction_type, pipe.unet.config.sample_size) == ("epsilon", 64)
-
-
-def test_a_word_in_metadata_that_is_not_known_is_no_answer(families, tmp_path) -> None:
-    said = save(families[1024][1], tmp_path / "said.safetensors", **{"modelspec.prediction_type": "something"})
-    with pytest.raises(ConfigError, match=r"it does not say"):
-        StableDiffusionPipeline.from_single_file(said, tokenizer=tiny_tokenizer(), device="cpu")
-
-
-def test_keys_that_stand_for_a_fact(families, tmp_path) -> None:
-    facts = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
-    path = save({**families[2048][1], **facts}, tmp_path / "v.safetensors")
-    pipe = StableDiffusionXLPipeline.from_single_file(path, **tokenizers(StableDiffusionXLPipeline), device="cpu")
-    config = pipe.scheduler.config
-    assert (config.prediction_type, config.rescale_betas_zero_snr) == ("v_prediction", True)
 
 
 def test_a_scheduler_of_the_repository_is_changed_only_when_asked(checkpoint) -> None:
