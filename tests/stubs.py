@@ -118,6 +118,12 @@ def define(*units: Node, inputs: type[Inputs] = Inputs, name: str = "Pipe", **co
     return type(name, (DiffusionPipeline,), body)
 
 
+def pipeline(*units: Node, inputs: type[Inputs] = TextInputs, scheduler: Scheduler | None = None) -> Any:
+    """A pipeline of these units with the networks of this module."""
+    cls = define(*units, inputs=inputs, encoder=Encoder, net=Net, scheduler=Scheduler)
+    return cls(encoder=Encoder(), net=Net(), scheduler=scheduler or FlowMatchEuler(shift=3.0))
+
+
 class Ledger:
     """A `Transfer` that moves nothing: it keeps the books of where each component would be.
 

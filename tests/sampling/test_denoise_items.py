@@ -24,9 +24,8 @@ from calotype.sampling import (
     Scheduler,
     Step,
 )
-from stubs import Encoder, Net, define, embeds, latents, noise, sigmas, velocity
+from stubs import embeds, latents, noise, pipeline, sigmas, velocity
 
-PARTS = {"encoder": Encoder, "net": Net, "scheduler": Scheduler}
 START = (embeds, noise, sigmas, latents)
 
 
@@ -39,12 +38,6 @@ class Talk(Inputs):
 
 class Unguided(Inputs):
     steps: int = 4
-
-
-def pipeline(*units, inputs=Talk, scheduler=None):
-    return define(*units, inputs=inputs, **PARTS)(
-        encoder=Encoder(), net=Net(), scheduler=scheduler or FlowMatchEuler(shift=3.0)
-    )
 
 
 # -- composite latents -------------------------------------------------------------------------------------------------
@@ -120,7 +113,7 @@ def test_parts_get_noise_of_their_own():
 
 
 def test_fresh_noise_of_an_item_does_not_depend_on_its_batch():
-    pipe = pipeline(*START, Denoise(velocity), scheduler=EulerAncestralDiscreteScheduler())
+    pipe = pipeline(*START, Denoise(velocity), inputs=Talk, scheduler=EulerAncestralDiscreteScheduler())
     call = {"steps": 4, "outputs": ("latents",)}
     batch = pipe(prompt=["a", "b", "c"], num_images=2, seed=5, **call)["latents"]
     assert torch.equal(batch[3], pipe(prompt="b", seed=6, **call).latents)

@@ -26,7 +26,7 @@ from calotype.sampling import (
     TCDScheduler,
     UniPCMultistepScheduler,
 )
-from stubs import Encoder, Net, TextInputs, define, embeds, latents, noise, sigmas, velocity
+from stubs import Net, embeds, latents, noise, pipeline, sigmas, velocity
 
 SCHEDULERS = [
     PNDMScheduler(skip_prk_steps=True),
@@ -47,11 +47,6 @@ SCHEDULERS = [
     EDMDPMSolverMultistepScheduler(),
 ]
 every = pytest.mark.parametrize("scheduler", SCHEDULERS, ids=repr)
-PARTS = {"encoder": Encoder, "net": Net, "scheduler": Scheduler}
-
-
-def pipeline(*units, scheduler):
-    return define(*units, inputs=TextInputs, **PARTS)(encoder=Encoder(), net=Net(), scheduler=scheduler)
 
 
 @every
