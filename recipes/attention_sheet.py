@@ -112,6 +112,7 @@ def main(target: Path) -> None:
         draw.text((6, SIDE * number + 24), label, fill="black", font=font)
         for column, picture in enumerate(row):
             sheet.paste(picture, (LABEL + SIDE * column, SIDE * number))
+    target.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(target, quality=80, method=6)
 
 

@@ -76,6 +76,7 @@ def main(work: Path, target: Path) -> None:
     pipe = TextToImagePipeline.from_pretrained("calotype/emoji-64")
     make_pictures(pipe, work / "pictures")
     result = train(pipe, work / "pictures", work / "run")
+    target.parent.mkdir(parents=True, exist_ok=True)
     sheet(pipe, result.files[0]).save(target, quality=85, method=6)
     print(f"{result.steps} steps, loss {result.loss}: {result.files[0]}")
 

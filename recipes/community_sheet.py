@@ -139,6 +139,7 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
 
 
 def main(folder: Path, names: Sequence[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for name in names or SHEETS:
         path = folder / f"{name}.webp"
         sheet(list(SHEETS[name]())).save(path, quality=80, method=6)

@@ -130,6 +130,7 @@ def main(work: Path, target: Path) -> None:
     make_pictures(pipe, work / "pictures", learned())
     result = train(pipe, work / "pictures", work / "run")
     picture, means = compare(pipe, QwenImageBlockwiseControlNetModel.from_pretrained(result.files[0]))
+    target.parent.mkdir(parents=True, exist_ok=True)
     picture.save(target, quality=80, method=6)
     print(f"{result.steps} steps, loss {result.loss}: {result.files[0]}")
     print("edges as asked for: " + ", ".join(f"{mean:.3f}" for mean in means) + " (without, with, another colour)")

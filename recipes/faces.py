@@ -210,6 +210,7 @@ def sheets(pipe: DDPMPipeline, data: Path, target: Path, count: int = 96, steps:
     """Every picture of the first seeds; the first row of them above what is nearest in the data; and the distances."""
     names, real = read_pictures(data)
     pictures = drawn(pipe, count, steps)
+    target.mkdir(parents=True, exist_ok=True)
     grid(pictures, 16).save(target / "faces-32.webp", lossless=True, method=6)
     apart = distances(pictures, real)
     nearest = real[apart.argmin(1)]

@@ -62,6 +62,7 @@ def main(target: Path) -> None:
         contrast = np.mean([p.std() for p in pixels])
         apart = np.mean([np.abs(p - q).mean() for p, q in zip(pixels, plain, strict=True)])
         sys.stdout.write(f"{label:26} saturation {saturation:.3f}  contrast {contrast:5.1f}  apart {apart:5.1f}\n")
+    target.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(target, quality=80, method=6)
 
 

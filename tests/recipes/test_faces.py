@@ -63,8 +63,8 @@ def test_distances_are_of_the_nearest(pictures: Path) -> None:
 
 def test_the_sheets_are_written(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipe = DDPMPipeline(unet=faces.network().eval(), scheduler=faces.scheduler(), device="cpu")
-    faces.sheets(pipe, pictures, tmp_path, count=16, steps=1)
+    faces.sheets(pipe, pictures, tmp_path / "sheets", count=16, steps=1)
     for name, size in (("faces-32", (16 * 64, 64)), ("faces-32-nearest", (16 * 64, 128))):
-        with Image.open(tmp_path / f"{name}.webp") as sheet:
+        with Image.open(tmp_path / "sheets" / f"{name}.webp") as sheet:
             assert sheet.size == size
     assert "drawn to nearest real" in capsys.readouterr().out
