@@ -46,6 +46,12 @@ def test_a_text_may_be_a_mapping():
         ({"net": "strem"}, r"memory\['net'\] must be one of keep, stream, .* got 'strem'; did you mean 'stream'"),
         ({"net": "in8"}, r"did you mean 'int8'"),
         ({"net": 8}, r"memory\['net'\] must be one of keep"),
+        ({"gpu": "8GiB"}, r"memory\['gpu'\] is an amount, '8GiB', .* names none; .*: write memory={'cuda': '8GiB'}"),
+        (
+            {"net": 2**33},
+            r"memory\['net'\] is an amount, 8589934592, .* of a component 'keep', 'stream' or a precision",
+        ),
+        ({"cuda": 100, "cpu": 100, "cuda:0": 200}, "two budgets of one device, 'cuda' and 'cuda:0'; leave one out"),
         ({3: "keep"}, "memory: a key names a device or a component, got 3"),
     ],
 )

@@ -57,7 +57,8 @@ def parse_memory(memory: "Memory | MemoryRequest | None", components: Collection
         components: the names that patterns may begin with; None for any.
 
     Raises:
-        InputError: no amount of bytes, or a value that is none of `"keep"`, `"stream"` and the known precisions.
+        InputError: no amount of bytes, two of one device, or a value that is none of `"keep"`, `"stream"` and the known
+            precisions.
         UnknownInput: a key that is neither a device nor begins with a component's name.
     """
     if memory is None:
@@ -98,6 +99,7 @@ def _read(memory: Mapping[str, int | str]) -> MemoryRequest:
             stays[key] = str(value)
         else:
             storage[key] = _precision(key, value)
+    _refuse_twice(budgets)
     return MemoryRequest(MappingProxyType(budgets), MappingProxyType(stays), MappingProxyType(storage))
 
 
@@ -106,14 +108,41 @@ def _is_device(key: str) -> bool:
     return kind in _DEVICES and (not colon or index.isdecimal())
 
 
+def _refuse_twice(budgets: Collection[str]) -> None:
+    """Raise `InputError` for two budgets of one device: `"cuda"` is `"cuda:0"`."""
+    found: dict[tuple[str, int], str] = {}
+    for name in budgets:
+        kind, _, index = name.partition(":")
+        other = found.setdefault((kind, int(index or 0)), name)
+        if other != name:
+            raise InputError(f"memory has two budgets of one device, {other!r} and {name!r}; leave one out")
+
+
 def _precision(key: str, value: object) -> str:
     from calotype.memory.storage.known import PRECISIONS  # only who packs weights needs them
 
     if isinstance(value, str) and (value in PRECISIONS or value == "none"):
         return value
+    if _is_amount(value):
+        device = "cuda" if "gpu" in key.lower() or "cuda" in key.lower() else "cpu"
+        raise InputError(
+            f"memory[{key!r}] is an amount, {value!r}, which is the budget of a device, and {key!r} names none; devices "
+            f"are called {', '.join(_DEVICES)}, or cuda:1: write memory={{{device!r}: {value!r}}}, and of a component "
+            "'keep', 'stream' or a precision"
+        )
     known = (*STAYS, *PRECISIONS)
     near = did_you_mean(value, known) if isinstance(value, str) else ""
     raise InputError(f"memory[{key!r}] must be one of {', '.join(known)}, got {value!r}{near}")
+
+
+def _is_amount(value: object) -> bool:
+    """Whether a value can only be meant as bytes: 8 may be bits."""
+    if not isinstance(value, str):
+        return isinstance(value, int) and value >= 2**10
+    try:
+        return parse_bytes(value) > 0
+    except InputError:
+        return False
 
 
 def _check_name(key: str, components: Collection[str]) -> None:

@@ -78,7 +78,10 @@ def test_what_cannot_fit_is_refused_by_the_plan_with_what_can() -> None:
 def test_a_part_that_is_kept_is_not_streamed() -> None:
     pipe = load({"cpu": "11MiB", "transformer.blocks.2": "keep", "text_encoder": "keep"})
     assert torch.equal(latents(pipe), latents(load()))
-    with pytest.raises(ComponentError, match=r"transformer.*give memory="):
+    with pytest.raises(
+        ComponentError,
+        match=r"what is kept there and the largest others .*give memory=\d+ .*, or do not keep 'transformer'",
+    ):
         load({"cpu": "10MiB", "transformer": "keep"}).plan(**CALL)
 
 
@@ -175,6 +178,11 @@ def test_what_memory_may_say() -> None:
         load({"cpu": "8"})
     with pytest.raises(InputError, match="memory must be a number of bytes"):
         load("much")
+    for said in ("keep", "int8"):
+        with pytest.raises(
+            InputError, match=rf"memory\['tokenizer'\] is '{said}', but tokenizer has no weights; leave"
+        ):
+            load({"cpu": "12MiB", "tokenizer": said})
     with pytest.raises(InputError, match=r"memory\['cuda:3'\] is a budget of a device that nothing runs on: cpu has"):
         DiffusionPipeline.from_pretrained(MODEL, memory={"cuda:3": "1GiB"}, device="cpu")
 

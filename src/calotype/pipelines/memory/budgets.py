@@ -9,6 +9,7 @@ import torch
 
 from calotype.errors import InputError
 from calotype.graph.plan import Plan
+from calotype.memory.places import has_tensors
 from calotype.memory.request import Memory, MemoryRequest, parse_memory
 from calotype.memory.residency import Residency, parse_device
 
@@ -89,7 +90,12 @@ def _is_used(named: torch.device, used: Collection[torch.device]) -> bool:
 
 
 def pack(pipe: "DiffusionPipeline", request: MemoryRequest) -> None:
-    """Keep the weights of a pipeline's networks as packed as was asked; what was loaded so stays as it is."""
+    """Keep the weights of a pipeline's networks as packed as was asked; what was loaded so stays as it is.
+
+    Raises:
+        InputError: something is asked of a component that has no weights, or that cannot be packed so.
+    """
+    _refuse_weightless(pipe, request)
     for name, component in pipe.components.items():
         patterns = request.patterns(name) if isinstance(component, torch.nn.Module) else {}
         if patterns:
@@ -98,6 +104,14 @@ def pack(pipe: "DiffusionPipeline", request: MemoryRequest) -> None:
 
             read_resting(component)
             store(component, patterns)
+
+
+def _refuse_weightless(pipe: "DiffusionPipeline", request: MemoryRequest) -> None:
+    """Raise `InputError` for what would do nothing: a component without weights neither stays, streams nor is packed."""
+    for key, said in {**request.stays, **request.storage}.items():
+        name = key.partition(".")[0]
+        if (component := getattr(pipe, name, None)) is not None and not has_tensors(component):
+            raise InputError(f"memory[{key!r}] is {said!r}, but {name} has no weights; leave it out")
 
 
 def loading(

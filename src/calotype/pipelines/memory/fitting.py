@@ -192,9 +192,13 @@ class _Fitting:
         assert plan.computed is not None
         most, memory = self.needs(plan)[at], self.memory.memory_of(self.parts(plan)[at])
         computed, names = plan.computed[at], ", ".join(self.parts(plan)[at]) or "no component"
+        stays = self.pipe._request.stays.items()
+        kept = [repr(key) for key, said in stays if said == "keep" and key.partition(".")[0] in self.parts(plan)[at]]
+        turns = "what is kept there and the largest others" if kept else "the largest layers"
         tiles = "" if plan.call.values.get(TILE) is None else f", in tiles of {plan.call.values[TILE]} pixels"
         raise ComponentError(
             f"{plan.nodes[at].name} computes {in_bytes(computed)} at a time{tiles}, with {names} on "
-            f"{memory.device}, which together, with the largest layers taking turns, take {in_bytes(most)}, but "
+            f"{memory.device}, which together, with {turns} taking turns, take {in_bytes(most)}, but "
             f"the budget is {in_bytes(memory.budget or 0)}; give {memory.option(most)} (bytes) or more"
+            + (f", or do not keep {' and '.join(kept)}" if kept else "")
         )
