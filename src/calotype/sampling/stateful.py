@@ -259,6 +259,37 @@ class ByIndex(Counting):
         return torch.where(several, second, first)
 
 
+class SteppingWithState(Counting):
+    """Steps that count, of a solver that has a state."""
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """One step from `timestep`, one of `timesteps`. Steps of one loop follow each other.
+
+        Args:
+            model_output: [B, C, ...] for the scaled sample.
+            timestep: where `sample` is.
+            sample: latents [B, C, ...], not scaled.
+            generator: of the fresh noise of a stochastic solver; a list has one per item; None is torch's own.
+
+        Returns:
+            `SchedulerOutput`, or a tuple of its two tensors, of the latents alone where the ecosystem has no more. The
+            clean sample is at least float32.
+
+        Raises:
+            InputError: the timestep is a whole number where they are not, or none of the schedule's.
+        """
+        if self.timesteps.is_floating_point():
+            self._check_step(timestep)
+        return self._stepped(model_output, timestep, sample, generator, return_dict)
+
+
 def steps_asked(steps: Any) -> int | None:
     """`num_inference_steps` as the pure face takes it. Raises `InputError` for 0, a negative number or no whole one."""
     return None if steps is None else counted(steps, "num_inference_steps")

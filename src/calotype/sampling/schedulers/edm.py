@@ -14,7 +14,7 @@ from calotype.sampling.schedulers.base import plan, split_variance
 from calotype.sampling.schedulers.fields import Thresholded
 from calotype.sampling.solver import Euler
 from calotype.sampling.solvers.dpm_multistep import DpmMultistep, SolverType
-from calotype.sampling.stateful import ByIndex, Generators, source
+from calotype.sampling.stateful import ByIndex, Generators, SteppingWithState, source
 
 FOREIGN = {
     "algorithm_type": frozenset({"deis", "data_prediction", "noise_prediction"}),
@@ -143,32 +143,10 @@ class EDMEulerScheduler(_Preconditioned):
         return self._taken(moved.to(model_output.dtype), clean, return_dict)
 
 
-class _Multistep(_Preconditioned):
+class _Multistep(SteppingWithState, _Preconditioned):
     """What those with the predictions of several steps share."""
 
     alone = True
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        generator: Generators = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """One step from `timestep`, one of `timesteps`. Steps of one loop follow each other.
-
-        Args:
-            model_output: [B, C, ...] for the scaled sample.
-            timestep: where `sample` is.
-            sample: latents [B, C, ...], not scaled.
-            generator: of the fresh noise of a stochastic solver; a list has one per item; None is torch's own.
-
-        Returns:
-            `SchedulerOutput`, or a tuple of the latents alone.
-        """
-        self._check_step(timestep)
-        return self._stepped(model_output, timestep, sample, generator, return_dict)
 
 
 class EDMDPMSolverMultistepScheduler(_Multistep):

@@ -10,7 +10,7 @@ from calotype.sampling.limit import Clip, DynamicThreshold, Limit
 from calotype.sampling.parameterization import parameterization
 from calotype.sampling.schedule import VarianceExploding
 from calotype.sampling.schedulers.fields import one_ramp
-from calotype.sampling.stateful import ByIndex, ByTimestep, Generators
+from calotype.sampling.stateful import ByIndex, ByTimestep, Generators, SteppingWithState
 
 
 def training_tables(config: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,34 +99,8 @@ class NoiseOverSignal(_OfRatios):
         return ((noise - sigma * sample) / (1.0 + sigma**2).sqrt()).to(sample.dtype)
 
 
-class NoiseOverSignalWithState(NoiseOverSignal):
+class NoiseOverSignalWithState(SteppingWithState, NoiseOverSignal):
     """The same with a solver that has a state."""
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        generator: Generators = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """One step from `timestep`, one of `timesteps`. Steps of one loop follow each other.
-
-        Args:
-            model_output: [B, C, ...] for the scaled sample.
-            timestep: where `sample` is.
-            sample: latents [B, C, ...], not scaled.
-            generator: of the fresh noise of a stochastic solver; a list has one per item; None is torch's own.
-
-        Returns:
-            `SchedulerOutput`, or a tuple of its two tensors. The clean sample is at least float32.
-
-        Raises:
-            InputError: the timestep is a whole number where they are not, or none of the schedule's.
-        """
-        if self.timesteps.is_floating_point():
-            self._check_step(timestep)
-        return self._stepped(model_output, timestep, sample, generator, return_dict)
 
 
 class PreservingRatios(_OfRatios):
