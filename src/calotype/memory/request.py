@@ -126,9 +126,9 @@ def _precision(key: str, value: object) -> str:
     if _is_amount(value):
         device = "cuda" if "gpu" in key.lower() or "cuda" in key.lower() else "cpu"
         raise InputError(
-            f"memory[{key!r}] is an amount, {value!r}, which is the budget of a device, and {key!r} names none; devices "
-            f"are called {', '.join(_DEVICES)}, or cuda:1: write memory={{{device!r}: {value!r}}}, and of a component "
-            "'keep', 'stream' or a precision"
+            f"memory[{key!r}] is an amount, {value!r}, which is the budget of a device, and {key!r} names none; "
+            f"devices are called {', '.join(_DEVICES)}, or cuda:1: write memory={{{device!r}: {value!r}}}, and of a "
+            "component 'keep', 'stream' or a precision"
         )
     known = (*STAYS, *PRECISIONS)
     near = did_you_mean(value, known) if isinstance(value, str) else ""

@@ -107,7 +107,7 @@ def pack(pipe: "DiffusionPipeline", request: MemoryRequest) -> None:
 
 
 def _refuse_weightless(pipe: "DiffusionPipeline", request: MemoryRequest) -> None:
-    """Raise `InputError` for what would do nothing: a component without weights neither stays, streams nor is packed."""
+    """Raise `InputError` for what would do nothing: what has no weights neither stays, streams nor is packed."""
     for key, said in {**request.stays, **request.storage}.items():
         name = key.partition(".")[0]
         if (component := getattr(pipe, name, None)) is not None and not has_tensors(component):
