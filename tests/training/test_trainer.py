@@ -221,6 +221,9 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         Trainer(small(), rows(), tmp_path, steps=4, **LORA).train(progress=False)
     with pytest.raises(TrainingError, match="is of another run: batch was 1, is 2"):
         Trainer(small(), rows(), tmp_path, steps=4, batch=2, **LORA).train(resume=True, progress=False)
+    other = {"target": LowRankChange(component="net", rank=3, layers="(into|to_q)")}
+    with pytest.raises(TrainingError, match=r"is of another run: target\.rank was 2, is 3\. Give the same"):
+        Trainer(small(), rows(), tmp_path, steps=4, **other).train(resume=True, progress=False)
     with pytest.raises(TrainingError, match="is of another run: data was"):
         Trainer(small(), rows(3), tmp_path, steps=4, **LORA).train(resume=True, progress=False)
 
@@ -259,6 +262,10 @@ def test_a_loss_that_is_not_finite_stops_before_it_does_harm(tmp_path: Path) -> 
     assert all(value.isfinite().all() for value in weights(pipe).values())
     last = load_checkpoint(tmp_path / "checkpoint-00000004")
     assert same(dict(last.trained), weights(pipe))
+    data = [{**row, "image": color(0, 0, 0)} for row in rows()]
+    broken = {**FULL, "optimizer": {"kind": "sgd", "rate": 1e38}, "clip": None}
+    with pytest.raises(TrainingError, match=r"no checkpoint was written yet\. A lower rate, .* may help$"):
+        Trainer(small(), data, tmp_path / "none", steps=9, **broken).train(progress=False)
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +451,7 @@ def test_a_run_on_other_weights_or_another_schedule_is_refused(tmp_path: Path) -
     with torch.no_grad():
         others[0].net.into.weight.add_(1.0)
     for other in others:
-        with pytest.raises(TrainingError, match="is of another run: base was"):
+        with pytest.raises(TrainingError, match=r"is of another run: base\.(net|words|scheduler) was"):
             Trainer(other, rows(), tmp_path, steps=2, **LORA).train(resume=True, progress=False)
     assert Trainer(small(), rows(), tmp_path, steps=2, **LORA).train(resume=True, progress=False).steps == 2
 

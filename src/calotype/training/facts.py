@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,17 @@ def _known_by(inputs: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def refuse_another_run(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise `TrainingError`, naming what differs, where a checkpoint's facts are not those of a run."""
-    wanted = json.loads(json.dumps(wanted))
-    other = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    other = list(_differing(found, json.loads(json.dumps(wanted))))
     if other:
-        shown = "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in other[:4])
+        shown = "; ".join(f"{name} was {was!r}, is {now!r}" for name, was, now in other[:4])
         raise TrainingError(f"{path} is of another run: {shown}. Give the same settings and data, or another folder")
+
+
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any], stem: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """What differs by name, within tables by the names there (`target.rank`), with what it was and is."""
+    for name in sorted({*found, *wanted}):
+        was, now = found.get(name), wanted.get(name)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            yield from _differing(was, now, f"{stem}{name}.")
+        elif was != now:
+            yield f"{stem}{name}", was, now

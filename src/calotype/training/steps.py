@@ -96,9 +96,9 @@ class Steps:
         try:
             return self.loop.step()
         except TrainingError as error:
+            go_on = "; resume=True goes on from there" if last_checkpoint(self.output) else ""
             raise TrainingError(
-                f"{error}; {self._kept()}. A lower rate, clip=1.0 or precision='no' may help; resume=True goes on from "
-                "there"
+                f"{error}; {self._kept()}. A lower rate, clip=1.0 or precision='no' may help{go_on}"
             ) from None
 
     def _looked_at(self) -> dict[str, float]:
