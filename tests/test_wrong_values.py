@@ -111,9 +111,9 @@ def test_a_configuration_is_a_mapping() -> None:
         DDPMScheduler.from_config(3)
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 8, 8), (1, 4, 8, 8)])
+@pytest.mark.parametrize("shape", [(1, 2, 8, 8), (1, 5, 8, 8)])
 def test_values_of_no_picture(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match=re.escape(f"a tensor [1, 1 or 3, height, width], got {list(shape)}")):
+    with pytest.raises(InputError, match=re.escape(f"a tensor [1, 1, 3 or 4, height, width], got {list(shape)}")):
         to_picture(torch.zeros(shape))
 
 

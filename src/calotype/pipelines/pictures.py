@@ -125,19 +125,19 @@ def to_mask(picture: Picture) -> Float[Tensor, "1 1 h w"]:
 
 
 def to_picture(values: Float[Tensor, "1 c h w"]) -> Picture:
-    """Values in [-1, 1] as a picture, rounded to the nearest of 256 levels; one channel is grey, three are RGB.
+    """Values in [-1, 1] as a picture, rounded to the nearest of 256 levels: grey, RGB or RGBA by the channels.
 
     Raises:
-        InputError: the values are not those of one picture of one or three channels.
+        InputError: the values are not those of one picture of one, three or four channels.
         ComponentError: a value is not finite, which damaged weights or a type of too small a range make.
     """
     from PIL import Image
 
-    if not isinstance(values, Tensor) or values.ndim != 4 or len(values) != 1 or values.shape[1] not in (1, 3):
+    if not isinstance(values, Tensor) or values.ndim != 4 or len(values) != 1 or values.shape[1] not in (1, 3, 4):
         found = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise InputError(
-            f"to_picture takes the values of one picture, a tensor [1, 1 or 3, height, width], got {found}; of a batch "
-            "take values[i : i + 1]"
+            f"to_picture takes the values of one picture, a tensor [1, 1, 3 or 4, height, width], got {found}; of a "
+            "batch take values[i : i + 1]"
         )
     if not values.isfinite().all():
         raise ComponentError(
