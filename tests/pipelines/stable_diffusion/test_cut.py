@@ -12,6 +12,7 @@ from PIL import Image
 
 from calotype import StableDiffusionControlNetInpaintPipeline, StableDiffusionInpaintPipeline, StableDiffusionXLPipeline
 from calotype.errors import InputError, UnusedInput
+from calotype.memory.peak import watched
 from calotype.pipelines.stable_diffusion.controlled import cut_control
 from calotype.pipelines.stable_diffusion.units import cut, put_back
 from pipelines.stable_diffusion.test_both_loops import controls
@@ -131,3 +132,16 @@ def test_it_has_no_meaning_without_a_mask(folder: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(folder, device="cpu")
     with pytest.raises(UnusedInput, match="padding_mask_crop was given"):
         pipe(**CALL, image=picture(SIZE), padding_mask_crop=2)
+
+
+def test_what_it_takes_is_known_before(folder: Path) -> None:
+    """What comes after the picture works on pictures, and takes no tensors that count."""
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(folder, device="cpu", memo=0)
+    call = {**CALL, "image": picture(SIZE), "mask_image": spot(), "padding_mask_crop": 2}
+    plan = pipe.plan(**call)
+    networks = (pipe.unet, pipe.vae, pipe.text_encoder)
+    weights = sum(t.nbytes for n in networks for t in (*n.parameters(), *n.buffers()))
+    with watched() as watch:
+        pipe(**call)
+    assert plan.predicted_peak is not None and 0.97 < (plan.predicted_peak - weights) / watch.peak < 1.03
+    assert [node.name for node in plan.nodes][-2:] == ["image", "put_back"]

@@ -19,6 +19,7 @@ from calotype.memory.imagined import asks_for_data, has_data
 from calotype.memory.passes import Key, Passes
 from calotype.memory.peak import StorageWatch, imagined
 from calotype.pipelines.memory.rehearsed_networks import RehearsedNetwork, can_be_rehearsed
+from calotype.pipelines.pictures import is_picture
 from calotype.sampling.denoise import Denoise
 
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ def rehearse(
 ) -> Rehearsed | None:
     """Every unit is rehearsed once, a loop for as many steps as it takes to see all branches.
 
-    Scratch memory inside a kernel is not seen. None where a unit before the last asks for data, or fails in another
-    way, which is logged, or one is impure and so cannot be rehearsed.
+    Scratch memory inside a kernel is not seen. None where a unit before the last asks for data, but for one that makes
+    pictures after which no network runs, or fails in another way, which is logged, or one is impure and so cannot be
+    rehearsed.
 
     Args:
         groups: the groups of layers to count passes through, of each component.
@@ -70,13 +72,14 @@ def rehearse(
     Raises:
         CalotypeError: a unit did, which it would in the call too.
     """
-    modules = [c for c in components.values() if isinstance(c, torch.nn.Module)]
-    weights = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+    modules = {name: c for name, c in components.items() if isinstance(c, torch.nn.Module)}
+    weights = [t for m in modules.values() for t in (*m.parameters(), *m.buffers())]
+    networks = frozenset(modules)
     passes = Passes(groups or {})
     with torch.no_grad(), imagined(weights) as watch, passes.watching():
         if known is not None:
             run.stand_in(_standing_in(components, groups or {}, known, (watch, passes)))
-        return _Rehearsal(run, watch, passes, known).rest(0)
+        return _Rehearsal(run, networks, watch, passes, known).rest(0)
 
 
 def _standing_in(
@@ -133,8 +136,10 @@ class Known:
 class _Rehearsal:
     """One rehearsal, which goes from node to node."""
 
-    def __init__(self, run: Run, watch: StorageWatch, passes: Passes, known: Known | None) -> None:
-        self.run, self.watch, self.passes, self.known = run, watch, passes, known
+    def __init__(
+        self, run: Run, networks: frozenset[str], watch: StorageWatch, passes: Passes, known: Known | None
+    ) -> None:
+        self.run, self.networks, self.watch, self.passes, self.known = run, networks, watch, passes, known
 
     def rest(self, position: int) -> Rehearsed | None:
         """What the node at this position shows, and those after it."""
@@ -164,12 +169,26 @@ class _Rehearsal:
             if not asks_for_data(error):
                 _warn(node.name, error, is_last)
             if not is_last:
-                return None
+                return self._pictures(position) if asks_for_data(error) else None
             counted = self.passes.taken()
         computed, scores = watch.peak, watch.scores
         if (rest := self.rest(position + 1)) is None:
             return None
         return Rehearsed((computed, *rest.computed), (counted, *rest.passes), (scores, *rest.scores), rest.crossed)
+
+    def _pictures(self, position: int) -> Rehearsed | None:
+        """What a node shows that made pictures of its tensors, and those after it where no network takes part: they
+        work on pictures. None of any other."""
+        nodes, edges = self.run.plan.nodes, self.run.edges
+        later = nodes[position + 1 :]
+        if not all(map(is_picture, nodes[position].node.writes.values())):
+            return None
+        if any(node.node.impure or node.components & self.networks for node in later):
+            return None
+        computed = (self.watch.peak, *(self.watch.live for _ in later))
+        passes = (self.passes.taken(), *(Counter[Key]() for _ in later))
+        foreseen = {} if edges is None else dict(edges.foreseen)
+        return Rehearsed(computed, passes, (self.watch.scores, *(0 for _ in later)), foreseen)
 
     def _seen(self) -> Hashable:
         """All that the present node and those after it can see, the components aside: values, but for the seed, and of
