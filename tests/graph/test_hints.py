@@ -155,6 +155,7 @@ def test_the_batch_itself_cannot_be_padded():
         (Float[Tensor, "b c"] | None, "Float[Tensor, 'b c'] | None"),
         (Literal["a", "b"], "Literal['a', 'b']"),
         (list[int], "list[int]"),
+        (tuple[str, ...] | None, "tuple[str, ...] | None"),
         (Embeds, "Embeds"),
         (Any, "Any"),
         (ComponentRef("transformers:T5"), 'Component["transformers:T5"]'),

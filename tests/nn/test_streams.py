@@ -4,7 +4,18 @@ import pytest
 import torch
 
 from calotype.errors import InputError
-from calotype.nn.streams import Condition, Layout, Patches, Region, Words, block_samples, references, regions, visible
+from calotype.nn.streams import (
+    Condition,
+    Layout,
+    Patches,
+    Region,
+    Words,
+    block_samples,
+    inside_of,
+    references,
+    regions,
+    visible,
+)
 
 
 def test_regions_see_themselves_and_their_area():
@@ -46,6 +57,15 @@ def test_two_conditions_with_texts_know_their_own():
     assert sees[3:, :3].tolist() == [[True, False, True], [False, True, True]]
 
 
+def test_an_area_may_have_fewer_numbers_than_a_picture_has_tokens():
+    """As where a larger picture, or one of another shape, lies beside the drawn one."""
+    area = torch.tensor([[[1, 0, 0], [0, 0, 1]]])
+    wide = inside_of(area, (1, 4, 2)).view(4, 2)
+    assert wide.tolist() == [[True, False], [True, False], [False, True], [False, True]]
+    halves = inside_of(area[:, :1, :2], (2, 1, 4)).view(2, 4)
+    assert halves.tolist() == [[True, True, False, False]] * 2
+
+
 def test_nothing_is_a_condition_too():
     assert regions() == Condition()
     assert references() == Condition()
@@ -54,8 +74,5 @@ def test_nothing_is_a_condition_too():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="a grid of 1x2x3 has 6 tokens, got 5"):
         Patches(torch.zeros(1, 5, 4), (1, 2, 3))
-    small = regions(Region(Words(torch.zeros(1, 1, 3)), torch.ones(1, 1, 2)))
-    with pytest.raises(InputError, match="at least a number for each of 2x2 tokens, got 1x2"):
-        visible(Layout((1, 1), ((1, 2, 2),)), [small], [None, None], 1, torch.device("cpu"))
     with pytest.raises(InputError, match="no samples"):
         block_samples([], 4)

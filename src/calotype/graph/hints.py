@@ -292,8 +292,8 @@ def spell(hint: Any) -> str:
     only = parts[0]
     if only is type(None) or only is None:
         return "None"
-    if only is Any:
-        return "Any"
+    if only is Any or only is ...:
+        return "Any" if only is Any else "..."
     if get_args(only):
         name = getattr(get_origin(only), "__name__", str(get_origin(only)))
         return f"{name}[{', '.join(spell(a) for a in get_args(only))}]"

@@ -126,7 +126,7 @@ def block_samples(samples: Sequence[Float[Tensor, "b n c"]], blocks: int) -> Res
 
 @dataclass(frozen=True)
 class Region:
-    """A text that is for a part of the picture. `area` is positive there, at any whole multiple of the tokens' size."""
+    """A text that is for a part of the picture. `area`, of any height and width, is positive there."""
 
     words: Words
     area: Shaped[Tensor, "#b h w"]
@@ -159,14 +159,8 @@ def regions(*parts: Region) -> Condition:
 
 
 def inside_of(area: Shaped[Tensor, "b h w"], grid: Grid) -> Bool[Tensor, "b n"]:
-    """Which tokens of a picture lie in an area, by so much as a part of them. Raises `InputError` for an area that has
-    fewer numbers than tokens on a side."""
+    """Which tokens of a picture lie in an area, by so much as a part of them."""
     frames, height, width = grid
-    if area.shape[-2] < height or area.shape[-1] < width:
-        raise InputError(
-            f"the area of a region must have at least a number for each of {height}x{width} tokens, got "
-            f"{area.shape[-2]}x{area.shape[-1]}"
-        )
     shares = functional.adaptive_max_pool2d((area > 0).float(), (height, width))
     return (shares > 0).flatten(1).repeat(1, frames)
 

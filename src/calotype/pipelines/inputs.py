@@ -71,6 +71,14 @@ def refuse_both(values: Any, *pairs: tuple[str, str]) -> Any:
     return values
 
 
+def listed(values: Any, *names: str) -> Any:
+    """The values of a call, where each of these that was given is a tuple: of a list, or of one value by itself."""
+    if not isinstance(values, dict):
+        return values
+    given = {name: values[name] for name in names if values.get(name) is not None}
+    return {**values, **{name: tuple(v) if isinstance(v, list | tuple) else (v,) for name, v in given.items()}}
+
+
 class SampledInputs(CacheInputs):
     """How many pictures, in how many steps, from which noise."""
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from calotype import PerturbedAttention, QwenImagePipeline, SkipLayers
+from calotype import PerturbedAttention, QwenImageEditPipeline, QwenImagePipeline, SkipLayers
 from calotype.errors import InputError, UnusedInput
 from calotype.pipelines.qwen_image import regions
-from tiny_qwen import parts, with_weights_of
+from tiny_qwen import parts, picture, tiny_processor, with_weights_of
 
 SIZE = {"height": 48, "width": 64, "num_inference_steps": 2}
 WORDS = {"prompt": "a red cat", "negative_prompt": "blue", "guidance_scale": 3.0, **SIZE}
@@ -39,6 +39,32 @@ def test_regions_change_what_lies_in_them(pipe: Any) -> None:
     assert changed[4:].mean() > changed[:4].mean()
     away = ours(**call, region_prompts=["a cat", "a dog"], **both, region_negative=True).latents
     assert not torch.allclose(one, away, atol=1e-5)
+
+
+def test_a_small_edit_of_a_large_picture_has_regions_too(tmp_path: Any) -> None:
+    """What is drawn has fewer latents than the picture beside it has tokens."""
+    editor = with_weights_of(QwenImageEditPipeline, parts(), tmp_path, processor=tiny_processor())
+    ours, mask = editor.with_units(regions()), half().resize((256, 16))
+    call = {
+        **WORDS,
+        "height": 16,
+        "width": 256,
+        "image": picture(64, 96),
+        "image_resize": False,
+        "region_masks": [mask],
+    }
+    one, other = (
+        ours(**call, region_prompts=[words], seed=1, outputs=["latents"]).latents for words in ("a cat", "a blue whale")
+    )
+    changed = (one - other).abs().mean((0, 1, 2))
+    assert changed[:16].mean() > changed[16:].mean() > 0
+
+
+def test_one_region_may_stand_by_itself(pipe: Any) -> None:
+    ours, call = pipe.with_units(regions()), {**WORDS, "seed": 1, "outputs": ["latents"]}
+    alone = ours(**call, region_prompts="a cat", region_masks=half(), region_negative_prompts="a cow").latents
+    listed = ours(**call, region_prompts=["a cat"], region_masks=(half(),), region_negative_prompts=["a cow"]).latents
+    assert torch.equal(alone, listed)
 
 
 def test_regions_need_a_mask_each(pipe: Any) -> None:

@@ -7,7 +7,7 @@ from calotype.graph.hints import Each
 from calotype.graph.node import Node
 from calotype.pipelines.autoencoder import image, pasted
 from calotype.pipelines.base import takes
-from calotype.pipelines.inputs import refuse_both
+from calotype.pipelines.inputs import listed, refuse_both
 from calotype.pipelines.latents import keep_known, latents, noise_source
 from calotype.pipelines.pictures import Picture
 from calotype.pipelines.qwen_image.editing import (
@@ -81,14 +81,7 @@ class EditPlusInputs(ReferenceInputs, DrawnInputs):
     @model_validator(mode="before")
     @classmethod
     def _several(cls, values: Any) -> Any:
-        refuse_both(values, ("images", "image"))
-        if not isinstance(values, dict):
-            return values
-        several = {n: tuple(v) if isinstance(v, list | tuple) else (v,) for n, v in values.items() if n in _NAMES}
-        return {**values, **{n: v for n, v in several.items() if v != (None,)}}
-
-
-_NAMES = ("images", "image")
+        return listed(refuse_both(values, ("images", "image")), "images", "image")
 
 
 def _units(*before: Node, changed: str, last: Node) -> tuple[Node, ...]:

@@ -25,6 +25,7 @@ from calotype.models.qwen_image import QwenImageTransformer2DModel
 from calotype.models.qwen_image_image2lora import QwenImageImage2LoRAModel
 from calotype.nn.beside import Pair, check_fits
 from calotype.pipelines.conditions import CallAdapters
+from calotype.pipelines.inputs import listed
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, to_array
@@ -91,10 +92,7 @@ class ImageToLoRAInputs(Inputs):
     @model_validator(mode="before")
     @classmethod
     def _adapter_pictures(cls, values: Any) -> Any:
-        pictures = values.get("adapter_images") if isinstance(values, dict) else None
-        if pictures is None:
-            return values
-        return {**values, "adapter_images": tuple(pictures) if isinstance(pictures, list | tuple) else (pictures,)}
+        return listed(values, "adapter_images")
 
 
 @unit

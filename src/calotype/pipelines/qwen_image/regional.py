@@ -24,6 +24,7 @@ from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
 from calotype.nn.streams import Region, Words
 from calotype.nn.streams import regions as regions_condition
 from calotype.pipelines.conditions import Conditions
+from calotype.pipelines.inputs import listed
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, to_mask
 from calotype.pipelines.qwen_image.text import Qwen2_5_VL, Qwen2Tokenizer, encoded_text
@@ -49,9 +50,7 @@ class RegionInputs(Inputs):
     @model_validator(mode="before")
     @classmethod
     def _rows(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {n: tuple(v) if n.startswith("region_") and isinstance(v, list) else v for n, v in values.items()}
+        return listed(values, "region_prompts", "region_negative_prompts", "region_masks")
 
     @model_validator(mode="after")
     def _one_negative(self) -> "RegionInputs":
