@@ -174,7 +174,7 @@ class Trainer:
         if accelerator.num_processes == 1:
             raise ConfigError(
                 "sharded shares a network out over several processes, and this is one; start it with accelerate launch "
-                "-m calotype train config.yaml"
+                "-m calotype train config.yaml (on processors torchrun --nproc_per_node 2 -m calotype train ...)"
             )
         return Shards(self.settings.target.networks(self.pipe), accelerator.device)
 
