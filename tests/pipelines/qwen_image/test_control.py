@@ -14,13 +14,14 @@ from calotype import (
     QwenImageControlNetInpaintPipeline,
     QwenImageControlNetModel,
     QwenImageControlNetPipeline,
+    QwenImageLayeredPipeline,
     QwenImagePipeline,
 )
 from calotype.errors import ComponentError, InputError, MissingInput, UnusedInput
 from calotype.nn import attention_backends
 from calotype.nn.patches import patched
 from calotype.pipelines.qwen_image import blockwise_control, context_control, control
-from tiny_qwen import SEED, TOLERANCE, parts, picture, quiet, same_network, tiny_vae, with_weights_of
+from tiny_qwen import SEED, TOLERANCE, parts, picture, quiet, same_network, tiny_transformer, tiny_vae, with_weights_of
 
 SIZE = {"height": 48, "width": 64, "num_inference_steps": 2}
 WORDS = {"prompt": "a red cat", "negative_prompt": "blue", "guidance_scale": 3.0, **SIZE}
@@ -198,6 +199,19 @@ def test_a_control_of_another_transformer_is_refused(pipe: Any) -> None:
     wide = QwenImageBlockwiseControlNetModel(num_layers=2, in_dim=16, dim=48)
     with pytest.raises(InputError, match=r"for a transformer of the width 48 \(dim\), got 32"):
         pipe.with_units(blockwise_control(), blockwise=wide)(**call)
+
+
+def test_layers_have_no_control(tmp_path: Any) -> None:
+    components = parts(
+        transformer=tiny_transformer(in_channels=32, out_channels=8, use_additional_t_cond=True, use_layer3d_rope=True),
+        vae=tiny_vae(input_channels=4, z_dim=8, latents_mean=[0.1] * 8, latents_std=[1.5] * 8),
+    )
+    pipe = with_weights_of(QwenImageLayeredPipeline, components, tmp_path)
+    call = {"prompt": "a red cat", "image": picture(), "guidance_scale": 1.0, "num_inference_steps": 1}
+    for pack, given in ((context_control(), "context_image"), (blockwise_control(), "control_image")):
+        parts_of = {} if given == "context_image" else {"blockwise": tiny_blockwise()}
+        with pytest.raises(InputError, match="autoencoder sees 4, as that of layers does, for which there are no cont"):
+            pipe.with_units(pack, **parts_of)(**call, **{given: picture()})
 
 
 def test_the_attention_kernel_is_the_controlnet_s_too(

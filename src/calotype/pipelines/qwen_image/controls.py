@@ -67,6 +67,7 @@ def blockwise_ready(
     """What all blocks of the network make of the picture: the same in every step.
 
     Raises:
+        InputError: the pipeline draws layers.
         MissingInput: the network was trained to fill, and there is no mask.
         UnusedInput: there is a mask, and the network sees none.
     """
@@ -185,7 +186,12 @@ class ContextInputs(Inputs):
 def context_latents(
     context_image: Picture, height: int, width: int, vae_tile: int | None, *, vae: AutoencoderKLQwenImage
 ) -> Float[Tensor, "1 c h8 w8"]:
-    """The latents of the picture to follow: [1, c, h / 8, w / 8]."""
+    """The latents of the picture to follow: [1, c, h / 8, w / 8].
+
+    Raises:
+        InputError: the pipeline draws layers.
+    """
+    _check_opaque(vae)
     return scaled(encoded(to_array(fitted(context_image, height, width)), vae, vae_tile), vae)
 
 
@@ -247,6 +253,15 @@ def _check_fits(controlnet: QwenImageControlNetModel, transformer: Settings[Qwen
             raise InputError(f"the ControlNet is of another transformer: its {field} is {found}, and not {wanted}")
 
 
+def _check_opaque(vae: AutoencoderKLQwenImage) -> None:
+    """Raise `InputError` for the autoencoder of layers, which sees transparency as well."""
+    if vae.config.input_channels != 3:
+        raise InputError(
+            f"a control's picture has 3 channels, and this pipeline's autoencoder sees {vae.config.input_channels}, "
+            "as that of layers does, for which there are no controls; leave the picture out"
+        )
+
+
 def _mask(mask: Picture | None, fills: bool, field: str) -> Picture | None:
     """The mask of a network that fills, or None. Raises where one is missing or of no use."""
     if fills and mask is None:
@@ -260,6 +275,7 @@ def _tokens(
     picture: Picture, mask: Picture | None, height: int, width: int, tile: int | None, vae: AutoencoderKLQwenImage
 ) -> Float[Tensor, "1 n c"]:
     """The latents of a picture as tokens; with a mask those of what is kept, and which of them are."""
+    _check_opaque(vae)
     pixels = to_array(fitted(picture, height, width)).to(vae.device)
     if mask is None:
         return patched(scaled(encoded(pixels, vae, tile), vae)).tokens
