@@ -1,6 +1,7 @@
 """Wrong values in what a user calls first: each gets the error of the tree that says what to type instead."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from calotype import (
     DDPMScheduler,
     Denoise,
     DiffusionPipeline,
+    MiniAutoencoderKL,
     StableDiffusionPipeline,
     TextToImagePipeline,
     UnitPack,
@@ -21,6 +23,9 @@ from calotype import (
     to_picture,
 )
 from calotype.errors import ConfigError, GraphError, InputError, RepositoryError, WeightsError
+from calotype.training import LowRankChange, PictureFolder
+from calotype.training.rows import as_rows
+from calotype.training.settings import TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +149,43 @@ def test_an_adapter_that_is_not_finite(pipe: TextToImagePipeline, tmp_path: Path
     with pytest.raises(WeightsError, match=r"nan\.safetensors has NaN or infinity: 1 tensors: 'transformer.proj_in"):
         pipe.load_adapter(tmp_path / "nan.safetensors")
     assert not pipe.adapters
+
+
+@pytest.mark.parametrize(
+    ("subfolder", "said"),
+    [
+        ("vea", r"there is no folder .*vea; did you mean 'vae'\?$"),
+        (
+            "unet",
+            r"there is no folder .*unet; the folders there are scheduler, text_encoder, tokenizer, transformer, vae$",
+        ),
+    ],
+)
+def test_a_folder_of_a_pipeline_that_is_not_there(subfolder: str, said: str) -> None:
+    with pytest.raises(RepositoryError, match=said):
+        MiniAutoencoderKL.from_pretrained("calotype/emoji-64", subfolder=subfolder)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: LowRankChange(component="transformer", rank=0), "LowRankChange cannot .*'rank': .* to 1, got 0"),
+        (lambda: LowRankChange(component="transformer", rnk=4), "'rnk' is not a field; did you mean 'rank'"),
+        (LowRankChange, "'component' is missing"),
+        (lambda: PictureFolder(path=3), "PictureFolder cannot .*'path': .*, got 3"),
+    ],
+)
+def test_a_value_of_a_training_run(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make()
+
+
+def test_a_value_within_another_says_where_it_is() -> None:
+    with pytest.raises(ConfigError, match=r"TrainingSettings cannot .*'target\.\w*\.?rank': .* to 1, got 0"):
+        TrainingSettings(target={"kind": "lora", "component": "transformer", "rank": 0}, steps=1)
+
+
+@pytest.mark.parametrize("data", [3, {"prompt": "a cat"}, "pictures"])
+def test_rows_of_a_training_run(data: object) -> None:
+    with pytest.raises(InputError, match=rf"data is a list of rows, .* got {type(data).__name__}"):
+        as_rows(data)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -283,7 +282,7 @@ def test_objectives_are_read_by_their_kind() -> None:
     ("fields", "message"), [({"teacher_steps": 4}, "must be more than steps 4"), ({"teacher_steps": 10}, "multiple")]
 )
 def test_wrong_numbers_of_steps_are_refused(fields: dict[str, int], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ConfigError, match=message):
         TrajectoryImitation(steps=4, **fields)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from calotype import DDIMScheduler, FlowMatchEuler
@@ -248,5 +247,5 @@ def test_half_precision_with_a_scaled_loss_is_refused(tmp_path: Path) -> None:
 
 def test_impossible_numbers_are_refused() -> None:
     for fields in ({"steps": 0}, {"critic_updates": 0}):
-        with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        with pytest.raises(ConfigError, match="greater than or equal to 1"):
             DistributionMatching(**fields)

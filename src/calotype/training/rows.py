@@ -42,6 +42,8 @@ class Row:
 
 def as_rows(data: Iterable[Row | Mapping[str, Any]]) -> list[Row]:
     """Rows from rows, or from mappings of inputs. Raises `InputError` for anything else, and where there is none."""
+    if isinstance(data, Mapping | str) or not isinstance(data, Iterable):
+        raise InputError(f"data is a list of rows, each a mapping of inputs or a Row, got {type(data).__name__}")
     found: list[Row] = []
     for number, one in enumerate(data):
         if isinstance(one, Row):

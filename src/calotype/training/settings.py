@@ -130,6 +130,6 @@ that of a rate that goes down the length of the curve is `steps`."""
 def parse_settings(fields: Mapping[str, Any], kind: type[TrainingSettings] = TrainingSettings) -> TrainingSettings:
     """Settings of a kind from their fields. Raises `ConfigError`, naming every field that is wrong."""
     try:
-        return kind(**fields)
+        return kind.model_validate(dict(fields))
     except ValidationError as error:
         raise ConfigError(explained("Trainer", kind, error)) from None

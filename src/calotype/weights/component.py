@@ -14,7 +14,7 @@ import torch
 
 from calotype import __version__
 from calotype.atomic import atomic_folder
-from calotype.errors import ConfigError, RepositoryError, WeightsError, listed
+from calotype.errors import ConfigError, RepositoryError, WeightsError, did_you_mean, listed
 from calotype.memory.residency import parse_bytes
 from calotype.nn.network import Network
 from calotype.weights.dtypes import parse_dtype
@@ -171,7 +171,7 @@ def read_config(cls: type[Network], folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_NAME
     if not folder.is_dir():
         what = f"{folder} is a file; give the folder that holds {CONFIG_NAME}"
-        raise RepositoryError(what if folder.exists() else f"there is no folder {folder}")
+        raise RepositoryError(what if folder.exists() else f"there is no folder {folder}{_beside(folder)}")
     whole = "; it holds a whole pipeline: give the network's folder in it as subfolder="
     what = whole if (folder / INDEX_NAME).exists() else _contents(folder)
     config = read_json_object(path, missing=f"{folder} has no {CONFIG_NAME}{what}")
@@ -258,3 +258,11 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
 def _contents(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     return f"; it has {listed(names)}" if names else "; it is empty"
+
+
+def _beside(folder: Path) -> str:
+    """The folders beside one that is not there, of which one may be meant."""
+    names = sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) if folder.parent.is_dir() else []
+    if near := did_you_mean(folder.name, names):
+        return near
+    return f"; the folders there are {listed(names)}" if names and (folder.parent / INDEX_NAME).exists() else ""
