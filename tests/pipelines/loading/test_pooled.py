@@ -11,6 +11,7 @@ from calotype import (
     CATALOGUE,
     DiffusionPipeline,
     FlowMatchEuler,
+    MiniAutoencoderKL,
     ModelConfig,
     ModelPool,
     TextToImagePipeline,
@@ -154,3 +155,20 @@ def test_within_a_budget_nothing_is_converted_when_it_is_loaded(whole: TextToIma
     assert is_resting(pipe.transformer.blocks[0].to_qkv.weight)
     assert pipe.plan(**call).memory["transformer"].waits == "disk"
     assert torch.equal(pipe(**call).latents, whole(**call).latents)
+
+
+class Free(DiffusionPipeline):
+    def __init__(self, vae: MiniAutoencoderKL) -> None:
+        super().__init__()
+        self.register_modules(vae=vae)
+
+
+def test_files_of_a_pipeline_that_runs_by_itself_have_no_place_of_their_own() -> None:
+    path = EMBEDDED / "vae" / "*.safetensors"
+    said = (
+        "the file of vae says computation_device='meta', but Free runs by itself, on one device, which is 'cpu'; leave"
+    )
+    with pytest.raises(InputError, match=said):
+        Free.from_pretrained(ModelConfig(path=path, name="vae", computation_device="meta"), device="cpu")
+    here = Free.from_pretrained(ModelConfig(path=path, name="vae", computation_device="cpu"), device="cpu")
+    assert here.device == torch.device("cpu")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from calotype.errors import InputError, UnknownInput, did_you_mean, sentences
-from calotype.memory.residency import parse_device
+from calotype.memory.amounts import indexed, parse_device
 from calotype.pipelines.declared import MEMO, OPTIONS, constructor_parameters, declared_settings, wanted_components
 from calotype.pipelines.loading.custom import is_guest
 from calotype.pipelines.loading.guest import load_guest
@@ -131,10 +131,11 @@ def _from_pool(
         from calotype.memory.placement import read_placement  # only who places needs it
 
         placement = read_placement(placement)
-    if cls.units and (placement is None or isinstance(placement, Mapping)):
+    if placement is None or isinstance(placement, Mapping):
         sought = {n: kind for n, kind in wanted.items() if n not in components and (only is None or n in only)}
         main = parse_device(device)
-        asked = {name: place for name, place in pool.devices_for(sought).items() if place != main}
+        asked = {name: at for name, at in pool.devices_for(sought).items() if indexed(at) != indexed(main)}
+        _refuse_places(cls, asked, main)
         placement = {**asked, **(placement or {})} or None
     left_out = set() if only is None else set(wanted) - set(only) - set(components)
     absent = {name for name, component in loaded.items() if component is None} | left_out
@@ -142,6 +143,16 @@ def _from_pool(
     return assemble(
         cls, held, absent, ModelIndex(cls.__name__, {}), device=device, memory=memory, placement=placement, **options
     )
+
+
+def _refuse_places(cls: type[Any], asked: Mapping[str, torch.device], device: torch.device) -> None:
+    """Raise `InputError` for files that say where they compute, of a pipeline that runs by itself."""
+    if asked and not cls.units:
+        name, place = next(iter(asked.items()))
+        raise InputError(
+            f"the file of {name} says computation_device={str(place)!r}, but {cls.__name__} runs by itself, on one "
+            f"device, which is {str(device)!r}; leave it out, or give device={str(place)!r}"
+        )
 
 
 def _reported(repository: Repository, index: ModelIndex, wanted: Collection[str]) -> LoadReport:
