@@ -405,7 +405,7 @@ def test_calls_and_common_inputs_may_have_pictures(tmp_path: Path) -> None:
         if green == 10:
             trainer.train(progress=False)
             assert json.loads((tmp_path / "settings.json").read_text())["steps"] == 2
-    with pytest.raises(TrainingError, match="of another run: inputs was"):
+    with pytest.raises(TrainingError, match=r"of another run: inputs\.image was"):
         trainer.train(resume=True, progress=False)
 
 
