@@ -290,3 +290,49 @@ def test_a_pipeline_without_pictures_learns_from_those_of_a_folder(run: Run, con
     assert result.exit_code == 0, result.output
     assert UNet2DModel.from_pretrained(result.stdout.strip()).config.sample_size == 8
     assert len(read_table(Path("run"))) == 3
+
+
+LORA = "{kind: lora, component: transformer, rank: 2}"
+
+
+@pytest.mark.parametrize(
+    ("target", "more", "file"),
+    [
+        ("{kind: lora, component: transformer, dora: true, formats: [peft]}", "", "peft/adapter_model.safetensors"),
+        ("{kind: full, component: [text_encoder, transformer]}", "optimizer: {kind: muon}", "."),
+        ("{kind: full, component: transformer, result: component, only: norm}", "clip: null", "transformer"),
+        ("{kind: word, token: blurple, init: blue}", "", "learned_embeds.safetensors"),
+        (LORA, "objective: {weighting: {kind: min_snr, gamma: 5}}", "kohya.safetensors"),
+        (LORA, "objective: {weighting: {kind: p2}, times: {kind: mode}}", "kohya.safetensors"),
+        (LORA, "objective: {weighting: {kind: cosmap}, times: {kind: shifted, shift: 3}}", "kohya.safetensors"),
+        (LORA, "objective: {weighting: {kind: sigma_squared}, loss_kind: huber}", "kohya.safetensors"),
+        (LORA, "objective: {kind: trajectory_imitation, steps: 1, teacher_steps: 2}", "kohya.safetensors"),
+        (LORA, "optimizer: {kind: sgd}\nmemory: {transformer: nf4}\nrecompute: true", "kohya.safetensors"),
+        (LORA, "validation: {every: 2, calls: [{prompt: a car}], held_out: 0.4}", "kohya.safetensors"),
+    ],
+)  # fmt: skip
+def test_every_target_and_objective_is_a_value_of_a_config(
+    run: Run, config: Path, target: str, more: str, file: str
+) -> None:
+    for path in Path("pictures").glob("*.txt"):
+        path.write_text("a blurple apple" if "blurple" in target else "a red apple")
+    config.write_text(f"{config.read_text().replace(LORA, target)}{more}\n")
+    result = run("train", config, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert (Path("run/result") / file).exists() and Path("run/result") / file in map(Path, result.stdout.split())
+    table = read_table(Path("run"))
+    assert len(table) == 3 and all(float(row["loss"]) > 0.0 and float(row["gradient"]) > 0.0 for row in table)
+    if "held_out" in more:
+        assert float(table[1]["held_out"]) > 0.0 and list(Path("run/validation").iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
+def test_in_half_precision_what_is_frozen_is_computed_as_a_cache_has_it(run: Run, config: Path) -> None:
+    """In the type of its weights: the losses are the same with the cache and without."""
+    text, learned = config.read_text() + "precision: bf16\n", []
+    for name, cache in (("one", ""), ("two", "cache: cache\n")):
+        config.write_text(text.replace("output: run", f"output: {name}") + cache)
+        result = run("train", config, "--quiet")
+        assert result.exit_code == 0, result.output
+        learned.append([row["loss"] for row in read_table(Path(name))])
+    assert learned[0] == learned[1]
