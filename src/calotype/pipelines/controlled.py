@@ -1,4 +1,4 @@
-"""What pipelines with a ControlNet share, whose classes have the names that published repositories have."""
+"""What packs for controls share, and pipelines with a ControlNet in them, whose classes have published names."""
 
 from typing import Any
 
@@ -22,6 +22,20 @@ ECOSYSTEM = {
 def either(name: str) -> AliasChoices:
     """An input's own name and the ecosystem's."""
     return AliasChoices(name, ECOSYSTEM[name])
+
+
+class ControlInputs(Inputs):
+    """What a user may set of a control that a pack adds."""
+
+    control_image: Each[Picture] | None = Field(
+        default=None,
+        description="What the picture is to follow (edges, depth, a pose), scaled and cropped to the size.",
+    )
+    control_scale: float = Field(default=1.0, ge=0, le=10, description="How closely to follow it.")
+    control_start: float = Field(
+        default=0.0, ge=0, lt=1, description="The share of the loop from which it is followed."
+    )
+    control_end: float = Field(default=1.0, gt=0, le=1, description="The share of the loop up to which it is followed.")
 
 
 class ControlledInputs(Inputs):

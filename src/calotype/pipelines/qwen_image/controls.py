@@ -27,6 +27,7 @@ from calotype.nn.patches import patched
 from calotype.nn.streams import block_samples, references
 from calotype.pipelines.autoencoder import encoded, scaled
 from calotype.pipelines.conditions import Conditions, Residuals
+from calotype.pipelines.controlled import ControlInputs
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.pipelines.packs import UnitPack
@@ -36,21 +37,12 @@ from calotype.sampling import Step
 from calotype.sampling.steering import within
 
 
-class ControlInputs(Inputs):
-    """What a user may set of a control."""
+class FillingControlInputs(ControlInputs):
+    """What a user may set of a control that may be of a part."""
 
-    control_image: Each[Picture] | None = Field(
-        default=None,
-        description="What the picture is to follow (edges, depth), or what to fill; scaled and cropped to the size.",
-    )
     control_mask: Each[Picture] | None = Field(
         default=None, description="Of a control that fills: white is to be filled, black is kept."
     )
-    control_scale: float = Field(default=1.0, ge=0, le=10, description="How closely to follow it.")
-    control_start: float = Field(
-        default=0.0, ge=0, lt=1, description="The share of the loop from which it is followed."
-    )
-    control_end: float = Field(default=1.0, gt=0, le=1, description="The share of the loop up to which it is followed.")
 
 
 @unit
@@ -214,12 +206,12 @@ def blockwise_control(name: str = "control", blockwise: str = "blockwise") -> Un
     Raises:
         InputError: `name` or `blockwise` is no name.
     """
-    names = checked_names("control", name, ControlInputs)
+    names = checked_names("control", name, FillingControlInputs)
     names |= {"blockwise_ready": "blockwise_ready" if name == "control" else f"{name}_ready"}
     names |= checked_names("blockwise", blockwise)
     return UnitPack(
         (renamed_unit(blockwise_ready, names),),
-        renamed_inputs(ControlInputs, names),
+        renamed_inputs(FillingControlInputs, names),
         steer=(renamed_unit(blockwise_controlled, names).named(f"controlled_{name}"),),
         components={blockwise: QwenImageBlockwiseControlNetModel},
     )
@@ -228,11 +220,11 @@ def blockwise_control(name: str = "control", blockwise: str = "blockwise") -> Un
 def control(name: str = "control", controlnet: str = "controlnet") -> UnitPack:
     """The pack for one `QwenImageControlNetModel`, as `blockwise_control`."""
     wires = ("control_tokens", "control_words", "control_prompt", "control_embeds", "control_mask_embeds")
-    names = checked_names("control", name, ControlInputs, *wires)
+    names = checked_names("control", name, FillingControlInputs, *wires)
     names |= checked_names("controlnet", controlnet)
     return UnitPack(
         (renamed_unit(control_tokens, names), renamed_unit(control_prompt, names).named(f"{name}_prompt")),
-        renamed_inputs(ControlInputs, names),
+        renamed_inputs(FillingControlInputs, names),
         steer=(renamed_unit(controlled, names).named(f"controlled_{name}"),),
         once=(renamed_unit(control_words, names),),
         components={controlnet: QwenImageControlNetModel},

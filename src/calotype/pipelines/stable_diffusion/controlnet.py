@@ -14,11 +14,11 @@ from torch import Tensor
 from calotype.described import Field
 from calotype.errors import ConfigError
 from calotype.graph.branches import Branch
-from calotype.graph.hints import Each, Pad, Settings
-from calotype.graph.inputs import Inputs
+from calotype.graph.hints import Pad, Settings
 from calotype.graph.unit import unit
 from calotype.memory.imagined import has_data
 from calotype.models.controlnet import ControlNetModel, EmbeddedCondition
+from calotype.pipelines.controlled import ControlInputs
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.pipelines.packs import UnitPack
@@ -29,18 +29,9 @@ from calotype.sampling import Step
 from calotype.sampling.steering import within
 
 
-class ControlInputs(Inputs):
-    """What a user may set of a control."""
+class GuessingControlInputs(ControlInputs):
+    """What a user may set of a control that may do without a prompt."""
 
-    control_image: Each[Picture] | None = Field(
-        default=None,
-        description="What the picture is to follow (edges, depth, a pose), scaled and cropped to the size.",
-    )
-    control_scale: float = Field(default=1.0, ge=0, le=10, description="How closely to follow it.")
-    control_start: float = Field(
-        default=0.0, ge=0, lt=1, description="The share of the loop from which it is followed."
-    )
-    control_end: float = Field(default=1.0, gt=0, le=1, description="The share of the loop up to which it is followed.")
     control_guess: bool = Field(
         default=False,
         description="Let it decide where the prompt does not: coarse maps alone, and only for the prompt.",
@@ -173,11 +164,11 @@ def control(name: str = "control", controlnet: str = "controlnet", *, xl: bool =
     Raises:
         InputError: `name` or `controlnet` is no name.
     """
-    names = checked_names("control", name, ControlInputs, "control_hint", "control_weights")
+    names = checked_names("control", name, GuessingControlInputs, "control_hint", "control_weights")
     parts = checked_names("controlnet", controlnet)
     return UnitPack(
         (renamed_unit(control_hint, names | parts), renamed_unit(control_weights, names | parts)),
-        renamed_inputs(ControlInputs, names),
+        renamed_inputs(GuessingControlInputs, names),
         steer=(renamed_unit(controlled_xl if xl else controlled, names | parts).named(f"controlled_{name}"),),
         components={controlnet: ControlNetModel},
     )

@@ -10,36 +10,21 @@ from typing import TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from calotype.described import Field
 from calotype.errors import InputError
-from calotype.graph.hints import Each, Settings
-from calotype.graph.inputs import Inputs
+from calotype.graph.hints import Settings
 from calotype.graph.unit import unit
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.models.mini_transformer import MiniTransformer2DModel
 from calotype.models.qwen_image import QwenImageTransformer2DModel
 from calotype.models.qwen_image_blockwise_controlnet import QwenImageBlockwiseControlNetModel
 from calotype.nn.patches import patched
+from calotype.pipelines.controlled import ControlInputs
 from calotype.pipelines.latents import Latents
 from calotype.pipelines.naming import checked_names, renamed_inputs, renamed_unit
 from calotype.pipelines.packs import UnitPack
 from calotype.pipelines.pictures import Picture, fitted, to_array
 from calotype.sampling import Step
 from calotype.sampling.steering import Residuals, within
-
-
-class ControlInputs(Inputs):
-    """What a user may set of a control."""
-
-    control_image: Each[Picture] | None = Field(
-        default=None, description="What the picture is to follow, such as edges; scaled and cropped to the size."
-    )
-    control_scale: float = Field(default=1.0, ge=0, le=10, description="How closely to follow it.")
-    control_start: float = Field(
-        default=0.0, ge=0, lt=1, description="The share of the loop from which it is followed."
-    )
-    control_end: float = Field(default=1.0, gt=0, le=1, description="The share of the loop up to which it is followed.")
-
 
 Transformer: TypeAlias = MiniTransformer2DModel | QwenImageTransformer2DModel
 """What the control is for: tokens of one latent each, and residuals that are added to them after the blocks."""
