@@ -24,7 +24,7 @@ def test_weights_that_no_checkpoint_has_must_be_those_of_before(more: dict[str, 
     other = small()
     with torch.no_grad():
         other.net.into.weight.add_(0.1)
-    with pytest.raises(TrainingError, match="of another run: base was"):
+    with pytest.raises(TrainingError, match=r"of another run: base\.net was"):
         Trainer(other, rows(), tmp_path, steps=2, **settings).train(resume=True, progress=False)
     Trainer(small(), rows(), tmp_path, steps=2, **settings).train(resume=True, progress=False)
     assert (last_checkpoint(tmp_path) or tmp_path).name == "checkpoint-00000002"
