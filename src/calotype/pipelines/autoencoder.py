@@ -12,7 +12,7 @@ from calotype.errors import InputError
 from calotype.graph.hints import ClassRef
 from calotype.graph.unit import unit
 from calotype.models.autoencoder_kl import AutoencoderKL
-from calotype.pipelines.latents import CleanLatents, Latents, Noise
+from calotype.pipelines.latents import CleanLatents, Latents, Noise, drawn_noise
 from calotype.pipelines.pictures import Picture, fitted, to_array, to_mask, to_picture
 from calotype.sampling import NoiseSource
 
@@ -44,9 +44,7 @@ def noise(seed: int, height: int, width: int, noise_source: NoiseSource | None, 
     """Standard normal noise [1, c, h / 8, w / 8], drawn on the CPU so that every device gets the same."""
     side = vae.config.downscale
     shape = (1, vae.config.latent_channels, height // side, width // side)
-    if noise_source is not None:
-        return Noise(noise_source(torch.empty(shape, device=vae.device)))
-    return Noise(torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(vae.device))
+    return drawn_noise(shape, seed, noise_source, vae.device)
 
 
 @unit

@@ -85,6 +85,13 @@ def keep_known(
     return Latents(known + mask_latents * (latents - known))
 
 
+def drawn_noise(shape: tuple[int, ...], seed: int, noise_source: NoiseSource | None, device: torch.device) -> Noise:
+    """Standard normal noise from the caller's source, or by the seed on the CPU: every device gets the same."""
+    if noise_source is not None:
+        return Noise(noise_source(torch.empty(shape, device=device)))
+    return Noise(torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device))
+
+
 def shrink_mask(mask: Tensor, downscale: int) -> Tensor:
     """A mask [1, 1, h, w] at the size of latents: a latent may change where any of its pixels may."""
     return (interpolate(mask, scale_factor=1 / downscale, mode="area") > 0).to(mask.dtype)

@@ -20,7 +20,7 @@ from calotype.nn.streams import references
 from calotype.pipelines.autoencoder import Size, decoded, encoded, scaled, unscaled
 from calotype.pipelines.base import takes
 from calotype.pipelines.conditions import Conditions
-from calotype.pipelines.latents import CleanLatents, Latents, Noise, noise_source, pure_noise
+from calotype.pipelines.latents import CleanLatents, Latents, Noise, drawn_noise, noise_source, pure_noise
 from calotype.pipelines.pictures import Picture, to_picture
 from calotype.pipelines.qwen_image.captioning import Language, captioned
 from calotype.pipelines.qwen_image.editing import area_sides, check_pixels
@@ -29,7 +29,6 @@ from calotype.pipelines.qwen_image.pipeline import Components
 from calotype.pipelines.qwen_image.text import Qwen2VLProcessor
 from calotype.pipelines.qwen_image.units import (
     Grids,
-    drawn_noise,
     even_levels,
     guidance,
     prompt_embeds,

@@ -22,7 +22,7 @@ from calotype.nn.streams import Grid
 from calotype.pipelines.autoencoder import Pixels, Size, checked_size, decoded, encoded, mask_of, scaled, unscaled
 from calotype.pipelines.conditions import CallAdapters, Conditions, Residuals, changes_of
 from calotype.pipelines.guidance import guidance as plain_guidance
-from calotype.pipelines.latents import CleanLatents, Latents, Noise, shrink_mask
+from calotype.pipelines.latents import CleanLatents, Latents, Noise, drawn_noise, shrink_mask
 from calotype.pipelines.pictures import Picture, fitted, to_array
 from calotype.pipelines.qwen_image.text import Qwen2_5_VL, Qwen2Tokenizer, encoded_text
 from calotype.sampling import Guidance, NoiseLevels, NoiseSource, NormKept, Scheduler, Step
@@ -80,13 +80,6 @@ def noise(
     """Standard normal noise [1, c, h / 8, w / 8]."""
     side = vae.config.downscale
     return drawn_noise((1, vae.config.latent_channels, height // side, width // side), seed, noise_source, vae.device)
-
-
-def drawn_noise(shape: tuple[int, ...], seed: int, noise_source: NoiseSource | None, device: torch.device) -> Noise:
-    """Standard normal noise from the caller's source, or by the seed on the CPU: every device gets the same."""
-    if noise_source is not None:
-        return Noise(noise_source(torch.empty(shape, device=device)))
-    return Noise(torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device))
 
 
 @unit
