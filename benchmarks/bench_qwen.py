@@ -51,7 +51,7 @@ def _host(options: Options) -> list[Row]:
     ops = {side: dispatched(work) for side, work in sides.items()}
     repeats = options.pick(20, 10, 1)
     times = interleaved(
-        {side: cpu_timed(work, repeats) for side, work in sides.items()}, options.rounds_of(full=31, quick=21)
+        {side: cpu_timed(work, repeats) for side, work in sides.items()}, options.rounds_of(full=41, quick=31)
     )
     times = {side: [1e3 * t for t in values] for side, values in times.items()}
     rows = []
@@ -115,7 +115,7 @@ def _loop(options: Options) -> Row:
     found.peer.transformer.forward = lambda *_, **__: (one,)
     torch.testing.assert_close(found.calls["ours"](few), found.calls["peer"](few), atol=1e-5, rtol=1e-5)
     sides = {side: _per_step(found.calls[side], few, many) for side in ("ours", "peer")}
-    times = interleaved(sides, options.rounds_of(full=21, quick=11), warmup=options.pick(2, 2, 1))
+    times = interleaved(sides, options.rounds_of(full=41, quick=31), warmup=options.pick(2, 2, 1))
     times = {side: [1e3 * t for t in values] for side, values in times.items()}
     return ratio_row("Qwen-Image, loop overhead per step, guidance on", times, at_most(0.7), sides="ms CPU")
 
