@@ -1,5 +1,6 @@
 """What is said to who types what pipelines of other libraries have."""
 
+import functools
 import inspect
 import re
 
@@ -41,8 +42,18 @@ def test_what_is_missing_within_a_property_is_said():
         def width(self):
             return self.components_of_mine
 
+        @functools.cached_property
+        def height(self):
+            return self.scheduler.height
+
+        scheduler = object()
+
     with pytest.raises(AttributeError, match="Free has no 'components_of_mine'"):
         _ = Free().width
+    with pytest.raises(AttributeError, match="'object' object has no attribute 'height'"):
+        _ = Free().height
+    with pytest.raises(AttributeError, match="'Free' object has no attribute '_kept'"):
+        _ = Free()._kept
 
 
 @pytest.mark.parametrize("name", OPTIONS)

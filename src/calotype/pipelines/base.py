@@ -193,10 +193,8 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
 
         def __getattr__(self, name: str) -> Any:
             cls = type(self)
-            if isinstance(own := getattr(cls, name, None), property):
-                return own.fget(self)  # says again what is missing within it
-            if name.startswith("__"):
-                raise AttributeError(name)  # somebody asks whether there is such a method
+            if name.startswith("_") or hasattr(cls, name):  # a question, or what a property within it lacks
+                return object.__getattribute__(self, name)  # which Python says best
             from calotype.pipelines.habits import unknown_attribute
 
             names = self.__dict__.get("_names", cls._declared)
