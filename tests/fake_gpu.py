@@ -78,8 +78,8 @@ class FakeGpu:
 
     def copy(self, host: Tensor, buffer: Tensor, after: FakeEvent) -> FakeEvent:
         with self._lock:
-            place = buffer.data_ptr()
-            assert place in self._sizes, "the copy goes into memory that was given back"
+            place = self._place_of(buffer)
+            assert place is not None, "the copy goes into memory that was given back"
             assert not after.copies and after.time > self._looked.get(place, 0), (
                 "the copy does not wait for what was computed with the buffer"
             )
@@ -97,7 +97,7 @@ class FakeGpu:
     def let_go(self, buffer: Tensor) -> None:
         with self._lock:
             place = buffer.data_ptr()
-            assert not any(c.buffer.data_ptr() == place for c in self._queue), "a copy goes there yet"
+            assert not any(self._holds(buffer, c.buffer) for c in self._queue), "a copy goes there yet"
             self.live -= self._sizes.pop(place)
             buffer.fill_(FREED)  # others have the memory now
 

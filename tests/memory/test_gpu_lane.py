@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from calotype.errors import WeightsError
-from calotype.memory import Residency
-from calotype.memory.gpu_lane import GpuLane
+from calotype.memory import Residency, gpu_lane
+from calotype.memory.gpu_lane import GpuLane, pinned_sizes
 from fake_gpu import FakeGpu
 from memory_fakes import Stack, X, loaded, smallest, stored
 
@@ -97,11 +97,30 @@ def test_pinned_memory_is_within_its_budget_and_goes_with_the_network(path: Path
             network(X)
     lane = held._places.lane
     largest = max(group.nbytes for group in held.groups({"net": network})["net"])
-    assert 0 < sum(len(copy.pinned) for copy in lane._copies.values()) <= 4000
+    assert 0 < sum(copy.nbytes for copy in lane._copies.values()) <= 4000
     assert gpu.pinned_bytes <= 4000 + 3 * largest, "the others take turns in few buffers"
     held.restore(network)
     gc.collect()
     assert not lane._copies
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 700, 2**20 + 64, 3 * 2**20, 113_283_072, 151_045_120, 2**28, 2**28 + 64])
+def test_pinned_memory_is_not_rounded_up_by_much(nbytes: int) -> None:
+    """As PyTorch pins it: in powers of two. The groups of a block of Qwen-Image are among the sizes."""
+    sizes = pinned_sizes(nbytes)
+    assert sum(sizes) == nbytes
+    taken = sum(1 << (size - 1).bit_length() for size in sizes if size)
+    assert taken <= max(nbytes * 17 / 16, nbytes + 2**20) and len(sizes) <= 6
+
+
+def test_copies_in_parts_give_the_same_numbers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_lane, "_WHOLE", 64)
+    network, expected = loaded(path), loaded(path)(X)
+    held, gpu = memory(network, smallest(loaded(path)))
+    with held.hold({"net": network}):
+        assert all(torch.equal(network(X), expected) for _ in range(3))
+    assert max(len(copy.pinned) for copy in held._places.lane._copies.values()) > 1
+    assert gpu.peak <= smallest(loaded(path))
 
 
 def test_a_group_that_is_read_again_each_time_is_whole_though_its_buffer_is_filled_for_another(path: Path) -> None:

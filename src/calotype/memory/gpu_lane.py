@@ -12,6 +12,12 @@ from calotype.memory.readers import Read, Readers
 _STAGING = 2
 """How many pinned buffers groups without a copy of their own take turns in."""
 
+_SPARE = 16
+"""A pinned copy may take one more in so many bytes than it holds."""
+
+_WHOLE = 1 << 20
+"""So many bytes are pinned at once, whatever that spares."""
+
 Event: TypeAlias = Any
 """A point in what a stream was given to do."""
 
@@ -121,28 +127,27 @@ class GpuLane:
     # -- in the thread that reads ahead ------------------------------------------------------------------------------
 
     def _copied(self, group: Group, buffer: Tensor, begin: Event) -> Event:
-        host = self._kept(group)
-        staged = host is None
-        if host is None:
-            host = self._staged(group.nbytes)
-            group.fill(host)
+        kept = self._kept(group)
+        if kept is not None:
+            places = buffer[: group.nbytes].split_with_sizes([len(part) for part in kept.pinned])
+            ends = [self._gpu.copy(part, place, begin) for part, place in zip(kept.pinned, places, strict=True)]
+            return ends[-1]
+        host = self._staged(group.nbytes)
+        group.fill(host)
         ready = self._gpu.copy(host[: group.nbytes], buffer[: group.nbytes], begin)
-        if staged:
-            self._staging.append((host, ready))
+        self._staging.append((host, ready))
         return ready
 
-    def _kept(self, group: Group) -> Tensor | None:
+    def _kept(self, group: Group) -> "_Copy | None":
         """The pinned copy of a group with the numbers that it has now; None where there is no room for one."""
         known = self._copies.get(group)
         if known is not None and known.is_of(group):
-            return known.pinned
+            return known
         self._copies.pop(group, None)
-        if self._host is not None and sum(len(c.pinned) for c in self._copies.values()) + group.nbytes > self._host:
+        if self._host is not None and sum(c.nbytes for c in self._copies.values()) + group.nbytes > self._host:
             return None
-        pinned = self._gpu.pinned(group.nbytes)
-        group.fill(pinned)
-        self._copies[group] = _Copy(pinned, group)
-        return pinned
+        self._copies[group] = made = _Copy(group, self._gpu)
+        return made
 
     def _staged(self, nbytes: int) -> Tensor:
         """A pinned buffer that no copy reads from any more."""
@@ -154,10 +159,14 @@ class GpuLane:
 
 
 class _Copy:
-    """A pinned copy of a group, and where its numbers rested when it was made: what is changed rests elsewhere."""
+    """A pinned copy of a group, part by part, and where its numbers rested when it was made: what is changed rests
+    elsewhere."""
 
-    def __init__(self, pinned: Tensor, group: Group) -> None:
-        self.pinned = pinned
+    def __init__(self, group: Group, gpu: Gpu) -> None:
+        whole = torch.empty(group.nbytes, dtype=torch.uint8)
+        group.fill(whole)
+        self.pinned = [gpu.pinned(len(part)).copy_(part) for part in whole.split_with_sizes(pinned_sizes(group.nbytes))]
+        self.nbytes = group.nbytes
         self._rests = [slot.rest for slot in group.slots]
 
     def is_of(self, group: Group) -> bool:
@@ -172,3 +181,12 @@ class _OnStream:
 
     def wait(self) -> None:
         self._gpu.wait(self._read.result())
+
+
+def pinned_sizes(nbytes: int) -> list[int]:
+    """So many bytes in parts, nearly all powers of two: PyTorch pins no others, and would take 256 MiB for 144."""
+    sizes, left = [], nbytes
+    while left > max(nbytes // _SPARE, _WHOLE):
+        sizes.append(1 << (left.bit_length() - 1))
+        left -= sizes[-1]
+    return [*sizes, left] if left or not sizes else sizes
