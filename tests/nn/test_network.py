@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from calotype.errors import ConfigError
+from calotype.memory.storage import store
 from calotype.nn.network import Network, NetworkConfig
 
 
@@ -53,6 +54,17 @@ def test_type_and_device_are_the_parameters():
     assert (network.dtype, network.device) == (torch.float32, torch.device("cpu"))
     network.to("meta", torch.bfloat16)
     assert (network.dtype, network.device) == (torch.bfloat16, torch.device("meta"))
+
+
+def test_where_all_weights_are_packed_they_are_those_of_what_computes():
+    """As of Qwen's networks that make adapters, which have no biases."""
+    network = Small(width=64)
+    network.linear.bias = None
+    store(network.to(torch.bfloat16), {"linear": "int8"})
+    assert not list(network.parameters())
+    assert (network.dtype, network.device) == (torch.bfloat16, torch.device("cpu"))
+    assert network.linear(torch.ones(1, 64, dtype=network.dtype)).dtype == torch.bfloat16
+    assert (network.float().dtype, network.to("meta").device) == (torch.float32, torch.device("meta"))
 
 
 def test_a_network_without_parameters_has_the_defaults():

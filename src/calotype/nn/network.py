@@ -1,6 +1,7 @@
 """The base of every native network: a plain `nn.Module` with a frozen, validated config."""
 
 from collections.abc import Mapping
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -100,13 +101,15 @@ class Network(Configured, nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the floating-point parameters: the first one's."""
-        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        """The type of the floating-point parameters: the first one's. Where all are packed, what they are decoded to."""
+        known = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
+        packed = (getattr(module, "computed", None) for module in self.modules())
+        return known or next((kind for kind in packed if kind is not None), torch.get_default_dtype())
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are: the first one's device."""
-        return next((p.device for p in self.parameters()), torch.get_default_device())
+        """Where the parameters are, or where there are none the buffers: the first one's device."""
+        return next((t.device for t in chain(self.parameters(), self.buffers())), torch.get_default_device())
 
 
 def is_compiled(module: nn.Module) -> bool:
