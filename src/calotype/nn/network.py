@@ -101,7 +101,7 @@ class Network(Configured, nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the floating-point parameters: the first one's. Where all are packed, what they are decoded to."""
+        """The type of floating-point parameters: the first one's; where all are packed, what they are decoded to."""
         known = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
         packed = (getattr(module, "computed", None) for module in self.modules())
         return known or next((kind for kind in packed if kind is not None), torch.get_default_dtype())
