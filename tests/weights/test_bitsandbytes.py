@@ -114,6 +114,93 @@ def test_a_weight_that_is_not_what_its_state_says(tmp_path):
         opened(tmp_path / "b.safetensors")
 
 
+def state_of(layer, **changed):
+    """The state of a layer as it was recorded, with other values."""
+    recorded = SafetensorsFile(RECORDED).tensor(f"{layer}.weight.quant_state.bitsandbytes__nf4")
+    said = {**json.loads(bytes(recorded.tolist())), **changed}
+    return torch.tensor(list(json.dumps(said).encode()), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        ("wide.weight.absmax", None, "wide.weight.absmax must have 320 numbers, found nothing"),
+        ("wide.weight.absmax", torch.zeros(319, dtype=torch.uint8), r"absmax must have 320 numbers, found .*\[319\]"),
+        ("blocks.0.text_kv.weight.absmax", torch.ones(47), r"absmax must have 48 numbers, found numbers \[47\]"),
+        ("wide.weight.nested_absmax", torch.ones(1), r"nested_absmax must have 2 numbers, found numbers \[1\]"),
+        ("wide.weight.nested_quant_map", None, "nested_quant_map must have 256 numbers, found nothing"),
+        ("wide.weight.quant_map", torch.zeros(16), "'wide.weight.quant_map' is not the levels of 'nf4'"),
+        ("wide", {"shape": [-40, -512]}, r"not what bitsandbytes writes: the shape \[-40, -512\]"),
+        ("wide", {"nested_blocksize": 0}, "not what bitsandbytes writes: scales in blocks of 0"),
+        ("wide", {"nested_offset": None}, "not what bitsandbytes writes: must be real number"),
+    ],
+)
+def test_scales_that_are_not_there_or_of_another_size(tmp_path, key, value, found):
+    recorded = SafetensorsFile(RECORDED)
+    if isinstance(value, dict):
+        key, value = f"{key}.weight.quant_state.bitsandbytes__nf4", state_of(key, **value)
+    tensors = {name: recorded.tensor(name) for name in recorded.entries} | {key: value}
+    write_safetensors(tmp_path / "a.safetensors", {name: t for name, t in tensors.items() if t is not None})
+    with pytest.raises(WeightsError, match=found):
+        opened(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", SHAPES)
+def test_codes_are_bytes_whatever_type_they_are_kept_as(read, tmp_path, name, dtype):
+    """`bnb_4bit_quant_storage`, which training on several GPUs takes."""
+    recorded = SafetensorsFile(RECORDED)
+    tensors = {key: recorded.tensor(key) for key in recorded.entries}
+    tensors[f"{name}.weight"] = tensors[f"{name}.weight"].reshape(-1).view(dtype)[:, None]
+    write_safetensors(tmp_path / "a.safetensors", tensors)
+    file = opened(tmp_path / "a.safetensors")
+    assert all(torch.equal(part, parts(read, name)[at]) for at, part in parts(file, name).items())
+    codes = f"{name}.weight_codes"
+    assert file.source(codes) is None or torch.equal(file.source(codes).mapped, parts(read, name)["codes"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "storage", "found"),
+    [
+        ([48, 64], "bitsandbytes_nf4", None),
+        ([64, 48], "nf4", r"'blocks.0.text_kv' must be packed in 48 rows, found \[1, 1536\], \[1, 48\]"),
+        ([96, 32], "nf4", "must be packed in 48 rows"),
+    ],
+)
+def test_a_layer_of_another_shape(tmp_path, shape, storage, found):
+    net = MiniTransformer2DModel(hidden_size=24, num_heads=2, num_layers=1, text_dim=64, in_channels=4)
+    folder = _packed_folder(tmp_path, net)
+    path = folder / "diffusion_pytorch_model.safetensors"
+    file = SafetensorsFile(path)
+    tensors = {key: file.tensor(key).clone() for key in file.entries}
+    tensors["blocks.0.text_kv.weight.quant_state.bitsandbytes__nf4"] = state_of("blocks.0.text_kv", shape=shape)
+    write_safetensors(path, tensors)
+    if found is None:
+        loaded = load_network(MiniTransformer2DModel, folder, storage={"*": storage})
+        assert precision_of(loaded) == {"blocks.0.text_kv": storage}
+        return
+    with pytest.raises(WeightsError, match=found):
+        load_network(MiniTransformer2DModel, folder, storage={"*": storage})
+
+
+def test_a_layer_that_the_package_cannot_multiply_by(tmp_path):
+    """Its rows are no multiple of a block."""
+    net = MiniTransformer2DModel(hidden_size=24, num_heads=2, num_layers=1, text_dim=24, in_channels=4)
+    folder = _packed_folder(tmp_path, net)
+    path, name = folder / "diffusion_pytorch_model.safetensors", "blocks.0.text_kv"
+    packed = PRECISIONS["nf4"].encode(net.blocks[0].text_kv.weight)
+    file = SafetensorsFile(path)
+    tensors = {key: file.tensor(key).clone() for key in file.entries} | {
+        f"{name}.weight": packed["codes"].reshape(-1, 1),
+        f"{name}.weight.absmax": packed["absmax"].reshape(-1),
+        f"{name}.weight.quant_state.bitsandbytes__nf4": state_of(name, shape=[48, 24]),
+    }
+    write_safetensors(path, tensors)
+    assert precision_of(load_network(MiniTransformer2DModel, folder)) == {name: "nf4"}
+    with pytest.raises(WeightsError, match=rf"'{name}' cannot be kept as 'bitsandbytes_nf4': its rows are 24 long"):
+        load_network(MiniTransformer2DModel, folder, storage={"*": "bitsandbytes_nf4"})
+
+
 def test_weights_in_8_bits_that_are_not_what_they_should_be(tmp_path):
     path, said = tmp_path / "a.safetensors", {"quant_method": "bitsandbytes", "load_in_8bit": True}
     sound = {"wide.weight": torch.ones(4, 8, dtype=torch.int8), "wide.SCB": torch.full((4,), 127.0)}

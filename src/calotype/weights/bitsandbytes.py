@@ -8,6 +8,7 @@ the largest weight of each row, and `X.weight_format` is 0, for rows.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 from calotype.errors import RepositoryError, WeightsError
 from calotype.memory.storage.bitsandbytes import BITSANDBYTES, BitsAndBytes4
-from calotype.memory.storage.four import BLOCK
+from calotype.memory.storage.four import BLOCK, FOUR_BIT_FLOAT, NORMAL_FLOAT
 from calotype.memory.storage.known import PRECISIONS
 from calotype.memory.storage.layers import Stored, part_name
 from calotype.memory.storage.precision import Precision, Shape
@@ -31,7 +32,7 @@ METHOD = "bitsandbytes"
 
 _STATE = ".weight.quant_state.bitsandbytes__"
 _BESIDE_4 = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
-_KINDS_4 = ("nf4", "fp4")
+_LEVELS = {"nf4": NORMAL_FLOAT, "fp4": FOUR_BIT_FLOAT}
 _BY_NAME = {one.name: one for one in BITSANDBYTES}
 
 
@@ -56,6 +57,7 @@ class BitsAndBytesFile:
         self.layers = [key.removesuffix(end) for key in file.entries if key.endswith(end)]
         shape_of = self._shape_8 if self.kind == "int8" else self._shape_4
         self._shapes = {layer: shape_of(layer) for layer in self.layers}
+        self._beside = ("weight", "SCB" if self.kind == "int8" else "weight.absmax")
         self._keys: dict[str, str] = {}
         self.entries = self._entries()
 
@@ -70,7 +72,7 @@ class BitsAndBytesFile:
         entry = self.entries[name]
         if self.kind == "int8":
             return (self._file.tensor(f"{layer}.SCB").float() / 127).view(entry.shape)
-        flat = self._file.tensor(self._keys[name]).reshape(-1) if leaf == part_name("codes") else self._absmax(layer)
+        flat = self._there(name) if leaf == part_name("codes") else self._absmax(layer)
         return functional.pad(flat, (0, entry.shape[0] * entry.shape[1] - flat.numel())).view(entry.shape)
 
     def source(self, name: str) -> Source | None:
@@ -82,16 +84,22 @@ class BitsAndBytesFile:
 
     def _mapped(self, name: str) -> Tensor | None:
         """A packed tensor that the file has as it is kept, but for its shape: the mapped file itself."""
-        entry, key = self.entries[name], self._keys[name]
-        there = self._file.entries[key]
-        scaled = self.kind == "int8" and key.endswith("SCB") and "scale" in self.precision.parts
+        entry, there = self.entries[name], self._there(name)
+        scaled = self.kind == "int8" and name.endswith(part_name("scale"))
         if scaled or there.dtype != entry.dtype or there.nbytes != entry.nbytes:
             return None
-        return self._file.tensor(key).view(entry.shape)
+        return there.view(entry.shape)
+
+    def _there(self, name: str) -> Tensor:
+        """What the file has of a packed tensor. Codes of 4 bits are bytes there, of whatever type it keeps them as
+        (`bnb_4bit_quant_storage`)."""
+        there = self._file.tensor(self._keys[name])
+        are_codes = self.kind != "int8" and name.endswith(part_name("codes"))
+        return there.reshape(-1).view(torch.uint8) if are_codes else there
 
     def _absmax(self, layer: str) -> Tensor:
         absmax = self._file.tensor(f"{layer}.weight.absmax").reshape(-1)
-        if absmax.dtype != torch.uint8:
+        if not self._is_twice(layer):
             return absmax.float()
         state, stem = self._state(layer), f"{layer}.weight.nested"
         table, outer = self._file.tensor(f"{stem}_quant_map"), self._file.tensor(f"{stem}_absmax")
@@ -105,8 +113,12 @@ class BitsAndBytesFile:
         raw = self._file.tensor(key)
         try:
             state = json.loads(bytes(raw.tolist()))
-            if state["blocksize"] != BLOCK or not all(type(n) is int for n in state["shape"]):
+            if state["blocksize"] != BLOCK:
                 raise ValueError(f"blocks of {state['blocksize']}, expected {BLOCK}")
+            if not all(type(n) is int and n > 0 for n in state["shape"]):
+                raise ValueError(f"the shape {state['shape']}")
+            if self._is_twice(layer) and not (state["nested_blocksize"] > 0 and math.isfinite(state["nested_offset"])):
+                raise ValueError(f"scales in blocks of {state['nested_blocksize']}, about {state['nested_offset']}")
         except (ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{self.path}: {key!r} is not what bitsandbytes writes: {error}") from None
         found: dict[str, Any] = state
@@ -119,7 +131,28 @@ class BitsAndBytesFile:
         if weight is None or weight.nbytes != (count + 1) // 2:
             found = "nothing" if weight is None else f"{weight.nbytes} bytes"
             raise WeightsError(f"{self.path}: {layer}.weight of shape {list(shape)} in 4 bits is {found}")
+        self._check_scales(layer, -(-count // BLOCK))
         return shape
+
+    def _is_twice(self, layer: str) -> bool:
+        """Whether the scales of a layer are packed too."""
+        scales = self._file.entries.get(f"{layer}.weight.absmax")
+        return scales is not None and scales.dtype == torch.uint8
+
+    def _check_scales(self, layer: str, blocks: int) -> None:
+        """Raise `WeightsError` unless there is a scale for each block, with what it is made of, and known levels."""
+        wanted = {"absmax": blocks}
+        if self._is_twice(layer):
+            wanted |= {"nested_absmax": -(-blocks // self._state(layer)["nested_blocksize"]), "nested_quant_map": 256}
+        for name, count in wanted.items():
+            entry = self._file.entries.get(f"{layer}.weight.{name}")
+            if entry is None or torch.Size(entry.shape).numel() != count:
+                found = "nothing" if entry is None else f"numbers {list(entry.shape)}"
+                raise WeightsError(f"{self.path}: {layer}.weight.{name} must have {count} numbers, found {found}")
+        if (key := f"{layer}.weight.quant_map") in self._file.entries:
+            levels = self._file.tensor(key).float()
+            if levels.shape != (16,) or not torch.allclose(levels, torch.tensor(_LEVELS[self.kind]), atol=1e-4):
+                raise WeightsError(f"{self.path}: {key!r} is not the levels of {self.kind!r}, which alone are read")
 
     def _shape_8(self, layer: str) -> Shape:
         weight, scale = self._file.entries.get(f"{layer}.weight"), self._file.entries[f"{layer}.SCB"]
@@ -136,8 +169,8 @@ class BitsAndBytesFile:
     def _entries(self) -> dict[str, TensorEntry]:
         taken = set()
         for layer in self.layers:
-            beside = {f"{layer}.weight.{name}" for name in _BESIDE_4} | {f"{layer}{_STATE}{self.kind}"}
-            taken |= beside | {f"{layer}.weight", f"{layer}.SCB", f"{layer}.weight_format"}
+            taken |= {f"{layer}.weight.{name}" for name in _BESIDE_4} | {f"{layer}{_STATE}{self.kind}"}
+            taken |= {f"{layer}.weight", f"{layer}.SCB", f"{layer}.weight_format"}
         entries = {key: entry for key, entry in self._file.entries.items() if key not in taken}
         codes, scale = self.precision.parts
         for layer, shape in self._shapes.items():
@@ -147,12 +180,10 @@ class BitsAndBytesFile:
             else:
                 blocks = -(-width // BLOCK)
                 parts = {codes: (torch.uint8, (rows, blocks * BLOCK // 2)), scale: (torch.float32, (rows, blocks))}
-            for part, (dtype, size) in parts.items():
+            for (part, (dtype, size)), beside in zip(parts.items(), self._beside, strict=True):
                 name, nbytes = f"{layer}.{part_name(part)}", torch.Size(size).numel() * dtype.itemsize
                 entries[name] = TensorEntry(dtype, size, 0, nbytes)
-                beside_8 = "weight" if part == codes else "SCB"
-                beside_4 = "weight" if part == codes else "weight.absmax"
-                self._keys[name] = f"{layer}.{beside_8 if self.kind == 'int8' else beside_4}"
+                self._keys[name] = f"{layer}.{beside}"
         return entries
 
 
@@ -161,7 +192,7 @@ def kind_of(said: Mapping[str, Any], where: Path) -> str:
     if said.get("load_in_8bit"):
         return "int8"
     kind = said.get("bnb_4bit_quant_type", "fp4")
-    if kind not in _KINDS_4:
+    if kind not in _LEVELS:
         raise RepositoryError(
             f"{where}: of bitsandbytes' types 'nf4', 'fp4' and 8 bits are read, not {kind!r}; load the weights as they "
             "were before, with storage={'*': 'nf4'} or 'int8'"

@@ -153,12 +153,18 @@ def _prepare_layer(
     keys = {part: f"{name}.{part_name(part)}" for part in precision.parts}
     if missing := [key for key in keys.values() if key not in file.entries]:
         raise WeightsError(f"{file.path} lacks {', '.join(map(repr, missing))}, which {where} says that it has")
+    if problem := precision.problem(shape):
+        raise WeightsError(f"{file.path}: {name!r} cannot be kept as {precision.name!r}: {problem}")
     parts = {part: file.entries[key] for part, key in keys.items()}
     found = sum(entry.nbytes for entry in parts.values())
     if found != precision.nbytes(shape):
         raise WeightsError(
             f"{file.path}: {name!r} as {precision.name!r} must take {precision.nbytes(shape)} bytes, found {found}"
         )
+    rows = precision.grid(shape)[0]
+    if any(tuple(entry.shape[:1]) != (rows,) for entry in parts.values()):
+        sizes = ", ".join(str(list(entry.shape)) for entry in parts.values())
+        raise WeightsError(f"{file.path}: {name!r} must be packed in {rows} rows, found {sizes}")
     blank = {part: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for part, entry in parts.items()}
     install(layer, precision, blank, shape, dtype)
 
