@@ -62,11 +62,11 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_was_left_half_written_is_removed_and_nothing_else(tmp_path):
-    kept = ["a.txt", "a.partial-note", "a.partial-01234567.txt"]
+    kept = ["a.txt", "a.partial-note", "a.partial-01234567.txt", "another.txt.partial-01234567"]
     for name in (*kept, "a.txt.partial-01234567"):
         (tmp_path / name).write_text("x")
     (tmp_path / "b.partial-89abcdef").mkdir()
     (tmp_path / "b.partial-89abcdef" / "c").write_text("x")
-    remove_left(tmp_path)
+    remove_left(tmp_path, "a.*", "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
-    remove_left(tmp_path / "there is no such folder")
+    remove_left(tmp_path / "there is no such folder", "*")

@@ -63,9 +63,10 @@ def atomic_folder(folder: Path, *, owns: Callable[[str], bool]) -> Iterator[Path
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def remove_left(folder: Path) -> None:
-    """Remove what processes that were killed left half written in a folder. None may be writing there now."""
-    for path in folder.glob("*.partial-*"):
+def remove_left(folder: Path, *names: str) -> None:
+    """Remove what processes that were killed left half written in a folder, of files and folders whose names are of
+    these patterns. None may be writing such there now."""
+    for path in [path for name in names for path in folder.glob(f"{name}.partial-*")]:
         if not _LEFT.fullmatch(path.name):
             continue
         if path.is_dir():

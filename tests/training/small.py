@@ -194,15 +194,45 @@ def train_for_long(folder: Path) -> None:
 
 def train_spread(rank: int, world: int, port: int, folder: Path, settings: dict[str, Any]) -> None:
     """One of several processes that train together."""
-    import os
-
     from calotype.training.trainer import Trainer
 
     torch.set_num_threads(1)
+    _placed(rank, world, port)
+    Trainer(small(), rows(5), folder, **settings).train(resume=True, progress=False)
+    group: Any = torch.distributed.group.WORLD
+    assert group._get_backend(torch.device("cpu")).options._timeout.days > 1, "one may fill a cache for hours"
+    torch.distributed.destroy_process_group()
+
+
+def train_in_turn(rank: int, world: int, port: int, folder: Path) -> None:
+    """One of several processes that begin a run with pictures of a class, of which the first draws them."""
+    import time
+    from types import SimpleNamespace
+
+    from calotype.training import config as module
+
+    def trainer(*_: Any) -> Any:
+        if rank == 0:
+            time.sleep(0.3)
+            (folder / "drawn").touch()
+        assert (folder / "drawn").exists(), "the others wait"
+        return SimpleNamespace(train=lambda **_: (folder / f"{rank}").touch())
+
+    module._trainer = trainer  # type: ignore[assignment]
+    _placed(rank, world, port)
+    (folder / f"{rank}.txt").write_text("a dog")
+    data = {"kind": "texts", "path": str(folder / f"{rank}.txt")}
+    fields = {"target": {"kind": "full", "component": "net"}, "prior": {"call": {"prompt": "a dog"}}, "device": "cpu"}
+    module.run_training(module.TrainingConfig(pipeline="none", data=data, output=str(folder), steps=1, **fields))
+    torch.distributed.destroy_process_group()
+
+
+def _placed(rank: int, world: int, port: int) -> None:
+    """Say which of several processes this is."""
+    import os
+
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
-    Trainer(small(), rows(5), folder, **settings).train(resume=True, progress=False)
-    torch.distributed.destroy_process_group()
 
 
 def processes() -> Any:
@@ -210,6 +240,26 @@ def processes() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["calotype.training.trainer", "accelerate", "torch._dynamo"])
     return context
+
+
+def starts_another(folder: Path) -> None:
+    """A process that starts one as `calotype train` does to fill a cache, and waits for it."""
+    process = multiprocessing.get_context("spawn").Process(target=waits, args=(folder,))
+    process.start()
+    process.join()
+
+
+def waits(folder: Path) -> None:
+    """What is left to do, for so long that no test waits for it."""
+    import os
+    import time
+    from threading import Thread
+
+    from calotype.training.config import _end_with_parent
+
+    Thread(target=_end_with_parent, daemon=True).start()
+    (folder / "started").write_text(str(os.getpid()))
+    time.sleep(120)
 
 
 def train_a_little(folder: Path, data: list[dict[str, Any]]) -> None:

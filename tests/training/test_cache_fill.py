@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from calotype.errors import TrainingError
+from calotype.errors import ConfigError, TrainingError
 from calotype.graph.unit import unit
 from calotype.pipelines.base import DiffusionPipeline
 from calotype.training import cache_fill
@@ -32,6 +32,11 @@ def embeds(prompt: str, *, words: Words) -> Tensor:
     if multiprocessing.parent_process() is not None:
         os.kill(os.getpid(), signal.SIGKILL)
     return words(prompt)
+
+
+def ends(*_: Any) -> None:
+    """What a process does that cannot start."""
+    os._exit(3)
 
 
 class Mortal(SmallPipeline):
@@ -146,7 +151,7 @@ def test_parts_become_smaller_towards_the_end(count: int, workers: int) -> None:
 def test_components_arrive_as_they_were(tmp_path: Path) -> None:
     given = Tied()
     with _at_hand({"net": given, "word": "a"}, tmp_path) as parcel:
-        found = parcel.components()
+        found = parcel.load()
         assert len(parcel.content) < 5000 and found["word"] == "a"
         net = found["net"]
         assert net.one.weight is net.two.weight and not net.one.weight.requires_grad
@@ -181,6 +186,65 @@ def test_of_two_that_fill_one_cache_the_second_waits(tmp_path: Path, caplog: pyt
         assert half.exists() and not list(folder.glob("shard-*.safetensors"))
     thread.join(60)
     assert not half.exists() and len(Store(folder, read_manifest(folder)).manifest.shards) == 1
+
+
+def test_what_is_of_this_process_alone_is_refused(tmp_path: Path) -> None:
+    class Inner(SmallPipeline):
+        pass
+
+    hooked = small()
+    hooked.words.table.register_forward_hook(lambda *_: None)
+    for pipe in (small(Inner), hooked):
+        with pytest.raises(ConfigError, match=r"cannot be given to other processes: .*; give workers=1"):
+            prepare(pipe, files(tmp_path), tmp_path / "cache", workers=2)
+
+
+def test_a_worker_that_runs_the_script_again_does_not_wait_for_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent has the cache to itself, and waits for the worker."""
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with FileLock(tmp_path / LOCK), pytest.raises(ConfigError, match=r"below `if __name__ == '__main__':`, or give"):
+        prepare(small(), files(tmp_path), tmp_path, workers=2)
+
+
+def test_a_process_that_ends_before_it_takes_anything_says_how(
+    tmp_path: Path, late: Late, failures: list[TrainingError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was given more than fits into what connects the two, such as a vocabulary."""
+    late(lambda: bool(failures))
+    monkeypatch.setattr(cache_fill, "_worker", ends)
+    pipe = small()
+    pipe.words.vocabulary = "x" * 1_000_000
+    with pytest.raises(TrainingError, match="its process ended with exit code 3; what is done is kept"):
+        prepare(pipe, files(tmp_path, 40), tmp_path / "cache", workers=2)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EROFS, "Read-only file system"), NotImplementedError("no flock")])
+def test_a_folder_that_cannot_be_locked_is_named(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def acquire(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with pytest.raises(TrainingError, match=r"cache: .*cache cannot be filled: .*; give another folder"):
+        prepare(small(), files(tmp_path), tmp_path / "cache")
+
+
+def test_files_of_others_in_the_folder_stay(tmp_path: Path) -> None:
+    """A folder may have a model's shards, what another program writes, and a manifest of another kind."""
+    names = ("shard-00001.safetensors", "lock", "model.partial-01234567", "workers-hours/notes.txt")
+    (tmp_path / "workers-hours").mkdir()
+    for name in names:
+        (tmp_path / name).write_bytes(b"mine")
+    prepare(small(), files(tmp_path), tmp_path, workers=2)
+    assert all((tmp_path / name).read_bytes() == b"mine" for name in names)
+    for content in ('{"name": "a page", "icons": []}', "[1]"):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"has a manifest\.json of something else, which would be overwritten"):
+            prepare(small(), files(tmp_path), tmp_path)
+        assert (tmp_path / "manifest.json").read_text() == content
 
 
 def test_a_full_disk_for_the_manifest_names_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,16 @@
 """A run that is killed between any two changes of the disk goes on, ends with the same numbers, and leaves no rest."""
 
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from training.small import files, processes, train_a_little, train_until_change
+from calotype.training.config import TrainingConfig, prepare_apart
+from training.small import files, processes, starts_another, train_a_little, train_until_change
 
 SHARE = int(os.environ.get("CALOTYPE_KILLS", "11"))
 """Of so many changes of the disk one is tried; `CALOTYPE_KILLS=1` tries all."""
@@ -14,7 +18,7 @@ SHARE = int(os.environ.get("CALOTYPE_KILLS", "11"))
 
 def left(folder: Path) -> dict[str, Any]:
     """What a run leaves, file by file, but for what has times in it."""
-    timed = {"log.csv", "manifest.json", "lock"}
+    timed = {"log.csv", "manifest.json", "cache.lock"}
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -25,6 +29,48 @@ def left(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return files(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_what_fills_a_cache_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
+    """Else it would fill it to its end, and the next run would wait for that."""
+    process = processes().Process(target=starts_another, args=(tmp_path,))
+    process.start()
+    until = time.monotonic() + 60
+    while not (tmp_path / "started").exists() or not (tmp_path / "started").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    other = int((tmp_path / "started").read_text())
+    process.kill()
+    while Path(f"/proc/{other}").exists() and "\nState:\tZ" not in Path(f"/proc/{other}/status").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_run_that_is_stopped_stops_what_fills_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+
+    class Stopped:
+        def start(self) -> None: ...
+
+        def join(self) -> None:
+            raise KeyboardInterrupt
+
+        def terminate(self) -> None:
+            done.append("terminated")
+
+    class Context:
+        SimpleQueue = list
+
+        def Process(self, **_: Any) -> Stopped:
+            return Stopped()
+
+    monkeypatch.setattr(torch.multiprocessing, "get_context", lambda kind: Context())
+    data = {"kind": "texts", "path": "texts"}
+    run = TrainingConfig(pipeline="none", data=data, output="run", target={"kind": "word", "token": "x"}, steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_apart(run)
+    assert done == ["terminated"]
 
 
 def test_killed_before_any_change_of_the_disk(data: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Two processes that train together."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from calotype.errors import ConfigError, TrainingError
 from calotype.training import Trainer
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint
 from calotype.training.log import read_table
-from training.small import SETTINGS, Small, processes, rows, small, train_spread
+from training.small import SETTINGS, Small, processes, rows, small, train_in_turn, train_spread
 
 
 def free_port() -> int:
@@ -20,9 +21,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def spread(folder: Path, settings: dict[str, Any]) -> None:
+def spread(folder: Path, *settings: dict[str, Any], target: Callable[..., None] = train_spread) -> None:
     context, port = processes(), free_port()
-    running = [context.Process(target=train_spread, args=(rank, 2, port, folder, settings)) for rank in range(2)]
+    running = [context.Process(target=target, args=(rank, 2, port, folder, *settings)) for rank in range(2)]
     for process in running:
         process.start()
     for process in running:
@@ -56,6 +57,12 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
         Trainer(small(), rows(5), tmp_path / "both", **{**shared, "steps": 6, "accumulate": 1}).train(
             resume=True, progress=False
         )
+
+
+def test_one_process_draws_the_pictures_of_a_class(tmp_path: Path) -> None:
+    """Two would remove what the other has half written."""
+    spread(tmp_path, target=train_in_turn)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "0.txt", "1", "1.txt", "drawn"]
 
 
 def test_two_processes_share_a_critic(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ that the units would make: the same losses, the same gradients.
 """
 
 import logging
+import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from calotype.errors import ConfigError, TrainingError
 from calotype.pipelines.adapter_records import adapters_of
 from calotype.training.cache_fill import Job, fill
 from calotype.training.cache_keys import FileDigests, Keys, digest
-from calotype.training.cache_store import Manifest, Store, read_manifest
+from calotype.training.cache_store import MANIFEST, Manifest, Store, read_manifest
 from calotype.training.wires import TrainedWires
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOCK = "lock"
+LOCK = "cache.lock"
 """The file that the process which changes a cache has locked."""
 
 
@@ -104,20 +105,33 @@ def prepare_cache(
         InputError: a row cannot be read, or lacks an input.
         TrainingError: a worker failed, or what was computed cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         return _prepared(pipe, wires, inputs, folder, workers, progress)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Be the one process that changes a cache while the context lasts. The lock of one that is killed is free."""
+    """Be the one process that changes a cache while the context lasts. The lock of one that is killed is free.
+
+    Raises:
+        ConfigError: this process is to compute for one that has the lock, and would wait for it forever.
+        TrainingError: nothing can be written there, or the file system has no locks.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ConfigError(
+            "a worker runs the script from its start, and so would fill the cache itself; put what trains below "
+            "`if __name__ == '__main__':`, or give workers=1"
+        )
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.warning("%s is being filled by another process, which is waited for", folder)
-        lock.acquire()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("%s is being filled by another process, which is waited for", folder)
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise TrainingError(f"cache: {folder} cannot be filled: {error}; give another folder") from error
     try:
         yield
     finally:
@@ -137,7 +151,7 @@ def _prepared(
     files = FileDigests(manifest.files)
     keys, store = Keys(pipe, wires, prints, files), Store(folder, manifest)
     store.remove_damaged()
-    remove_left(folder)
+    remove_left(folder, "shard-*", MANIFEST)
     wanted: dict[str, None] = {}
     jobs: list[Job] = []
     for row in inputs:

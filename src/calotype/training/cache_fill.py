@@ -9,12 +9,11 @@ import io
 import math
 import multiprocessing
 import pickle
-import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,8 +34,8 @@ if TYPE_CHECKING:
 ROWS_IN_A_SHARD = 64
 LEAST = 8
 """Rows that are worth a shard, where there are enough of them."""
-STARTING = "workers-"
-"""What the folder is called, within the cache's, in which other processes find their components."""
+STARTING, COMPONENTS = "workers-", "components.safetensors"
+"""What the folder is called, within the cache's, in which other processes find their components, and the file there."""
 
 Job = tuple[dict[str, Any], dict[str, str]]
 """The inputs of a row, and the keys of the wires that are to be computed of it."""
@@ -133,8 +132,8 @@ def _spread(pipe: "DiffusionPipeline", wires: TrainedWires, work: _Work, folder:
     components = {name: c for name, c in pipe.components.items() if name in used}
     here = pipe.device.type == "cpu"
     others = workers - here
-    with _at_hand(components, folder) as parcel, ThreadPoolExecutor(others) as threads:
-        beside = [threads.submit(_beside, type(pipe), parcel, folder, work) for _ in range(others)]
+    with _at_hand((type(pipe), components), folder) as parcel, ThreadPoolExecutor(others) as threads:
+        beside = [threads.submit(_beside, parcel, folder, work) for _ in range(others)]
         if here:
             with _one_thread():
                 work.do(lambda part: compute(pipe, part, folder))
@@ -142,20 +141,20 @@ def _spread(pipe: "DiffusionPipeline", wires: TrainedWires, work: _Work, folder:
         future.result()
 
 
-def _beside(cls: type["DiffusionPipeline"], parcel: "Parcel", folder: Path, work: _Work) -> None:
+def _beside(parcel: "Parcel", folder: Path, work: _Work) -> None:
     """Start another process, and have it do what is left as long as there is anything."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_worker, args=(cls, folder, there), daemon=True)
+    process = context.Process(target=_worker, args=(folder, there), daemon=True)
     process.start()
     there.close()
 
     def ask(part: Sequence[Job]) -> None:
-        here.send(part)
+        _give(here, part)
         _answer(here, process)
 
     try:
-        here.send(parcel)
+        _give(here, parcel)
         while work.parts and not here.poll(0.05):
             pass  # it is starting
         if work.parts:
@@ -170,6 +169,12 @@ def _beside(cls: type["DiffusionPipeline"], parcel: "Parcel", folder: Path, work
         process.join()
 
 
+def _give(connection: "Connection[Any, Any]", what: Any) -> None:
+    """Send something to another process. Where that has ended, its answer says so."""
+    with suppress(ConnectionError):
+        connection.send(what)
+
+
 def _answer(connection: "Connection[Any, Any]", process: Any) -> None:
     """Wait for the other process to have done what it was asked. Raises `TrainingError` where it could not."""
     try:
@@ -181,11 +186,12 @@ def _answer(connection: "Connection[Any, Any]", process: Any) -> None:
         raise TrainingError(f"the data could not be prepared: {why}; what is done is kept, run it again to go on")
 
 
-def _worker(cls: type["DiffusionPipeline"], folder: Path, connection: "Connection[Any, Any]") -> None:
+def _worker(folder: Path, connection: "Connection[Any, Any]") -> None:
     """What another process does: it says nothing where something was done, and why where it could not be."""
     torch.set_num_threads(1)
     try:
-        pipe = cls(device="cpu", memo=0, **connection.recv().components())
+        cls, components = connection.recv().load()
+        pipe = cls(device="cpu", memo=0, **components)
         connection.send(None)
         while True:
             compute(pipe, connection.recv(), folder)
@@ -206,12 +212,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# -- components for other processes ------------------------------------------------------------------------------------
+# -- pipelines for other processes -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """Components for another process, without their arrays, which are in a file.
+    """A pipeline's class and components for another process, without their arrays, which are in a file.
 
     Attributes:
         content: pickled by this process for those that it starts; never kept.
@@ -221,26 +227,41 @@ class Parcel:
     content: bytes
     tensors: Path
 
-    def components(self) -> dict[str, Any]:
-        """The components. Their arrays are the mapped file."""
-        found: dict[str, Any] = _Together(self.content, SafetensorsFile(self.tensors)).load()
-        return found
+    def load(self) -> Any:
+        """What it is of. Its arrays are the mapped file."""
+        return _Together(self.content, SafetensorsFile(self.tensors)).load()
 
 
 @contextmanager
-def _at_hand(components: Mapping[str, Any], folder: Path) -> Iterator[Parcel]:
-    """The components for other processes while the context lasts. Raises `TrainingError` where the disk is full."""
+def _at_hand(parts: Any, folder: Path) -> Iterator[Parcel]:
+    """A pipeline's parts for other processes while the context lasts.
+
+    Raises:
+        ConfigError: something in them is of this process alone, such as a function within a function.
+        TrainingError: the disk is full.
+    """
     for left in folder.glob(f"{STARTING}*"):  # of a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+        _remove_parcel(left)
     content, tensors = io.BytesIO(), list[Tensor]()
-    _Apart(content, tensors).dump(dict(components))
+    try:
+        _Apart(content, tensors).dump(parts)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(f"the pipeline cannot be given to other processes: {error}; give workers=1") from error
     with tempfile.TemporaryDirectory(prefix=STARTING, dir=folder) as name:
-        path = Path(name) / "components.safetensors"
+        path = Path(name) / COMPONENTS
         try:
             write_safetensors(path, {str(number): tensor for number, tensor in enumerate(tensors)})
         except OSError as error:
             raise TrainingError(f"{folder}: {error}; workers=1 needs no copy of the weights") from error
         yield Parcel(content.getvalue(), path)
+
+
+def _remove_parcel(folder: Path) -> None:
+    """Remove a folder that has nothing but components, whole or half written."""
+    with suppress(OSError):
+        for file in folder.glob(f"{COMPONENTS}*"):
+            file.unlink()
+        folder.rmdir()
 
 
 class _Apart(pickle.Pickler):

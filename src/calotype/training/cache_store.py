@@ -10,6 +10,7 @@ never been computed.
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -18,13 +19,14 @@ from typing import Any
 from torch import Tensor
 
 from calotype.atomic import atomic_file
-from calotype.errors import WeightsError
+from calotype.errors import ConfigError, WeightsError
 from calotype.graph.hints import bare
 from calotype.weights.files import SafetensorsFile, write_safetensors
 
 logger = logging.getLogger(__name__)
 
 MANIFEST, VERSION = "manifest.json", 1
+SHARD = re.compile(r"shard-[0-9a-f]{24}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,25 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a cache; an empty one where there is none, or it is of another version or damaged."""
+    """The manifest of a cache; an empty one where there is none, or it is of another version or damaged. Raises
+    `ConfigError` for a file of that name that is another program's."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        shards = content["shards"]
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']}")
         return Manifest(
-            {name: Shard(**shard) for name, shard in content["shards"].items()},
+            {name: Shard(**shard) for name, shard in shards.items()},
             dict(content["components"]),
             {path: (size, time, found) for path, (size, time, found) in content["files"].items()},
         )
     except FileNotFoundError:
         return Manifest()
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"cache: {folder} has a {MANIFEST} of something else, which would be overwritten; give a folder of its own"
+        ) from None
+    except ValueError as error:
         logger.warning("%s is not a manifest that can be read (%s): everything is computed again", folder, error)
         return Manifest()
 
@@ -107,7 +115,8 @@ class Store:
         self._where: dict[str, SafetensorsFile] = {}
         self.damaged: list[str] = []
         for path in sorted(folder.glob("shard-*.safetensors")):
-            self._take(path)
+            if SHARD.fullmatch(path.name):  # others may be a model's
+                self._take(path)
         self.damaged += [name for name in manifest.shards if not (folder / name).exists()]
         for name in self.damaged:
             logger.warning("%s is damaged or missing: its values are computed again", folder / name)

@@ -1,10 +1,13 @@
 """A whole run as one file: which pipeline, which data, and how. `calotype train` runs it."""
 
 import json
+import multiprocessing
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +21,7 @@ from calotype.training.data import AnyData
 from calotype.training.pictures import PICTURES
 from calotype.training.rows import Row
 from calotype.training.settings import TrainingSettings
+from calotype.training.surroundings import PATIENCE
 from calotype.training.targets import FullWeights
 from calotype.training.trainer import Trainer, TrainingResult, refuse_started
 from calotype.training.wires import trained_wires
@@ -105,22 +109,26 @@ def run_training(config: TrainingConfig, *, resume: bool = False, progress: bool
         give_back_large()
     only = None
     if config.cache is not None:
-        _prepare_once(config, progress)
+        with _first_alone(config) as first:
+            if first:
+                prepare_apart(config, progress=progress)
         only = _needed(config)
-    return _trainer(config, rows, only).train(resume=resume, progress=progress)
+    with _first_alone(config) if config.prior is not None else nullcontext():  # which draws pictures
+        trainer = _trainer(config, rows, only)
+    return trainer.train(resume=resume, progress=progress)
 
 
-def _prepare_once(config: TrainingConfig, progress: bool) -> None:
-    """Fill the cache: where several processes train together, the first of them does, and the others wait."""
+@contextmanager
+def _first_alone(config: TrainingConfig) -> Iterator[bool]:
+    """Where several processes train together, have the others wait until the first is done; whether it is this one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        prepare_apart(config, progress=progress)
+        yield True
         return
     from accelerate import PartialState
 
-    together = PartialState(cpu=config.device == "cpu")
-    if together.is_main_process:
-        prepare_apart(config, progress=progress)
-    together.wait_for_everyone()
+    together = PartialState(cpu=config.device == "cpu", timeout=PATIENCE)
+    with together.main_process_first():
+        yield together.is_main_process
 
 
 def prepare_apart(config: TrainingConfig, *, progress: bool = True) -> None:
@@ -133,19 +141,32 @@ def prepare_apart(config: TrainingConfig, *, progress: bool = True) -> None:
     failures = context.SimpleQueue()
     process = context.Process(target=_prepare, args=(config.model_dump(mode="json"), progress, failures))
     process.start()
-    process.join()
+    try:
+        process.join()
+    except BaseException:  # such as Ctrl-C
+        process.terminate()
+        raise
     if process.exitcode:
         why = failures.get() if not failures.empty() else f"its process ended with exit code {process.exitcode}"
         raise TrainingError(f"the cache could not be filled: {why}")
 
 
 def _prepare(fields: Mapping[str, Any], progress: bool, failures: Any) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     config = TrainingConfig(**fields)
     try:
         _trainer(config, config.data.rows()).prepare(progress=progress)
     except Exception as error:
         failures.put(f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
+
+
+def _end_with_parent() -> None:
+    """End this process once the one that started it is gone, which may be killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "it is started by another"
+    parent.join()
+    os._exit(1)
 
 
 def _trainer(config: TrainingConfig, rows: list[Row], only: list[str] | None = None) -> Trainer:

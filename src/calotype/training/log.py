@@ -5,13 +5,14 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from calotype.atomic import atomic_file
 from calotype.errors import ConfigError
 
 COLUMNS = ("step", "loss", "rate", "gradient", "critic", "held_out", "seconds")
-TABLE = "log.csv"
+TABLE, MARK = "log.csv", "wandb-run"
+"""The files of the table, and of what Weights & Biases knows a run by."""
 
 
 class Table:
@@ -53,7 +54,7 @@ class WandB:
             import wandb
         except ImportError:
             raise ConfigError("log='wandb' needs a package: pip install wandb") from None
-        mark = folder / "wandb-run"
+        mark = folder / MARK
         if not mark.exists():
             with atomic_file(mark) as aside:
                 aside.write_text(secrets.token_hex(4), encoding="utf-8")
@@ -96,9 +97,12 @@ class TensorBoard:
         self._writer.close()
 
 
-def open_logs(kinds: Sequence[str], folder: Path, step: int) -> "list[Table | TensorBoard | WandB]":
+Log: TypeAlias = Table | TensorBoard | WandB
+
+
+def open_logs(kinds: Sequence[str], folder: Path, step: int) -> list[Log]:
     """The logs of a run that has done so many steps."""
-    known: dict[str, type[Table | TensorBoard | WandB]] = {"csv": Table, "tensorboard": TensorBoard, "wandb": WandB}
+    known: dict[str, type[Log]] = {"csv": Table, "tensorboard": TensorBoard, "wandb": WandB}
     return [known[kind](folder, step) for kind in kinds]
 
 

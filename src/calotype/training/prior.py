@@ -44,7 +44,7 @@ def prior_rows(
         raise InputError(f"prior_rows: count must be at least 1, got {count}")
     place = Path(folder).expanduser()
     place.mkdir(parents=True, exist_ok=True)
-    remove_left(place)
+    remove_left(place, "[0-9]*.png")
     rows = []
     prompt = {name: value for name, value in call.items() if name == "prompt"}
     for seed in range(count):

@@ -9,7 +9,7 @@ from typing import Any
 from calotype.atomic import remove_left
 from calotype.errors import TrainingError
 from calotype.training.checkpoint import last_checkpoint, remove_old, save_checkpoint
-from calotype.training.log import open_logs
+from calotype.training.log import MARK, TABLE, Log, open_logs
 from calotype.training.loop import Loop, StepReport
 from calotype.training.rows import Row
 from calotype.training.settings import TrainingSettings
@@ -45,16 +45,11 @@ class Steps:
 
         loop = self.loop
         main = loop.accelerator.is_main_process
-        self.output.mkdir(parents=True, exist_ok=True)
-        if main:
-            remove_old(self.output, self.settings.keep)
-            result, pictures = self.output / RESULT, self.output / PICTURES
-            for place in (self.output, pictures, result, *result.glob("*/")):
-                remove_left(place)
-        logs = open_logs(self.settings.log, self.output, loop.done) if main else []
-        report, began = None, time.monotonic()
+        report, logs, began = None, list[Log](), time.monotonic()
         bar = tqdm(total=self.settings.steps, initial=loop.done, disable=not (progress and main), unit="step")
         try:
+            if main:
+                logs += self._begun()
             while loop.done < self.settings.steps:
                 report = self._step()
                 held_out = self._looked_at() if main or loop.shards else {}
@@ -91,6 +86,16 @@ class Steps:
                     "what it has"
                 ) from error
         return files
+
+    def _begun(self) -> list[Log]:
+        """The logs of the run, in a folder without what a process that was killed left half written."""
+        result = self.output / RESULT
+        self.output.mkdir(parents=True, exist_ok=True)
+        remove_old(self.output, self.settings.keep)
+        remove_left(self.output, TABLE, MARK, RESULT)
+        for place in (self.output / PICTURES, result, *result.glob("*/")):
+            remove_left(place, "*")
+        return open_logs(self.settings.log, self.output, self.loop.done)
 
     def _step(self) -> StepReport:
         try:

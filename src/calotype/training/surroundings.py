@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
 
 
+PATIENCE = timedelta(days=7)
+"""How long processes that train together wait for one of them: it may fill a cache or draw pictures alone, for longer
+than the ten minutes of GPUs, or the half hour of processors, after which they would give it up."""
+
+
 def accelerator_for(pipe: "DiffusionPipeline", settings: TrainingSettings) -> "Accelerator":
     """The processes that train, on the pipeline's device.
 
@@ -32,11 +38,14 @@ def accelerator_for(pipe: "DiffusionPipeline", settings: TrainingSettings) -> "A
         ConfigError: accelerate is not installed, or this process trains in another precision already.
     """
     try:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
     except ImportError:
         raise ConfigError("training needs the package accelerate: pip install 'calotype[train]'") from None
     try:
-        found = Accelerator(cpu=pipe.device.type == "cpu", mixed_precision=settings.precision)
+        found = Accelerator(
+            cpu=pipe.device.type == "cpu", mixed_precision=settings.precision,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )  # fmt: skip
     except ValueError as error:  # it keeps both for as long as the process lives
         raise ConfigError(
             f"precision: {settings.precision!r} on {pipe.device.type!r} cannot be set up: {error}; a process trains in "
