@@ -22,7 +22,7 @@ from calotype.training import FullWeights, LowRankChange, Trainer
 from calotype.training.checkpoint import checkpoints, last_checkpoint, load_checkpoint
 from calotype.training.log import Table, read_table
 from calotype.training.rows import Row
-from training.small import SETTINGS, OneByOne, color, files, processes, rows, small, train_for_long
+from training.small import SETTINGS, OneByOne, Small, color, files, processes, rows, small, train_for_long
 
 FULL = {"target": FullWeights(component="net", result="component"), "optimizer": {"kind": "adamw", "rate": 1e-2}}
 LORA = {"target": LowRankChange(component="net", rank=2, layers="(into|to_q)")}
@@ -114,6 +114,12 @@ def test_with_the_cache_and_without_the_run_is_the_same(tmp_path: Path) -> None:
         run.train(progress=False)
         found.append(weights(pipe))
     assert same(*found)
+
+
+def test_a_cache_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    trainer = Trainer(small(), rows(), tmp_path / "run", steps=1, cache="~/cache", **LORA)
+    assert trainer.cache == tmp_path / "cache"
 
 
 def test_a_predictor_of_one_level_trains_too(tmp_path: Path) -> None:
@@ -434,6 +440,21 @@ def test_a_disk_that_is_full_for_the_log_names_the_last_good_checkpoint(
         Trainer(small(), rows(), tmp_path, steps=4, checkpoint_every=1, **LORA).train(progress=False)
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(TrainingError, match=r"step 0: .*run.*; no checkpoint was written yet"):
+        Trainer(small(), rows(), tmp_path / "run", steps=1, **LORA).train(progress=False)
+
+
+def test_what_others_are_writing_in_the_folder_is_left_alone(tmp_path: Path) -> None:
+    """Which may be any: `output: .` is where other programs write too."""
+    other, own = tmp_path / "model.partial-0a1b2c3d", tmp_path / "log.csv.partial-0a1b2c3d"
+    other.mkdir()
+    own.write_text("step")
+    Trainer(small(), rows(), tmp_path, steps=1, **LORA).train(progress=False)
+    assert other.is_dir() and not own.exists()
+
+
 def test_a_second_precision_in_a_process_is_refused_with_what_to_do(tmp_path: Path) -> None:
     Trainer(small(), rows(), tmp_path / "a", steps=1, **LORA).train(progress=False)
     with pytest.raises(ConfigError, match=r"precision: 'bf16' .* start another"):
@@ -454,6 +475,23 @@ def test_a_run_on_other_weights_or_another_schedule_is_refused(tmp_path: Path) -
         with pytest.raises(TrainingError, match=r"is of another run: base\.(net|words|scheduler) was"):
             Trainer(other, rows(), tmp_path, steps=2, **LORA).train(resume=True, progress=False)
     assert Trainer(small(), rows(), tmp_path, steps=2, **LORA).train(resume=True, progress=False).steps == 2
+
+
+def test_a_run_of_another_network_of_the_same_weights_is_refused(tmp_path: Path) -> None:
+    """A number of heads, for one, is in no weight."""
+    Trainer(small(), rows(), tmp_path, steps=1, **FULL).train(progress=False)
+    other = small()
+    other.net.config = Small.Config(width=16)
+    with pytest.raises(TrainingError, match=r"is of another run: networks\.net\.width was 8, is 16"):
+        Trainer(other, rows(), tmp_path, steps=2, **FULL).train(resume=True, progress=False)
+    state = tmp_path / "checkpoint-00000001" / "state.json"
+    older = json.loads(state.read_text())
+    del older["facts"]["networks"]
+    state.write_text(json.dumps(older))
+    wide = small(net=Small(width=16).eval())
+    with pytest.raises(ConfigError, match=r"the checkpoint is of other parameters: blocks\.0\.bias"):
+        Trainer(wide, rows(), tmp_path, steps=2, **FULL).train(resume=True, progress=False)
+    assert Trainer(small(), rows(), tmp_path, steps=2, **FULL).train(resume=True, progress=False).steps == 2
 
 
 def test_a_row_of_several_items_is_refused(tmp_path: Path) -> None:

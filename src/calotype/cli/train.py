@@ -38,7 +38,7 @@ def train(config: Path, resume: bool, prepare: bool, quiet: bool) -> None:
         if run.cache is None:
             raise click.UsageError("--prepare fills a cache, and the config has none; add `cache: cache`")
         prepare_apart(run, progress=not quiet)
-        click.echo(f"The cache is in {Path(run.output) / run.cache}", err=True)
+        click.echo(f"The cache is in {Path(run.output, Path(run.cache).expanduser())}", err=True)
         return
     result = run_training(run, resume=resume, progress=not quiet)
     for path in result.files:

@@ -50,8 +50,8 @@ class Prior(Value):
         Raises:
             InputError: the call has a seed, or inputs that are wrong.
         """
-        call = {**inputs, **self.call}
-        return prior_rows(pipe, call, output / self.folder, count=self.count, weight=self.weight, picture=self.picture)
+        call, folder = {**inputs, **self.call}, output / Path(self.folder).expanduser()
+        return prior_rows(pipe, call, folder, count=self.count, weight=self.weight, picture=self.picture)
 
 
 def assembled(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from calotype.configured import BaseConfig
 from calotype.errors import ConfigError, TrainingError
 from calotype.graph.memo import fingerprint
 from calotype.training.drawn import DrawnRows, Rows
@@ -68,8 +69,16 @@ def _known_by(inputs: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(name, fingerprint(str(v) if isinstance(v, Path | Unopened) else v)) for name, v in sorted(inputs.items())]
 
 
+def described(network: Any) -> dict[str, Any]:
+    """What a network is but for its weights: its class, and its configuration where it is one of the tree's."""
+    config = getattr(network, "config", None)
+    fields = dict(config) if isinstance(config, BaseConfig) else {}
+    return {"class": type(network).__name__, **json.loads(json.dumps(fields, default=repr))}
+
+
 def refuse_another_run(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise `TrainingError`, naming what differs, where a checkpoint's facts are not those of a run."""
+    found = {"networks": wanted["networks"], **found}  # of which older checkpoints say nothing
     other = list(_differing(found, json.loads(json.dumps(wanted))))
     if other:
         shown = "; ".join(f"{name} was {was!r}, is {now!r}" for name, was, now in other[:4])

@@ -222,8 +222,8 @@ class Loop:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint. Raises `ConfigError` where it is of other parameters."""
         parameters = self.trained.parameters
-        if parameters.keys() != checkpoint.trained.keys():
-            other = sorted(parameters.keys() ^ checkpoint.trained.keys())
+        was, now = ({name: p.shape for name, p in values.items()} for values in (checkpoint.trained, parameters))
+        if other := sorted(name for name in {*was, *now} if was.get(name) != now.get(name)):
             raise ConfigError(f"the checkpoint is of other parameters: {', '.join(other[:6])}")
         for name, parameter in parameters.items():
             parameter.copy_(placed(checkpoint.trained[name], parameter))

@@ -13,7 +13,7 @@ from calotype.training.cache import Cached, CacheReport, fingerprint_of, prepare
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint
 from calotype.training.checks import check_run
 from calotype.training.drawn import DrawnRows, examples
-from calotype.training.facts import digest, parted, refuse_another_run
+from calotype.training.facts import described, digest, parted, refuse_another_run
 from calotype.training.items import Items, Source
 from calotype.training.loop import Loop, LossModule
 from calotype.training.predictor import Predictor
@@ -123,7 +123,7 @@ class Trainer:
         """The folder of what is frozen. Raises `ConfigError` where none is set."""
         if self.settings.cache is None:
             raise ConfigError("cache is not set: give a folder, such as cache='cache'")
-        return self.output / self.settings.cache
+        return self.output / Path(self.settings.cache).expanduser()
 
     def train(self, *, resume: bool = False, progress: bool = True) -> TrainingResult:
         """Train, and write what was learned.
@@ -207,7 +207,9 @@ class Trainer:
         restored = target.kept_whole and not self.settings.objective.needs_original  # nothing is left of what it was
         names = {*self.wires.components, self.wires.loop.scheduler} - {*(target.components if restored else ())}
         base = {name: fingerprint_of(self.pipe, name) for name in sorted(names)}
-        return {**settings, "pipeline": type(self.pipe).__name__, "data": digest(self.rows), "base": base}
+        networks = {name: described(self.pipe.components[name]) for name in target.components} if restored else {}
+        known = {"pipeline": type(self.pipe).__name__, "data": digest(self.rows), "base": base, "networks": networks}
+        return {**settings, **known}
 
 
 def refuse_started(output: Path, resume: bool) -> None:
