@@ -1,11 +1,11 @@
 """offload: a transformer of 1.7 GB streamed from its own file on a CPU: memory, time, and extra files."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.fresh import run_module
+from benchmarks.fresh import in_rounds
 from benchmarks.harness import Bar, Options, Row, at_most, count_row, exactly, interval, ratio_row, skipped, within
 from benchmarks.scratch import free_bytes, scratch_folder, warm
 from benchmarks.subjects import MODEL
@@ -18,6 +18,7 @@ TINY: dict[str, Any] = {
     "axes_dims_rope": (4, 6, 6),
 }  # fmt: skip
 PEERS = ("group_disk", "accelerate_disk")
+PROBE = "benchmarks.probes.offload"
 CALL: dict[str, Any] = {"prompt": "a red apple", "negative_prompt": "blue", "seed": 7, "steps": 4}
 WITHIN: dict[str, Any] = {
     "12 MiB": "12MiB",
@@ -124,13 +125,13 @@ def streamed_rows(name: str, config: dict[str, Any], needed: int, options: Optio
     folder = transformer(config)
     warm(folder)
     sides = ("ours", "resident", *PEERS)
-    found = _measured(folder, sides, "warm", thorough.steps, thorough.warm)
+    found = in_rounds(PROBE, sides, thorough.warm, folder, thorough.steps, "warm")
     walls = _walls(found)
     peer = _best(walls)
     rows = [*_memory_rows(title, found, peer), *_warm_rows(title, walls, peer)]
     if options.scale == "smoke":
         return rows
-    cold = _measured(folder, ("ours", *PEERS), "cold", thorough.steps, thorough.cold)
+    cold = in_rounds(PROBE, ("ours", *PEERS), thorough.cold, folder, thorough.steps, "cold")
     walls = _walls(cold)
     peer = _best(walls)
     read = interval([report["read"] / report["over"] for report in cold["ours"]])
@@ -145,17 +146,6 @@ def streamed_rows(name: str, config: dict[str, Any], needed: int, options: Optio
             ours=cold["ours"][0]["read"] / 1e9, peer=cold["ours"][0]["over"] / 1e9, sides="GB", peer_name="do not fit",
         ),
     ]  # fmt: skip
-
-
-def _measured(
-    folder: Path, variants: Sequence[str], cache: str, steps: int, rounds: int
-) -> dict[str, list[dict[str, Any]]]:
-    """The reports of every variant, one a round, in alternating order."""
-    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
-    for number in range(rounds):
-        for variant in variants[:: -1 if number % 2 else 1]:
-            found[variant].append(run_module("benchmarks.probes.offload", variant, folder, steps, cache))
-    return found
 
 
 def _walls(found: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[float]]:

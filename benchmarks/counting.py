@@ -71,17 +71,21 @@ class Brought:
 
 @contextmanager
 def brought() -> Iterator[Brought]:
-    """Counts what the memory of pipelines on a processor brings while the context lasts."""
+    """Counts what the memory of pipelines brings while the context lasts."""
     from unittest.mock import patch
 
+    from calotype.memory.gpu_lane import GpuLane
     from calotype.memory.lanes import HostLane
     from calotype.memory.mapped import MappedPages
 
-    count, start, bring, give_back = Brought(), HostLane.start, MappedPages.bring, MappedPages.give_back
+    count, bring, give_back = Brought(), MappedPages.bring, MappedPages.give_back
 
-    def starting(self: HostLane, group: Any, buffer: Any) -> Any:
-        count.total += group.nbytes
-        return start(self, group, buffer)
+    def counted(start: Callable[..., Any]) -> Callable[..., Any]:
+        def starting(self: Any, group: Any, buffer: Any) -> Any:
+            count.total += group.nbytes
+            return start(self, group, buffer)
+
+        return starting
 
     def bringing(self: MappedPages, group: Any) -> None:
         count.come(group)
@@ -92,7 +96,8 @@ def brought() -> Iterator[Brought]:
         give_back(self, group)
 
     with (
-        patch.object(HostLane, "start", starting),
+        patch.object(HostLane, "start", counted(HostLane.start)),
+        patch.object(GpuLane, "start", counted(GpuLane.start)),
         patch.object(MappedPages, "bring", bringing),
         patch.object(MappedPages, "give_back", giving),
     ):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ class ProgramFailed(RuntimeError):
 def run_module(name: str, *arguments: object) -> Any:
     """What `python -m name arguments` reports, offline and with the threads of this process."""
     return _run(["-m", name, *map(str, arguments)])
+
+
+def in_rounds(name: str, variants: Sequence[str], rounds: int, *arguments: object) -> dict[str, list[Any]]:
+    """What `python -m name variant arguments` reports of every variant, one a round, in alternating order."""
+    found: dict[str, list[Any]] = {variant: [] for variant in variants}
+    for number in range(rounds):
+        for variant in variants[:: -1 if number % 2 else 1]:
+            found[variant].append(run_module(name, variant, *arguments))
+    return found
 
 
 def run_code(code: str) -> Any:

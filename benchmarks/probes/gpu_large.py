@@ -1,8 +1,8 @@
 """Steps of a large transformer: `python -m benchmarks.probes.gpu_large VARIANT FOLDER DEVICE SIDE STEPS`.
 
 Variants: `resident`; a number of bytes, as the device's budget; and of the peer `group_stream`, its group offload block
-by block with copies on a stream. Reports seconds of a step with guidance, and the most memory: of the device, and of
-the host what no file backs.
+by block with copies on a stream. Reports seconds of a step with guidance, the bytes of weights that our memory brings
+for it, and the most memory: of the device, and of the host what no file backs (None where that lacks what is pinned).
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.counting import brought
 from benchmarks.memory import Peak, owned_bytes
 from benchmarks.peer import diffusers
 from benchmarks.qwen import drawn, our_call, our_pipeline, peers_call, peers_pipeline
@@ -42,20 +43,29 @@ def on_gpu(device: str) -> bool:
     return torch.device(device).type == "cuda"
 
 
+def counts_pinned(device: str) -> bool:
+    """Whether what is pinned for a device is among the bytes that this process owns."""
+    before = owned_bytes()
+    pinned = torch.zeros(2**26, dtype=torch.uint8, pin_memory=on_gpu(device))
+    return owned_bytes() - before > 0.9 * len(pinned)
+
+
 @torch.no_grad()
 def main(variant: str, place: str, device: str, side: str, steps: str) -> None:
     folder = Path(place)
     torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)
-    with Peak(owned_bytes) as host:
+    is_counted = counts_pinned(device)
+    with Peak(owned_bytes, interval=0.02) as host:
         if variant == "group_stream":
             call = theirs(folder, device, int(side))
         else:
             call = ours(folder, device, int(side), None if variant == "resident" else int(variant))
-        call(1)
-        seconds, made = measured(call, int(steps))
+        call(int(steps))  # what is measured: a call of other steps would be planned anew
+        with brought() as came:
+            seconds, made = measured(call, int(steps))
     report: dict[str, Any] = {
-        "wall": seconds, "host": host.peak, "device": torch.cuda.max_memory_allocated() if on_gpu(device) else 0,
-        "sum": float(made.double().abs().sum()),
+        "wall": seconds, "came": came.total / int(steps), "host": host.peak if is_counted else None,
+        "device": torch.cuda.max_memory_allocated() if on_gpu(device) else 0, "sum": float(made.double().abs().sum()),
     }  # fmt: skip
     print(json.dumps(report))
     sys.stdout.flush()
