@@ -104,6 +104,20 @@ def test_pinned_memory_is_within_its_budget_and_goes_with_the_network(path: Path
     assert not lane._copies
 
 
+def test_what_stays_takes_no_pinned_memory_from_what_streams(path: Path) -> None:
+    network, other = loaded(path), loaded(path)
+    budget = int(0.6 * nbytes(network))
+    shares, _ = memory(other, budget)[0].shares({"net": other})
+    held, _ = memory(network, budget, host=shares["net"].streamed)
+    with held.hold({"net": network}):
+        for _ in range(3):
+            network(X)
+    places: Any = held._places
+    kept, copies = places.kept(network), places.lane._copies
+    assert kept.here and not any(group in copies for group in kept.here)
+    assert all(group in copies for group in kept.all if group not in kept.here)
+
+
 @pytest.mark.parametrize("nbytes", [0, 1, 700, 2**20 + 64, 3 * 2**20, 113_283_072, 151_045_120, 2**28, 2**28 + 64])
 def test_pinned_memory_is_not_rounded_up_by_much(nbytes: int) -> None:
     """As PyTorch pins it: in powers of two. The groups of a block of Qwen-Image are among the sizes."""

@@ -87,8 +87,8 @@ class CudaGpu:
 class GpuLane:
     """A GPU as memory sees it (`calotype.memory.lanes.Lane`).
 
-    A group that streams keeps a pinned copy on the host while there is `host` memory for it; any other is read from its
-    file into one of a few pinned buffers each time.
+    A group that comes again, as those that stream do, keeps a pinned copy on the host while there is `host` memory for
+    it; any other is read from its file into one of a few pinned buffers.
 
     Args:
         gpu: the GPU.
@@ -100,6 +100,7 @@ class GpuLane:
         self._gpu, self._host = gpu, host
         self._readers = Readers()
         self._copies: weakref.WeakKeyDictionary[Group, _Copy] = weakref.WeakKeyDictionary()
+        self._came: weakref.WeakSet[Group] = weakref.WeakSet()
         self._staging: list[tuple[Tensor, Event]] = []
         self._last_use: dict[int, Event] = {}
 
@@ -139,11 +140,15 @@ class GpuLane:
         return ready
 
     def _kept(self, group: Group) -> "_Copy | None":
-        """The pinned copy of a group with the numbers that it has now; None where there is no room for one."""
+        """The pinned copy of a group with the numbers that it has now; None where there is no room for one, or where it
+        comes for the first time: what stays needs none."""
         known = self._copies.get(group)
         if known is not None and known.is_of(group):
             return known
         self._copies.pop(group, None)
+        if group not in self._came:
+            self._came.add(group)
+            return None
         if self._host is not None and sum(c.nbytes for c in self._copies.values()) + group.nbytes > self._host:
             return None
         self._copies[group] = made = _Copy(group, self._gpu)
