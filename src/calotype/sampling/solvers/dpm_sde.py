@@ -11,7 +11,7 @@ from calotype.sampling.levels import Levels, Path
 from calotype.sampling.solver import Prediction, SolverWithState, State
 from calotype.sampling.solvers.exponential import weights
 from calotype.sampling.solvers.kdpm2 import ancestral
-from calotype.sampling.solvers.lagrange import ratio
+from calotype.sampling.solvers.lagrange import ratio, refuse_noise_alone
 from calotype.sampling.solvers.two_stage import half_way, two_stages
 
 
@@ -31,6 +31,7 @@ class DpmSde(SolverWithState):
     finest: float = 1e-4
 
     def evaluations(self, path: Path, levels: Levels) -> Path:
+        refuse_noise_alone(path.here[0])
         return two_stages(path, lambda here, there: levels.of_ratio(half_way(here, there)))
 
     def step(self, now: Prediction, state: State) -> tuple[Tensor, State]:

@@ -4,11 +4,13 @@ In `y = x / alpha` against `rho = sigma / alpha` the probability-flow ODE is `dy
 some coordinate of rho through the noises at the last levels, `y' = y + sum_j c_j noise_j`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from calotype.errors import InputError
 from calotype.sampling.levels import Level
 from calotype.sampling.solver import Prediction
 
@@ -29,7 +31,9 @@ def remembered(now: Level, value: Tensor, state: History | None, order: int) -> 
 
 
 def integrated(now: Prediction, history: History, coordinate: Callable[[float], float], integrate: Integrate) -> Tensor:
-    """The latents at `now.there` by the polynomial through a history of noises."""
+    """The latents at `now.there` by the polynomial through a history of noises. Raises `InputError` where a step begins
+    with noise alone."""
+    refuse_noise_alone(now.here)
     nodes = [coordinate(ratio(level)) for level, _ in history]
     start, end, kept = ratio(now.here), ratio(now.there), now.there.alpha / now.here.alpha
     moved = now.x * kept
@@ -48,6 +52,15 @@ def basis(nodes: Sequence[float], j: int) -> Polynomial:
     return tuple(made)
 
 
+def refuse_noise_alone(here: Level) -> None:
+    """Raise `InputError` for a level without signal, which no polynomial goes through."""
+    if not here.alpha:
+        raise InputError(
+            f"this solver cannot begin with noise alone, as the levels do at timestep {here.timestep:g}; take "
+            "DpmMultistep or UniPc, or a schedule that begins with some signal"
+        )
+
+
 def value(polynomial: Polynomial, t: float) -> float:
     """The polynomial at t, by Horner's rule."""
     found = 0.0
@@ -57,5 +70,5 @@ def value(polynomial: Polynomial, t: float) -> float:
 
 
 def ratio(level: Level) -> float:
-    """The noise over signal of a level."""
-    return level.sigma / level.alpha
+    """The noise over signal of a level; infinite where there is noise alone."""
+    return level.sigma / level.alpha if level.alpha else math.inf

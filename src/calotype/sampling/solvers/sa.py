@@ -11,7 +11,7 @@ from calotype.errors import InputError
 from calotype.sampling.levels import Level, Levels, Path
 from calotype.sampling.solver import Prediction, SolverWithState, State, follow
 from calotype.sampling.solvers.exponential import log_snr
-from calotype.sampling.solvers.lagrange import History, Polynomial, basis, remembered
+from calotype.sampling.solvers.lagrange import History, Polynomial, basis, refuse_noise_alone, remembered
 
 _SMALL = 1.0
 """Below this exponent moments are summed as a series: the recursion would subtract what is nearly equal."""
@@ -99,6 +99,7 @@ class SaSolver(SolverWithState):
     def _moved(self, start: Start, there: Level, known: History) -> Tensor:
         """The latents at `there` by the polynomial through `known`."""
         here, tau = start.here, start.tau
+        refuse_noise_alone(here)
         if there.sigma == 0.0:  # the integral over an infinite step is its last value, and no noise is left
             return known[0][1] * there.alpha if self.predict_x0 else follow(start.x, known[0][1], here, there)
         h = log_snr(there) - log_snr(here)
