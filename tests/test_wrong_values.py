@@ -50,6 +50,11 @@ def test_what_is_no_path(name: str) -> None:
         call(3)
 
 
+def test_the_home_of_nobody() -> None:
+    with pytest.raises(InputError, match=r"read_recipe takes .*, got ~no-such-user/a.png, of a user that there is not"):
+        read_recipe("~no-such-user/a.png")
+
+
 def test_a_result_is_saved_at_a_path(
     pipe: TextToImagePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,4 +13,7 @@ def path_of(value: object, who: str, wanted: str = "a path") -> Path:
     none."""
     if not isinstance(value, str | PathLike):
         raise InputError(f"{who} takes {wanted}, got {type(value).__name__} {str(value)[:_SHOWN]}")
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise InputError(f"{who} takes {wanted}, got {value}, of a user that there is not") from None

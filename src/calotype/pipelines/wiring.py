@@ -84,6 +84,7 @@ class WithGraph:
             GraphError: the units do not fit, a name clashes (a unit's, an input's, a validator's), or there is no unit
                 to insert at.
             UnknownInput: the pack adds no component of that name.
+            InputError: `pack` is none, nor where one is.
             UntrustedCode, RepositoryError: the pack is code of others that was not approved, or cannot be found.
         """
         from calotype.memory.residency import Residency
