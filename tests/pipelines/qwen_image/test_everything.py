@@ -1,5 +1,6 @@
 """All packs in one editor, with several prompts and pictures, a step cache, a memory budget and an adapter at once."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from calotype import (
     QwenImageEditPipeline,
     TaylorCache,
 )
+from calotype.memory.storage import store, unstore
 from calotype.pipelines.qwen_image import blockwise_control, context_control, control, regions
 from tiny_qwen import SEED, parts, picture, tiny_processor, tiny_transformer, with_weights_of
 
@@ -64,6 +66,23 @@ def test_a_memory_budget_changes_no_bit(cache: Any, pipe: Any) -> None:
     found = streamed(**CALL, **LISTS, cache=cache)["latents"]
     for one, other in zip(found, pipe(**CALL, **LISTS, cache=cache)["latents"], strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_packed_weights_are_what_they_stand_for_and_stream(precision: str, pipe: Any) -> None:
+    packed = copy.deepcopy(pipe)
+    networks = [packed.transformer, packed.blockwise, packed.controlnet]
+    for network in networks:
+        store(network, {name: precision for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)})
+    found = packed(**CALL, **LISTS)["latents"]
+    memory = {"cpu": "80MiB", "transformer": "stream", "blockwise": "stream", "controlnet": "stream"}
+    streamed = type(packed)(**packed.components, device="cpu", memory=memory)(**CALL, **LISTS)["latents"]
+    for network in networks:
+        unstore(network)
+    decoded = packed(**CALL, **LISTS)["latents"]
+    plain = pipe(**CALL, **LISTS)["latents"]
+    for one, other, same, without in zip(found, streamed, decoded, plain, strict=True):
+        assert torch.equal(one, other) and torch.equal(one, same) and not torch.equal(one, without)
 
 
 def test_an_adapter_beside_all_of_it_is_the_same_fused(pipe: Any, tmp_path: Path) -> None:
