@@ -31,20 +31,20 @@ LAYERS = r"(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out
 
 STAGES: Mapping[str, Mapping[str, Any]] = {
     "draw": {
-        "data": (pictures.drawn, 16_384), "steps": 8000, "batch": 64, "average": 0.999,
+        "data": (pictures.drawn, 16_384), "steps": 2600, "batch": 64, "average": 0.999,
         "target": FullWeights(component="transformer", result="component"),
         "optimizer": Muon(rate=0.02, matrices=r"transformer_blocks\.\d+\.(attn|img_mlp|txt_mlp)"),
     },
     "regions": {
-        "data": (pictures.of_two, 4096), "steps": 2000, "batch": 32, "average": 0.99,
+        "data": (pictures.of_two, 4096), "steps": 1500, "batch": 32, "average": 0.99,
         "target": LowRankChange(component="transformer", rank=16, layers=LAYERS), "optimizer": AdamW(rate=1e-3),
     },
     "edit": {
-        "data": (pictures.changed, 4096), "steps": 2000, "batch": 32, "average": 0.99,
+        "data": (pictures.changed, 4096), "steps": 400, "batch": 32, "average": 0.99,
         "target": LowRankChange(component="transformer", rank=16, layers=LAYERS), "optimizer": AdamW(rate=1e-3),
     },
     "control": {
-        "data": (pictures.outlined, 4096), "steps": 2000, "batch": 32, "average": 0.99,
+        "data": (pictures.outlined, 4096), "steps": 400, "batch": 32, "average": 0.99,
         "target": FullWeights(component="controlnet", result="component"), "optimizer": AdamW(rate=2e-3),
     },
 }  # fmt: skip
