@@ -131,7 +131,7 @@ def test_values_of_no_picture(shape: tuple[int, ...]) -> None:
     ("inputs", "said"),
     [
         ({"num_images": 10**9}, "num_images must be at most 65536, got 1000000000"),
-        ({"image": Image.new("RGB", (0, 0)), "strength": 0.5}, "image: is a picture of 0x0, without pixels"),
+        ({"image": Image.new("RGB", (0, 0)), "strength": 0.5}, "image: must have pixels, got 0x0"),
         ({"prompt": "a" * 10**5}, f"the word '{'a' * 60}' is not in the vocabulary"),
     ],
 )

@@ -48,7 +48,7 @@ def test_the_help_of_generate_lists_the_inputs_of_the_model(run, repo):
         "--guidance-scale FLOAT How closely to follow the prompt; 1 turns guidance off. [default: 3.0; 0 to 50]",
         "--image FILE",
         "--seed INTEGER",
-        "--num-images INTEGER How many images to make of each prompt. [default: 1; at least 1]",
+        "--num-images INTEGER How many images to make of each prompt. [default: 1; 1 to 65536]",
         "[default: 64; 16 to 512, multiple of 8]",
         "--device NAME",
     ):

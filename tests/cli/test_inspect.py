@@ -78,9 +78,19 @@ def test_drawings(run, repo, here):
 
 
 def test_a_pipeline_without_a_prompt(run, ddpm):
-    output = run("inspect", ddpm).output
+    output = run("inspect", ddpm, "--num-inference-steps", 10).output
     assert "DDPMPipeline" in output
-    assert "Plan\n" in output
+    assert "\nPlan" in output
+
+
+def test_defaults_that_the_repository_refuses(run, ddpm):
+    done = run("inspect", ddpm)
+    assert done.exit_code == 0
+    assert "DDPMPipeline" in done.output
+    assert "a call with the defaults is refused: steps must be at most num_train_timesteps=20" in done.output
+    given = run("inspect", ddpm, "--num-inference-steps", 30)
+    assert given.exit_code == 2
+    assert "num_train_timesteps=20, got 30" in given.stderr
 
 
 def test_the_repository_comes_first(run, repo):

@@ -144,7 +144,15 @@ def _plan(model: Model, pipe: "DiffusionPipeline", given: Mapping[str, Any]) -> 
     inputs = {**{name: value for name, value in filled.items() if value is not None}, **given}
     if missing := [name for name in filled if name not in inputs]:
         return {"inputs": {}, "missing": missing, "text": f"needs {', '.join(missing)}"}
-    plan: Plan = pipe.plan(**call_inputs(checked(model.pipeline, inputs)))
+    try:
+        return _planned(pipe.plan(**call_inputs(checked(model.pipeline, inputs))), inputs)
+    except InputError as error:
+        if given:
+            raise
+        return {"inputs": {}, "refused": str(error), "text": f"a call with the defaults is refused: {error}"}
+
+
+def _planned(plan: "Plan", inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "inputs": {name: _plain(value) for name, value in inputs.items()},
         "units": [

@@ -89,7 +89,7 @@ def _readable(picture: Picture) -> Picture:
 
     if 0 in picture.size:
         width, height = picture.size
-        raise _wrong("is a picture of {width}x{height}, without pixels", {"width": width, "height": height})
+        raise _wrong("must have pixels, got {width}x{height}", {"width": width, "height": height})
     if picture.mode.startswith("I;16"):
         levels = np.asarray(picture).astype(np.uint32)
         return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))

@@ -133,7 +133,7 @@ def test_a_picture_of_another_size_is_scaled_and_cropped_where_a_size_is_given(p
     [
         ({"height": 100}, InputError, "height must be a multiple of 8, got 100; nearest is 96 and 104"),
         ({"image": picture((31, 16))}, InputError, "31 pixels in width, which is no multiple of 2; give width=32"),
-        ({"image": Image.new("RGB", (0, 16))}, InputError, "image must have pixels, got 0x16"),
+        ({"image": Image.new("RGB", (0, 16))}, InputError, "image: must have pixels, got 0x16"),
         ({"image": picture(), "mask_image": left_half((8, 8))}, InputError, "as large as image, 16x16, got 8x8"),
         ({"mask_image": left_half()}, UnusedInput, "mask_image was given, but nothing in this call reads it"),
         ({"strength": 0.5}, UnusedInput, "strength was given, but nothing in this call reads it"),
