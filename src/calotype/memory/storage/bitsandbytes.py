@@ -27,8 +27,7 @@ class BitsAndBytes4(LookedUp):
     """
 
     def __init__(self, kind: str, levels: tuple[float, ...]) -> None:
-        super().__init__(f"bitsandbytes_{kind}", levels)
-        self.kind = kind
+        self.name, self.kind, self.levels = f"bitsandbytes_{kind}", kind, levels
 
     def encode_rows(self, rows: Tensor) -> Parts:
         functional = _package(self.name, rows.device).functional

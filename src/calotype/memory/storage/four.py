@@ -54,15 +54,12 @@ class LookedUp(Precision):
     Blocks follow one another through the whole weight, as bitsandbytes packs it; where rows are no multiple of 64 long
     they straddle rows, and the weight is one row to us.
 
-    Args:
-        name: what `store` calls it.
+    Attributes:
         levels: what the 16 codes stand for.
     """
 
     parts = ("codes", "absmax")
-
-    def __init__(self, name: str, levels: tuple[float, ...]) -> None:
-        self.name, self.levels = name, levels
+    levels: tuple[float, ...]
 
     def grid(self, shape: Shape) -> tuple[int, int]:
         count, width = super().grid(shape)
@@ -89,16 +86,14 @@ class NormalFloat4(LookedUp):
     """The 4-bit normal float of QLoRA: an error is at most 0.152 of the block's largest weight, half of the widest gap
     between levels."""
 
-    def __init__(self) -> None:
-        super().__init__("nf4", NORMAL_FLOAT)
+    name, levels = "nf4", NORMAL_FLOAT
 
 
 class Float4(LookedUp):
     """bitsandbytes' float of 4 bits: a sign, two bits of exponent and one of mantissa. An error is at most 1/6 of the
     block's largest weight."""
 
-    def __init__(self) -> None:
-        super().__init__("fp4", FOUR_BIT_FLOAT)
+    name, levels = "fp4", FOUR_BIT_FLOAT
 
 
 def _even(width: int) -> int:
