@@ -215,3 +215,11 @@ def test_weights_in_8_bits_that_are_not_what_they_should_be(tmp_path):
         write_safetensors(path, sound | wrong)
         with pytest.raises(WeightsError, match=found):
             opened(path, said, "int8")
+
+
+def test_another_threshold_is_refused_where_it_would_be_computed_with(tmp_path):
+    path, said = tmp_path / "eight.safetensors", {"load_in_8bit": True, "llm_int8_threshold": 4.0}
+    write_safetensors(path, {"wide.weight": torch.ones(4, 8, dtype=torch.int8), "wide.SCB": torch.full((4,), 127.0)})
+    with pytest.raises(RepositoryError, match=r"must be 6.0, which alone is computed with, got 4.0; load it with"):
+        opened(path, said, "bitsandbytes_int8")
+    assert opened(path, said, "int8").layers == ["wide"]

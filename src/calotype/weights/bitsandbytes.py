@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calotype.errors import RepositoryError, WeightsError
-from calotype.memory.storage.bitsandbytes import BITSANDBYTES, BitsAndBytes4
+from calotype.memory.storage.bitsandbytes import BITSANDBYTES, OUTLIER, BitsAndBytes4
 from calotype.memory.storage.four import BLOCK, FOUR_BIT_FLOAT, NORMAL_FLOAT
 from calotype.memory.storage.known import PRECISIONS
 from calotype.memory.storage.layers import Stored, part_name
@@ -53,6 +53,12 @@ class BitsAndBytesFile:
     def __init__(self, file: WeightFile, said: Mapping[str, Any], where: Path, precision: Precision) -> None:
         self.path, self._file, self.precision = file.path, file, precision
         self.kind = kind_of(said, where)
+        threshold = said.get("llm_int8_threshold", OUTLIER)
+        if precision is _BY_NAME["bitsandbytes_int8"] and threshold != OUTLIER:
+            raise RepositoryError(
+                f"{where}: 'llm_int8_threshold' must be {OUTLIER}, which alone is computed with, got {threshold}; load "
+                "it with storage={'*': 'int8'}, which rounds nothing that enters a layer"
+            )
         end = ".SCB" if self.kind == "int8" else _STATE + self.kind
         self.layers = [key.removesuffix(end) for key in file.entries if key.endswith(end)]
         shape_of = self._shape_8 if self.kind == "int8" else self._shape_4
@@ -230,7 +236,7 @@ def published(network: nn.Module) -> dict[str, Any] | None:
         "llm_int8_enable_fp32_cpu_offload": False,
         "llm_int8_has_fp16_weight": False,
         "llm_int8_skip_modules": rest,
-        "llm_int8_threshold": 6.0,
+        "llm_int8_threshold": OUTLIER,
     }
 
 
