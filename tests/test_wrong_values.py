@@ -15,6 +15,8 @@ from calotype import (
     Denoise,
     DiffusionPipeline,
     MiniAutoencoderKL,
+    ModelConfig,
+    ModelPool,
     StableDiffusionPipeline,
     TextToImagePipeline,
     UnitPack,
@@ -50,9 +52,26 @@ def test_what_is_no_path(name: str) -> None:
         call(3)
 
 
-def test_the_home_of_nobody() -> None:
-    with pytest.raises(InputError, match=r"read_recipe takes .*, got ~no-such-user/a.png, of a user that there is not"):
-        read_recipe("~no-such-user/a.png")
+TAKERS: dict[str, Callable[[str], object]] = {
+    "read_recipe": read_recipe,
+    "from_pretrained": DiffusionPipeline.from_pretrained,
+    "cache_dir": lambda path: DiffusionPipeline.from_pretrained("owner/name", cache_dir=path, local_files_only=True),
+    "custom_pipeline": lambda path: DiffusionPipeline.from_pretrained("calotype/emoji-64", custom_pipeline=path),
+    "a network": MiniAutoencoderKL.from_pretrained,
+    "a scheduler": DDPMScheduler.from_pretrained,
+    "a saved network": MiniAutoencoderKL().save_pretrained,
+    "ModelConfig": lambda path: ModelPool(ModelConfig(path=path)),
+    "a picture": lambda path: TextToImagePipeline()(prompt="a cat", image=path),
+    "training pictures": lambda path: PictureFolder(path=path).rows(),
+}
+
+
+@pytest.mark.parametrize("path", ["~no-such-user/a.png", "a\0b/c"])
+@pytest.mark.parametrize("taker", TAKERS)
+def test_a_path_that_none_can_have(taker: str, path: str) -> None:
+    said = "of a user that there is not" if path.startswith("~") else "has a null character"
+    with pytest.raises(InputError, match=f"take.*{said}"):
+        TAKERS[taker](path)
 
 
 def test_a_result_is_saved_at_a_path(

@@ -13,6 +13,8 @@ def path_of(value: object, who: str, wanted: str = "a path") -> Path:
     none."""
     if not isinstance(value, str | PathLike):
         raise InputError(f"{who} takes {wanted}, got {type(value).__name__} {str(value)[:_SHOWN]}")
+    if "\0" in str(value):
+        raise InputError(f"{who} takes {wanted}, got {str(value)[:_SHOWN]!r}, which has a null character")
     try:
         return Path(value).expanduser()
     except RuntimeError:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from itertools import chain
 from os import PathLike
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -95,9 +94,11 @@ class Network(Configured, nn.Module):
             variant: a word in the name of the weight file, such as `"fp16"`.
             max_shard_size: bytes or a text such as `"5GB"`; more weights are written as several files with an index.
         """
+        from calotype.paths import path_of
         from calotype.weights.component import save_network
 
-        save_network(self, Path(folder).expanduser(), variant=variant, max_shard_size=max_shard_size)
+        place = path_of(folder, "save_pretrained", "the path of a folder")
+        save_network(self, place, variant=variant, max_shard_size=max_shard_size)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from calotype.errors import ComponentError, InputError, did_you_mean
+from calotype.paths import path_of
 from calotype.pipelines.adapter_records import AdapterInfo, host_of
 
 if TYPE_CHECKING:
@@ -226,7 +227,8 @@ class WithAdapters:
         hosts = _hosts(self)
         changes = {part: dict(hosts[part][1].loaded[name].changes) for part in parts}
         networks = {at: network for at, network in _networks(self).items() if network is not None}
-        return save_changes(Path(path).expanduser(), changes, networks, format)
+        place = path_of(path, "save_adapter", "the path of a .safetensors file or of a folder")
+        return save_changes(place, changes, networks, format)
 
     def load_textual_inversion(
         self,

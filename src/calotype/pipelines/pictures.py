@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calotype.errors import ComponentError, InputError
 from calotype.graph.hints import ClassRef, bare
+from calotype.paths import path_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,7 +67,7 @@ def read_picture(value: Any) -> Picture:
             _, _, payload = value.partition(",")
             source: Any = io.BytesIO(base64.b64decode(payload, validate=True))
         else:
-            source = Path(value).expanduser()
+            source = path_of(value, "a picture", "a path")
         with Image.open(source) as opened:
             opened.load()
             return _readable(ImageOps.exif_transpose(opened))

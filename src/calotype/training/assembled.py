@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from calotype.errors import ConfigError, did_you_mean
+from calotype.paths import path_of
 from calotype.training.pictures import PICTURES
 from calotype.training.prior import prior_rows
 from calotype.training.rows import Row, mixed
@@ -50,7 +51,7 @@ class Prior(Value):
         Raises:
             InputError: the call has a seed, or inputs that are wrong.
         """
-        call, folder = {**inputs, **self.call}, output / Path(self.folder).expanduser()
+        call, folder = {**inputs, **self.call}, output / path_of(self.folder, "prior: folder", "the path of a folder")
         return prior_rows(pipe, call, folder, count=self.count, weight=self.weight, picture=self.picture)
 
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from calotype.configured import explained
 from calotype.errors import ConfigError, TrainingError
+from calotype.paths import path_of
 from calotype.training.allocator import give_back_large
 from calotype.training.assembled import Prior, assembled, device_of_process
 from calotype.training.data import AnyData
@@ -180,7 +181,7 @@ def _trainer(config: TrainingConfig, rows: list[Row], only: list[str] | None = N
 
 
 def _folder(config: TrainingConfig) -> Path:
-    return Path(config.output).expanduser()
+    return path_of(config.output, "output", "the path of a folder")
 
 
 def _loaded(config: TrainingConfig, only: list[str] | None = None) -> "DiffusionPipeline":

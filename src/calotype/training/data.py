@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag
 
 from calotype.errors import ConfigError, InputError
+from calotype.paths import path_of
 from calotype.training.datasets import PictureDataset
 from calotype.training.picture_rows import SUFFIXES, Listed, PictureRows, chosen
 from calotype.training.rows import Row
@@ -45,7 +46,7 @@ class PictureFolder(PictureRows):
         Raises:
             InputError: there is no such folder, no picture in it, a table is wrong, or too many pictures are broken.
         """
-        folder = Path(self.path).expanduser()
+        folder = path_of(self.path, "data: path", "the path of a folder")
         if not folder.is_dir():
             raise InputError(f"data: there is no folder {folder}")
         listed = list(self._listed(folder))
@@ -102,7 +103,7 @@ class TextFile(Value):
 
     def rows(self) -> list[Row]:
         """The rows, in the order of the lines. Raises `InputError` where the file cannot be read, or has no texts."""
-        path = Path(self.path).expanduser()
+        path = path_of(self.path, "data: path", "the path of a file")
         try:
             lines = enumerate(map(str.strip, _text(path).split("\n")), 1)
         except OSError as error:

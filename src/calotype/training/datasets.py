@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from calotype.errors import ConfigError, InputError, did_you_mean
+from calotype.paths import path_of
 from calotype.training.picture_rows import Listed, PictureRows, chosen
 from calotype.training.rows import Row
 from calotype.training.unopened import Unopened
@@ -70,7 +71,7 @@ class PictureDataset(PictureRows):
         return self._rows_of(self._listed(self._loaded()))
 
     def _loaded(self) -> Any:
-        datasets, place = _package(), Path(self.path).expanduser()
+        datasets, place = _package(), path_of(self.path, "data: path")
         try:
             if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
                 found = datasets.load_from_disk(str(place))

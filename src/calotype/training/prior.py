@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calotype.atomic import atomic_file, remove_left
 from calotype.errors import InputError
+from calotype.paths import path_of
 from calotype.training.rows import Row
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def prior_rows(
         raise InputError("prior_rows gives every picture a seed of its own; leave 'seed' out of the call")
     if count < 1:
         raise InputError(f"prior_rows: count must be at least 1, got {count}")
-    place = Path(folder).expanduser()
+    place = path_of(folder, "prior_rows", "the path of a folder")
     place.mkdir(parents=True, exist_ok=True)
     remove_left(place, "[0-9]*.png")
     rows = []

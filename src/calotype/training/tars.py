@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from calotype.errors import InputError, did_you_mean
+from calotype.paths import path_of
 from calotype.training.picture_rows import SUFFIXES, Listed, PictureRows, chosen
 from calotype.training.rows import Row
 from calotype.training.unopened import TarPicture
@@ -84,7 +85,7 @@ class PictureTars(PictureRows):
 def _tars(path: str) -> list[Path]:
     """The tars that a path, a pattern or a range of numbers names. Raises `InputError` where there is none."""
     found: list[Path] = []
-    for one in _numbered(str(Path(path).expanduser())):
+    for one in _numbered(str(path_of(path, "data: path"))):
         if Path(one).is_dir():
             found += sorted(Path(one).glob("*.tar"))
         elif Path(one).is_file():

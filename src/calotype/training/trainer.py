@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from calotype.errors import ConfigError, TrainingError
+from calotype.paths import path_of
 from calotype.training.cache import Cached, CacheReport, fingerprint_of, prepare_cache
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint
 from calotype.training.checks import check_run
@@ -83,7 +84,7 @@ class Trainer:
         if settings is not None and fields:
             raise ConfigError(f"Trainer takes settings= or fields of them, not both: {', '.join(fields)}")
         self.settings = settings or parse_settings(fields, self.Settings)
-        self.pipe, self.output = pipe, Path(output).expanduser()
+        self.pipe, self.output = pipe, path_of(output, "Trainer: output", "the path of a folder")
         self.rows, self.held_out = parted(data, held_out, self.settings)
         self.wires: TrainedWires = self._wired()
 
@@ -123,7 +124,7 @@ class Trainer:
         """The folder of what is frozen. Raises `ConfigError` where none is set."""
         if self.settings.cache is None:
             raise ConfigError("cache is not set: give a folder, such as cache='cache'")
-        return self.output / Path(self.settings.cache).expanduser()
+        return self.output / path_of(self.settings.cache, "cache", "the path of a folder")
 
     def train(self, *, resume: bool = False, progress: bool = True) -> TrainingResult:
         """Train, and write what was learned.

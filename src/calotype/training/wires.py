@@ -21,6 +21,7 @@ from calotype.graph.plan import Plan, PlannedNode
 from calotype.graph.run import Run
 from calotype.graph.split import divided
 from calotype.graph.unit import Unit
+from calotype.paths import path_of
 from calotype.pipelines.latents import CleanLatents, Noise
 from calotype.pipelines.pictures import is_picture
 from calotype.sampling.denoise import Denoise
@@ -178,7 +179,7 @@ def read_unopened(pipe: "DiffusionPipeline", inputs: Mapping[str, Any]) -> tuple
     """
     fields = pipe._graph().inputs
     stored = {n: v for n, v in inputs.items() if n in fields and _is_stored(fields[n].hint, v)}
-    files = {n: v if isinstance(v, Unopened) else Path(v).expanduser() for n, v in stored.items()}
+    files = {n: v if isinstance(v, Unopened) else path_of(v, n) for n, v in stored.items()}
     return pipe._read({"seed": 0, **inputs, **{name: Image.new("RGB", (1, 1)) for name in files}}), files
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from calotype.atomic import atomic_file
 from calotype.errors import InputError, RepositoryError, did_you_mean, listed
+from calotype.paths import path_of
 from calotype.weights.transfer import LargeFile, fetch_large
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ def _cache_folder(cache_dir: str | PathLike[str] | None) -> Path:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         cache_dir = HF_HUB_CACHE
-    return Path(cache_dir).expanduser().resolve()
+    return path_of(cache_dir, "cache_dir", "the path of a folder").resolve()
 
 
 def _switched_off() -> str | None:

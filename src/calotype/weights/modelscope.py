@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calotype.errors import RepositoryError, did_you_mean
+from calotype.paths import path_of
 from calotype.weights.hub import check_inside, check_revision
 
 PREFIX = "modelscope:"
@@ -48,7 +49,7 @@ class ModelScopeRepository:
         self._id = name.removeprefix(PREFIX)
         self._options: dict[str, Any] = {"revision": self.revision, "local_files_only": local_files_only}
         if cache_dir is not None:
-            self._options["cache_dir"] = str(Path(cache_dir).expanduser())
+            self._options["cache_dir"] = str(path_of(cache_dir, "cache_dir", "the path of a folder"))
         self._root = self._cached() if local_files_only else None
         self._listed = self._here() if self._root is not None else self._list()
 

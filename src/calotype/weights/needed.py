@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from calotype.errors import InputError, RepositoryError
+from calotype.paths import path_of
 from calotype.weights.model_index import INDEX_NAME
 from calotype.weights.repository import Folder, Repository, is_id, open_repository
 from calotype.weights.shards import find_weights, is_index, read_weight_map, refuse_missing
@@ -106,7 +107,7 @@ def fetch_file(
         options: as for `open_repository`.
     """
     inner = check_subfolder(source, subfolder)
-    path = Path(source).expanduser()
+    path = path_of(source, f"loading {what}", "a file, a folder or 'owner/name'")
     if path.is_file() and subfolder is None:
         return path
     if path.exists() or not isinstance(source, str) or not is_id(source.partition("@")[0]):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from calotype.errors import RepositoryError, did_you_mean
+from calotype.paths import path_of
 from calotype.weights.hub import HubRepository, check_inside, is_hub_id
 from calotype.weights.modelscope import PREFIX, ModelScopeRepository
 
@@ -44,7 +45,7 @@ class Folder:
     revision: str | None = None
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = Path(path).expanduser()
+        self.path = path_of(path, "a repository", "the path of a folder")
         self.name = str(path)
         if not self.path.is_dir():
             what = "is a file; give the folder that holds it" if self.path.exists() else "does not exist"
@@ -96,7 +97,7 @@ def open_repository(
         RepositoryError: there is no such repository or revision, or the hub cannot be reached.
     """
     shipped = _shipped(source)
-    path = shipped or Path(source).expanduser()
+    path = shipped or path_of(source, "a repository", "the path of a folder or 'owner/name'")
     if not str(source) or _no_path(path):
         raise RepositoryError(f"there is no folder {str(source)!r}"[:_SHOWN])
     if path.exists():

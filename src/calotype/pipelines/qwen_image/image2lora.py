@@ -24,6 +24,7 @@ from calotype.graph.unit import Unit, unit
 from calotype.models.qwen_image import QwenImageTransformer2DModel
 from calotype.models.qwen_image_image2lora import QwenImageImage2LoRAModel
 from calotype.nn.beside import Pair, check_fits
+from calotype.paths import path_of
 from calotype.pipelines.conditions import CallAdapters
 from calotype.pipelines.inputs import listed
 from calotype.pipelines.latents import Latents
@@ -74,7 +75,8 @@ class MadeAdapter:
         from calotype.adapters.write import save_changes
 
         changes = {name: LowRank({"down": down, "up": up}) for name, (down, up) in self.pairs.items()}
-        return save_changes(Path(path).expanduser(), {"transformer": dict(changes)}, {}, "diffusers")
+        place = path_of(path, "saving an adapter", "the path of a .safetensors file or of a folder")
+        return save_changes(place, {"transformer": dict(changes)}, {}, "diffusers")
 
 
 def _joined(one: Pair, other: Pair) -> Pair:

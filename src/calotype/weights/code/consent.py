@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from calotype.atomic import atomic_file
 from calotype.errors import InputError, RepositoryError, UntrustedCode
+from calotype.paths import path_of
 from calotype.weights.code.source import Code
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -138,7 +139,7 @@ class Consent:
 def configuration_folder() -> Path:
     """Where this user's settings are: `CALOTYPE_HOME`, else `calotype` in `XDG_CONFIG_HOME` or in `~/.config`."""
     if home := os.environ.get("CALOTYPE_HOME"):
-        return Path(home).expanduser()
+        return path_of(home, "CALOTYPE_HOME", "the path of a folder")
     try:
         return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "calotype"
     except RuntimeError:

@@ -8,6 +8,7 @@ from typing import Any
 
 import calotype
 from calotype.errors import InputError, RepositoryError, did_you_mean, listed, sentences
+from calotype.paths import path_of
 from calotype.weights.code.consent import Consent
 from calotype.weights.code.imports import defines_pack, defines_pipeline, parsed
 from calotype.weights.code.source import (
@@ -75,7 +76,7 @@ def locate(
         )
     if isinstance(source, str) and re.fullmatch(r"\w+", text):
         return _named(text, argument)
-    return local_code(Path(source).expanduser(), text, argument)
+    return local_code(path_of(source, argument, "a file, a folder or 'owner/name'"), text, argument)
 
 
 def hub_code(name: str, revision: str | None, file: str | None = None, **options: Any) -> Code:

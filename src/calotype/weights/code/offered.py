@@ -1,8 +1,7 @@
 """All code that a source offers to run, for who decides whether it may. Runs nothing."""
 
-from pathlib import Path
-
 from calotype.errors import InputError, RepositoryError
+from calotype.paths import path_of
 from calotype.weights.code.locate import MAIN, carried_code, hub_code, shipped_names
 from calotype.weights.code.source import Code
 from calotype.weights.hub import is_hub_id
@@ -25,7 +24,7 @@ def offered_code(source: str, revision: str | None = None) -> list[Code]:
     """
     begun = PREFIX if source.startswith(PREFIX) else ""
     name, _, file = source.removeprefix(begun).partition(":")
-    path = Path(source).expanduser()
+    path = path_of(source, "calotype trust", "a folder or 'owner/name'")
     if is_hub_id(name) and not path.exists():
         return _of_hub(begun + name, revision, file or None)
     if revision is not None:

@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 
 from calotype.errors import RepositoryError, did_you_mean, listed
+from calotype.paths import path_of
 from calotype.weights.modelscope import PREFIX
 from calotype.weights.pool.config import ModelConfig
 from calotype.weights.pool.patterns import by_model, matching, missing_shards, of_variant
@@ -87,7 +88,7 @@ def _full(repository: Repository, name: str) -> str:
 
 def _local(pattern: str) -> tuple[Repository, str]:
     """The folder that a path or pattern begins with, and the rest."""
-    path = Path(pattern).expanduser()
+    path = path_of(pattern, "ModelConfig", "the path or the pattern of files")
     if path.is_dir():
         return _Local(path), "*"
     parts = path.parts
@@ -108,10 +109,12 @@ def _repository(config: ModelConfig, options: Options) -> Repository:
     `model_id` means."""
     assert config.model_id is not None
     kept, plain = config.local_model_path, config.model_id.removeprefix(PREFIX)
-    if kept is not None and config.revision is None and (Path(kept).expanduser() / plain).is_dir():
-        folder = Folder(Path(kept).expanduser() / plain)
-        if all(matching(pattern, folder.files()) for pattern in config.patterns):
-            return folder
+    if kept is not None and config.revision is None:
+        place = path_of(kept, "local_model_path", "the path of a folder") / plain
+        if place.is_dir():
+            folder = Folder(place)
+            if all(matching(pattern, folder.files()) for pattern in config.patterns):
+                return folder
     return open_repository(
         f"{PREFIX}{plain}" if config.download_source == "modelscope" else config.model_id,
         revision=config.revision,
