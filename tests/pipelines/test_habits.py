@@ -30,6 +30,24 @@ def test_an_attribute_that_a_pipeline_has_not(name, said):
         getattr(TextToImagePipeline(), name)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("safety_checker", "has no component 'safety_checker'; no pipeline here has one: leave the line out; its"),
+        ("image_encoder", "has no component 'image_encoder'; insert the pack of IP-Adapter, which brings one"),
+        ("transfomer", "has no component 'transfomer'; did you mean 'transformer'?; its components are tokenizer"),
+    ],
+)
+def test_a_component_that_a_pipeline_has_not_is_set(name, said):
+    with pytest.raises(AttributeError, match=re.escape(said)):
+        setattr(TextToImagePipeline(), name, None)
+
+
+def test_a_component_that_pipelines_of_other_libraries_have_is_read():
+    with pytest.raises(AttributeError, match=r"has no 'safety_checker'; no pipeline here has one: leave the line out$"):
+        _ = TextToImagePipeline().safety_checker
+
+
 def test_asking_whether_there_is_an_attribute_stays_a_question():
     pipe = text_to_image()
     assert not hasattr(pipe, "__array__") and not hasattr(pipe, "load_lora_weights")

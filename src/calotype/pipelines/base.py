@@ -183,10 +183,9 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
                 "or use with_units"
             )
         elif cls.units and not name.startswith("_") and not hasattr(cls, name):
-            raise AttributeError(
-                f"{cls.__name__} has no component {name!r}{did_you_mean(name, cls._declared)}; "
-                f"its components are {', '.join(cls._declared)}"
-            )
+            from calotype.pipelines.habits import unknown_component
+
+            raise AttributeError(unknown_component(cls.__name__, name, cls._declared))
         object.__setattr__(self, name, value)
 
     if not TYPE_CHECKING:  # a checker knows what there is

@@ -35,6 +35,16 @@ METHODS: Mapping[str, str] = {
 }
 """What to write instead of a method that pipelines of the ecosystem have."""
 
+_CHECKER = "no pipeline here has one: leave the line out"
+
+PARTS: Mapping[str, str] = {
+    "feature_extractor": _CHECKER,
+    "image_encoder": "insert the pack of IP-Adapter, which brings one: pipe.with_units(ip_adapter(), ...)",
+    "safety_checker": _CHECKER,
+    "watermark": _CHECKER,
+}
+"""What to do instead of reading or setting a component that pipelines of the ecosystem have, and one here has not."""
+
 OPTIONS: Mapping[str, str] = {
     "device_map": 'write placement="auto", or device= for all of it',
     "low_cpu_mem_usage": "leave it out: networks are built without memory and take the mapped file",
@@ -55,9 +65,17 @@ _ALIKE = 0.85
 
 def unknown_attribute(owner: str, name: str, components: Iterable[str], known: Iterable[str]) -> str:
     """What to say of an attribute that a pipeline has not."""
-    habit = next(iter(get_close_matches(name, METHODS, n=1, cutoff=_ALIKE)), None)
+    habits = {**METHODS, **PARTS}
+    habit = next(iter(get_close_matches(name, habits, n=1, cutoff=_ALIKE)), None)
     components = list(components)
     if habit is not None:
-        return f"{owner} has no {name!r}; {METHODS[habit]}"
+        return f"{owner} has no {name!r}; {habits[habit]}"
     near = did_you_mean(name, [*components, *(one for one in known if not one.startswith("_"))])
     return f"{owner} has no {name!r}{near}; its components are {', '.join(components) or 'none'}"
+
+
+def unknown_component(owner: str, name: str, components: Iterable[str]) -> str:
+    """What to say of a component that is set, and that a pipeline has not."""
+    components = list(components)
+    advice = f"; {PARTS[name]}" if name in PARTS else did_you_mean(name, components)
+    return f"{owner} has no component {name!r}{advice}; its components are {', '.join(components)}"
