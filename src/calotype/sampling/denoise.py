@@ -117,6 +117,17 @@ class Denoise(Node):
         self.noise_source, self.batch_branches, self.may_skip = noise_source, batch_branches, optional
         self.step_parameters = {u: step_parameters(u) for u in self.inner}
         self.doc = predict.doc
+        self._refuse_misfits()
+        self.plan_reads = frozenset(self._plan_reads())
+        hint = predict.parameters["latents"]
+        self.reads = MappingProxyType(self._all_reads() | {latents: hint, sigmas: NoiseLevels, "seed": int})
+        using = self._all if packed is None else (packed, *self._all)
+        self.uses = MappingProxyType({scheduler: Scheduler} | {n: h for u in using for n, h in u.uses.items()})
+        self.writes = MappingProxyType({latents: hint})
+
+    def _refuse_misfits(self) -> None:
+        """Raise `GraphError` for a unit that cannot do what it was given to the loop for."""
+        name = self.name
         for inner in self.inner:
             if "latents" not in inner.parameters:
                 raise GraphError(f"{name}: {inner.name} needs a parameter `latents`, the value that the loop refines")
@@ -126,23 +137,17 @@ class Denoise(Node):
                     "parts is a frozen dataclass"
                 )
         for inner in self.steer:
-            refuse_unsteerable(name, inner, predict)
+            refuse_unsteerable(name, inner, self.predict)
         for inner in self.objectives:
             if not estimate_parameters(inner):
                 raise GraphError(f"{name}: {inner.name} is an objective; it needs a parameter `estimate: Estimate`")
-        for deciding in (guidance, *self.around):
+        for deciding in (self.guidance, *self.around):
             if deciding.uses:
                 raise GraphError(
                     f"{name}: {deciding.name} decides the branches before anything runs, so it has no components"
                 )
-        if packed is not None:
-            _refuse_no_packer(name, packed)
-        self.plan_reads = frozenset(self._plan_reads())
-        hint = predict.parameters["latents"]
-        self.reads = MappingProxyType(self._all_reads() | {latents: hint, sigmas: NoiseLevels, "seed": int})
-        using = self._all if packed is None else (packed, *self._all)
-        self.uses = MappingProxyType({scheduler: Scheduler} | {n: h for u in using for n, h in u.uses.items()})
-        self.writes = MappingProxyType({latents: hint})
+        if self.packed is not None:
+            _refuse_no_packer(name, self.packed)
 
     def __repr__(self) -> str:
         return f"<loop {self.name}: {self.predict.name} on {self.latents}>"

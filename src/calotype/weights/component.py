@@ -103,10 +103,16 @@ def load_network(
     _rest_converted(opened, names, state)
     network.load_state_dict(state, strict=True, assign=True)
     remember(network, {name: file.source(key) for name, key in names.items() if name in state})
+    _refuse_empty(network)
+    return network.eval()
+
+
+def _refuse_empty(network: Network) -> None:
+    """Raise `WeightsError` where a tensor has no values: no file had it, and no constructor computed it."""
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if tensor.is_meta:
-            raise WeightsError(f"{cls.__name__}: {name!r} is neither in the file nor computed by the constructor")
-    return network.eval()
+            who = type(network).__name__
+            raise WeightsError(f"{who}: {name!r} is neither in the file nor computed by the constructor")
 
 
 def load_from(

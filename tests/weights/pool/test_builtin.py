@@ -1,6 +1,6 @@
 """The networks of calotype, recognised without their config.json, and their configs read off shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,79 +205,127 @@ FIELDS: dict[type[Network], list[dict[str, Any]]] = {
 NETWORKS = [(cls, fields) for cls, several in FIELDS.items() for fields in several]
 
 
+def of_unet_2d(network: UNet2DModel, draw: torch.Generator) -> Sequence[torch.Tensor]:
+    x = torch.randn(2, network.config.in_channels, 8, 8, generator=draw)
+    labels = torch.tensor([1, 2]) if network.class_embedding is not None else None
+    return network(x, torch.tensor([3, 5]), labels)
+
+
+def of_unet(network: UNet2DConditionModel, draw: torch.Generator) -> Sequence[torch.Tensor]:
+    x = torch.randn(2, network.config.in_channels, 8, 8, generator=draw)
+    labels = torch.tensor([1, 2]) if network.class_embedding is not None else None
+    added = {"text_embeds": torch.ones(2, 2), "time_ids": torch.tensor([[1.0, 2.0, 3.0]] * 2)}
+    added = added if network.config.addition_embed_type else None
+    text = torch.randn(2, 3, network.config.text_channels, generator=draw)
+    return network(x, torch.tensor([3, 5]), text, labels, added_cond_kwargs=added)
+
+
+def of_controlnet(network: ControlNetModel, draw: torch.Generator) -> Sequence[torch.Tensor]:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    x = torch.randn(2, 4, 8, 8, generator=draw)
+    added = {"text_embeds": torch.ones(2, 2), "time_ids": torch.tensor([[1.0, 2.0, 3.0]] * 2)}
+    added = added if network.config.addition_embed_type else None
+    text = torch.randn(2, 3, network.config.cross_attention_dim, generator=draw)
+    side = 8 * network.config.downscale
+    picture = torch.rand(2, 3, side, side, generator=draw)
+    made = network(x, torch.tensor([3, 5]), text, picture, added_cond_kwargs=added)
+    return [*made.down_block_res_samples, made.mid_block_res_sample]
+
+
+def of_ip_adapter(network: IPAdapter, draw: torch.Generator) -> Sequence[torch.Tensor]:
+    shape = (1, 3, 6) if network.config.reads_hidden_states else (1, 6)
+    return [part for layer in network(torch.randn(shape, generator=draw)) for part in layer]
+
+
+def of_t2i_adapter(network: T2IAdapter, draw: torch.Generator) -> Sequence[torch.Tensor]:
+    return network(torch.rand(1, network.config.in_channels, 32, 32, generator=draw))
+
+
+def of_autoencoder(network: AutoencoderKL | AutoencoderTiny, draw: torch.Generator) -> Sequence[torch.Tensor]:
+    x = torch.randn(1, network.config.in_channels, 16, 16, generator=draw)
+    fields = network.config.model_dump()
+    return [network(x).sample, torch.tensor([fields[name] or 0 for name in ("scaling_factor", "shift_factor")])]
+
+
+def of_qwen_autoencoder(network: AutoencoderKLQwenImage, draw: torch.Generator) -> Sequence[torch.Tensor]:
+    x = torch.randn(1, network.config.input_channels, 16, 16, generator=draw)
+    return [network(x).sample, torch.tensor([*network.config.latents_mean, *network.config.latents_std])]
+
+
+def of_text_encoder(network: WordTextEncoder, _: torch.Generator) -> Sequence[torch.Tensor]:
+    return network(torch.tensor([[1, 5, 2], [3, 4, 0]]), torch.tensor([[True] * 3, [True, True, False]]))
+
+
+def of_mini_transformer(network: MiniTransformer2DModel, draw: torch.Generator) -> Sequence[torch.Tensor]:
+    x = torch.randn(1, network.config.in_channels, 4, 6, generator=draw)
+    text = torch.randn(1, 3, network.config.text_dim, generator=draw)
+    torch.nn.init.normal_(network.proj_out.weight, generator=torch.Generator().manual_seed(3))
+    return [network(x, torch.tensor([0.3]), text, torch.ones(1, 3, dtype=torch.bool), text[:, 0])]
+
+
+def of_blockwise_controlnet(
+    network: QwenImageBlockwiseControlNetModel, draw: torch.Generator
+) -> Sequence[torch.Tensor]:
+    control = network.prepare(torch.randn(1, 3, network.img_in.in_features, generator=draw))
+    return [network(torch.randn(1, 3, 8, generator=draw), control, 0)]
+
+
+def of_image_to_lora(network: QwenImageImage2LoRAModel, draw: torch.Generator) -> Sequence[torch.Tensor]:
+    for parameter in network.parameters():  # as for the transformer
+        parameter.data = parameter.data.clone()
+    shape = (network.config.residual_length, network.config.residual_dim)
+    states = torch.randn(shape, generator=draw) if network.config.use_residual else None
+    made = network(torch.randn(network.config.in_dim, generator=draw), states)
+    return [factor for pair in made.values() for factor in pair]
+
+
+def of_qwen_controlnet(network: QwenImageControlNetModel, draw: torch.Generator) -> Sequence[torch.Tensor]:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+            parameter.data = parameter + 0.1 * noise
+    x, text = torch.randn(1, 6, 16, generator=draw), torch.randn(1, 3, 8, generator=draw)
+    control = torch.randn(1, 6, network.controlnet_x_embedder.in_features, generator=draw)
+    return network(x, control, 1.0, text, None, 0.3, [[(1, 2, 3)]]).controlnet_block_samples
+
+
+def of_qwen_transformer(network: QwenImageTransformer2DModel, draw: torch.Generator) -> Sequence[torch.Tensor]:
+    for parameter in network.parameters():  # what is mapped from a file lies unaligned, which rounds otherwise
+        parameter.data = parameter.data.clone()
+    x = torch.randn(1, 10, 16, generator=draw)
+    kind = torch.tensor([1]) if network.config.use_additional_t_cond else None
+    text = torch.randn(1, 3, 8, generator=draw)
+    return [network(x, text, None, 0.3, [[(1, 2, 3), (1, 2, 2)]], additional_t_cond=kind).sample]
+
+
+def of_mini_autoencoder(network: MiniAutoencoderKL, draw: torch.Generator) -> Sequence[torch.Tensor]:
+    return [network.encode(torch.randn(1, 3, 16, 16, generator=draw))]
+
+
+COMPUTED: dict[type[Network], Callable[[Any, torch.Generator], Sequence[torch.Tensor]]] = {
+    UNet2DModel: of_unet_2d,
+    UNet2DConditionModel: of_unet,
+    ControlNetModel: of_controlnet,
+    IPAdapter: of_ip_adapter,
+    T2IAdapter: of_t2i_adapter,
+    AutoencoderKL: of_autoencoder,
+    AutoencoderTiny: of_autoencoder,
+    AutoencoderKLQwenImage: of_qwen_autoencoder,
+    WordTextEncoder: of_text_encoder,
+    MiniTransformer2DModel: of_mini_transformer,
+    QwenImageBlockwiseControlNetModel: of_blockwise_controlnet,
+    QwenImageImage2LoRAModel: of_image_to_lora,
+    QwenImageControlNetModel: of_qwen_controlnet,
+    QwenImageTransformer2DModel: of_qwen_transformer,
+    MiniAutoencoderKL: of_mini_autoencoder,
+}
+
+
 def computed(network: Network) -> Sequence[torch.Tensor]:
     """What the network makes of some input, so that every field which changes that is seen."""
-    network.eval()
-    draw = torch.Generator().manual_seed(2)
-    if isinstance(network, UNet2DModel):
-        x = torch.randn(2, network.config.in_channels, 8, 8, generator=draw)
-        labels = torch.tensor([1, 2]) if network.class_embedding is not None else None
-        return network(x, torch.tensor([3, 5]), labels)
-    if isinstance(network, UNet2DConditionModel):
-        x = torch.randn(2, network.config.in_channels, 8, 8, generator=draw)
-        labels = torch.tensor([1, 2]) if network.class_embedding is not None else None
-        added = {"text_embeds": torch.ones(2, 2), "time_ids": torch.tensor([[1.0, 2.0, 3.0]] * 2)}
-        added = added if network.config.addition_embed_type else None
-        text = torch.randn(2, 3, network.config.text_channels, generator=draw)
-        return network(x, torch.tensor([3, 5]), text, labels, added_cond_kwargs=added)
-    if isinstance(network, ControlNetModel):
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-        x = torch.randn(2, 4, 8, 8, generator=draw)
-        added = {"text_embeds": torch.ones(2, 2), "time_ids": torch.tensor([[1.0, 2.0, 3.0]] * 2)}
-        added = added if network.config.addition_embed_type else None
-        text = torch.randn(2, 3, network.config.cross_attention_dim, generator=draw)
-        side = 8 * network.config.downscale
-        picture = torch.rand(2, 3, side, side, generator=draw)
-        made = network(x, torch.tensor([3, 5]), text, picture, added_cond_kwargs=added)
-        return [*made.down_block_res_samples, made.mid_block_res_sample]
-    if isinstance(network, IPAdapter):
-        shape = (1, 3, 6) if network.config.reads_hidden_states else (1, 6)
-        return [part for layer in network(torch.randn(shape, generator=draw)) for part in layer]
-    if isinstance(network, T2IAdapter):
-        return network(torch.rand(1, network.config.in_channels, 32, 32, generator=draw))
-    if isinstance(network, AutoencoderKL | AutoencoderTiny):
-        x = torch.randn(1, network.config.in_channels, 16, 16, generator=draw)
-        fields = network.config.model_dump()
-        return [network(x).sample, torch.tensor([fields[name] or 0 for name in ("scaling_factor", "shift_factor")])]
-    if isinstance(network, AutoencoderKLQwenImage):
-        x = torch.randn(1, network.config.input_channels, 16, 16, generator=draw)
-        return [network(x).sample, torch.tensor([*network.config.latents_mean, *network.config.latents_std])]
-    if isinstance(network, WordTextEncoder):
-        return network(torch.tensor([[1, 5, 2], [3, 4, 0]]), torch.tensor([[True] * 3, [True, True, False]]))
-    if isinstance(network, MiniTransformer2DModel):
-        x = torch.randn(1, network.config.in_channels, 4, 6, generator=draw)
-        text = torch.randn(1, 3, network.config.text_dim, generator=draw)
-        torch.nn.init.normal_(network.proj_out.weight, generator=torch.Generator().manual_seed(3))
-        return [network(x, torch.tensor([0.3]), text, torch.ones(1, 3, dtype=torch.bool), text[:, 0])]
-    if isinstance(network, QwenImageBlockwiseControlNetModel):
-        control = network.prepare(torch.randn(1, 3, network.img_in.in_features, generator=draw))
-        return [network(torch.randn(1, 3, 8, generator=draw), control, 0)]
-    if isinstance(network, QwenImageImage2LoRAModel):
-        for parameter in network.parameters():  # as for the transformer
-            parameter.data = parameter.data.clone()
-        shape = (network.config.residual_length, network.config.residual_dim)
-        states = torch.randn(shape, generator=draw) if network.config.use_residual else None
-        made = network(torch.randn(network.config.in_dim, generator=draw), states)
-        return [factor for pair in made.values() for factor in pair]
-    if isinstance(network, QwenImageControlNetModel):
-        with torch.no_grad():
-            for parameter in network.parameters():
-                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
-                parameter.data = parameter + 0.1 * noise
-        x, text = torch.randn(1, 6, 16, generator=draw), torch.randn(1, 3, 8, generator=draw)
-        control = torch.randn(1, 6, network.controlnet_x_embedder.in_features, generator=draw)
-        return network(x, control, 1.0, text, None, 0.3, [[(1, 2, 3)]]).controlnet_block_samples
-    if isinstance(network, QwenImageTransformer2DModel):
-        for parameter in network.parameters():  # what is mapped from a file lies unaligned, which rounds otherwise
-            parameter.data = parameter.data.clone()
-        x = torch.randn(1, 10, 16, generator=draw)
-        kind = torch.tensor([1]) if network.config.use_additional_t_cond else None
-        text = torch.randn(1, 3, 8, generator=draw)
-        return [network(x, text, None, 0.3, [[(1, 2, 3), (1, 2, 2)]], additional_t_cond=kind).sample]
-    assert isinstance(network, MiniAutoencoderKL)
-    return [network.encode(torch.randn(1, 3, 16, 16, generator=draw))]
+    return COMPUTED[type(network)](network.eval(), torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize(("cls", "fields"), NETWORKS, ids=lambda value: getattr(value, "__name__", ""))
