@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.nn.utils.parametrize import register_parametrization
 
 from calotype.memory.storage import store, unstore
 from calotype.memory.storage.layers import is_stored
@@ -49,6 +50,22 @@ def test_many_rows_give_the_same_as_pytorchs_own(bias: bool, shape: tuple[int, .
     activated, fast = gone(lambda x: linear_gelu(ours, x), rows)
     assert fast == 1
     torch.testing.assert_close(activated, functional.gelu(plain(rows), approximate="tanh"), rtol=1e-5, atol=1e-5)
+
+
+class _Doubled(nn.Module):
+    def forward(self, parameter: Tensor) -> Tensor:
+        return 2 * parameter
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [2, MANY])
+def test_a_parametrized_weight_or_bias_is_what_its_parametrization_says(rows: int) -> None:
+    for name in ("weight", "bias"):
+        ours, plain = layers()
+        for layer in (ours, plain):
+            register_parametrization(layer, name, _Doubled())
+        x = torch.randn(rows, WIDE)
+        torch.testing.assert_close(ours(x), plain(x), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

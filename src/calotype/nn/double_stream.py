@@ -137,18 +137,15 @@ class JointAttention(nn.Module):
         self, image: Float[Tensor, "n c"], text: Float[Tensor, "t c"], joint: Joint, text_goes_on: bool = True
     ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "t c"] | None]:
         """What image and text see. Without `text_goes_on`, what the text sees is left out."""
-        batch = joint.batch
         of_text, of_image = self._projected(text, image)
-        queries_and_keys = (of_text[0], of_image[0], of_text[1], of_image[1])
-        normed = self._normed([self._heads(rows, batch) for rows in queries_and_keys])
+        normed = self._normed((of_text[0], of_image[0], of_text[1], of_image[1]), joint.batch)
         turned = rotated(normed, joint.turns).to(image.dtype)
-        query, key = turned.view(batch, 2, -1, *turned.shape[2:]).transpose(2, 3).unbind(1)
-        value = torch.cat([self._heads(of_text[2], batch), self._heads(of_image[2], batch)], dim=1)
-        seen = joint.attend(query, key, value.transpose(1, 2), joint.mask).transpose(1, 2)
-        by_text, by_image = seen.flatten(2).split_with_sizes([joint.text_length, sum(joint.spans)], dim=1)
+        query, key = turned.transpose(1, 2).chunk(2, dim=2)
+        value = self._joined((of_text[2], of_image[2]), joint.batch).transpose(1, 2)
+        by_text, by_image = _rows(joint.attend(query, key, value, joint.mask).transpose(1, 2), joint)
         (to_out,) = self.to_out  # unpacked, as below: an index into a list of modules takes as long as a small product
-        drawn: Tensor = to_out(by_image.reshape(image.shape))
-        return drawn, self.to_add_out(by_text.reshape(text.shape)) if text_goes_on else None
+        drawn: Tensor = to_out(by_image)
+        return drawn, self.to_add_out(by_text) if text_goes_on else None
 
     def _projected(self, *streams: Tensor) -> list[list[Tensor]]:
         """Queries, keys and values of the text and of the image."""
@@ -156,17 +153,24 @@ class JointAttention(nn.Module):
             return [products(rows, layers) for rows, layers in zip(streams, self._inputs(), strict=True)]
         return [[layer(rows) for layer in layers] for rows, layers in zip(streams, self._inputs(), strict=True)]
 
-    def _heads(self, rows: Tensor, batch: int) -> Tensor:
+    def _heads(self, rows: Float[Tensor, "b_n c"], batch: int) -> Float[Tensor, "b n h c2"]:
         return rows.view(batch, -1, self.heads, rows.shape[-1] // self.heads)
 
-    def _normed(self, parts: Sequence[Float[Tensor, "b _ h c"]]) -> Float[Tensor, "b all h c"]:
+    def _joined(self, parts: Sequence[Float[Tensor, "_ c"]], batch: int) -> Float[Tensor, "b all h c2"]:
+        """Every item's rows of all parts, one part after the other, as heads."""
+        items = parts if batch == 1 else [part.view(batch, -1, part.shape[-1]) for part in parts]
+        whole = torch.cat(list(items), dim=-2)
+        return whole.view(batch, -1, self.heads, whole.shape[-1] // self.heads)
+
+    def _normed(self, parts: Sequence[Float[Tensor, "_ c"]], batch: int) -> Float[Tensor, "b all h c2"]:
         """Queries of text and image, then keys of text and image, all normalised: in float32 where that is cheap."""
         norms = (self.norm_added_q, self.norm_q, self.norm_added_k, self.norm_k)
         if not infers() or torch.compiler.is_compiling():
-            return torch.cat([norm(part) for norm, part in zip(norms, parts, strict=True)], dim=1)
-        whole = torch.cat(list(parts), dim=1).float()
+            return torch.cat([norm(self._heads(part, batch)) for norm, part in zip(norms, parts, strict=True)], dim=1)
+        whole = self._joined(parts, batch).float()
         whole.mul_(whole.square().mean(-1, keepdim=True).add_(_EPS).rsqrt_())
-        for part, norm in zip(whole.split_with_sizes([part.shape[1] for part in parts], dim=1), norms, strict=True):
+        lengths = [len(part) // batch for part in parts]
+        for part, norm in zip(whole.split_with_sizes(lengths, dim=1), norms, strict=True):
             part.mul_(norm.weight)
         return whole
 
@@ -303,6 +307,14 @@ def times_ahead(
         for at in range(0, len(each), streams):
             *image, text = each[at : at + streams]
             yield [BlockTime(*both) for both in zip(zip(*image, strict=True), text, strict=True)]
+
+
+def _rows(seen: Float[Tensor, "b n h c"], joint: Joint) -> Sequence[Float[Tensor, "_ c2"]]:
+    """The rows of the text, and those of the image, each of all items."""
+    lengths = [joint.text_length, sum(joint.spans)]
+    if joint.batch == 1:
+        return seen.reshape(-1, seen.shape[2] * seen.shape[3]).split_with_sizes(lengths)
+    return [part.flatten(0, 1) for part in seen.flatten(2).split_with_sizes(lengths, dim=1)]
 
 
 def _finite(rows: Tensor) -> Tensor:

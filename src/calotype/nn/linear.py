@@ -5,6 +5,9 @@ float32 as well, most of all on processors of another maker than the library's, 
 numbers are at hand.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,14 +28,18 @@ _HAS_ONEDNN = bool(torch.backends.mkldnn.is_available()) and hasattr(  # type: i
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, of which `linear` makes the product, and which may be asked for `gelu` of it (`linear_gelu`)."""
+    """`nn.Linear`, whose product is what `linear` gives, and which may be asked for `gelu` of it (`linear_gelu`)."""
 
     def forward(self, input: Tensor, gelu: bool = False) -> Tensor:
-        if not gelu:
-            return linear(input, self.weight, self.bias)
-        if _is_fast(input, self.weight):
-            return _product(input, self.weight, self.bias, "gelu")
-        return _gelu(functional.linear(input, self.weight, self.bias))
+        held: Mapping[str, Any] = self._parameters
+        try:  # `self.weight` is looked for elsewhere first, which takes as long as a small product
+            weight, bias = held["weight"], held["bias"]
+        except KeyError:  # parametrized
+            weight, bias = self.weight, self.bias
+        if _is_fast(input, weight):
+            return _product(input, weight, bias, "gelu" if gelu else "none")
+        fresh = functional.linear(input, weight, bias)
+        return _gelu(fresh) if gelu else fresh
 
 
 def linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -41,11 +41,12 @@ def rotated(fresh: Float[Tensor, "b n h c"], turns: Shaped[Tensor, "n 1 half *tw
 
     Nothing else holds `fresh`: without gradients its memory may be taken for the result.
     """
-    pairs = fresh.float().view(*fresh.shape[:-1], -1, 2)
+    whole = fresh.float()
+    if turns.is_complex() and infers():
+        return whole.view(torch.complex64).mul_(turns).view(torch.float32)
+    pairs = whole.view(*whole.shape[:-1], -1, 2)
     if not turns.is_complex():
         x, y = pairs.unbind(-1)
         cos, sin = turns.unbind(-1)
         return torch.stack((x * cos - y * sin, x * sin + y * cos), dim=-1).flatten(-2)
-    points = torch.view_as_complex(pairs)
-    turned = points.mul_(turns) if infers() else points * turns
-    return torch.view_as_real(turned).flatten(-2)
+    return torch.view_as_real(torch.view_as_complex(pairs) * turns).flatten(-2)

@@ -211,22 +211,22 @@ class QwenImageTransformer2DModel(DoubleStreamNetwork):
         skips = perturbation is not None and perturbation.kind == "skip"
         alone = joint.alone() if perturbed and not skips else joint
         return [
-            partial(self._block, index, time, alone if index in perturbed else joint, residuals, drawn)
-            for index in range(count)
+            partial(self._passed, index, block, time, alone if index in perturbed else joint, residuals, drawn)
+            for index, block in enumerate(self.transformer_blocks)
             if not (skips and index in perturbed)
         ]
 
-    def _block(
+    def _passed(
         self,
         index: int,
+        block: nn.Module,
         time: Modulation,
         joint: Joint,
         residuals: Sequence[Residual],
         drawn: int,
         streams: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        block = self.transformer_blocks[index]
-        last = index == len(self.transformer_blocks) - 1
+        last = index == self.config.num_layers - 1
         arguments = (*streams, time.of_block(index, len(joint.spans) > 1), joint, not last)
         again = self.gradient_checkpointing and torch.is_grad_enabled()
         image, text = checkpoint(block, *arguments, use_reentrant=False) if again else block(*arguments)
