@@ -1,12 +1,15 @@
-"""Group normalisation against float64, in both layouts."""
+"""Group normalisation against float64, in both layouts; RMS normalisation of values of another type than its weight."""
+
+import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from calotype import TextToImagePipeline
 from calotype.models.autoencoder_kl import AutoencoderKL
-from calotype.nn.normalization import GroupNorm
+from calotype.nn.normalization import GroupNorm, RMSNorm
 
 
 def normalisation(channels=32):
@@ -60,3 +63,30 @@ def test_an_autoencoder_on_a_processor_keeps_its_digits():
     found = vae.decode(z).sample
     exact = vae.double().decode(z.double()).sample
     assert float((found - exact).abs().max()) < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("value", "weight"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (torch.float32, torch.float32)],
+)
+def test_values_of_another_type_than_the_weight(value: torch.dtype, weight: torch.dtype) -> None:
+    """The library's numbers, in the values' type, without its warning."""
+    torch.manual_seed(0)
+    norm, reference = RMSNorm(64, eps=1e-6, dtype=weight), nn.RMSNorm(64, eps=1e-6, dtype=weight)
+    nn.init.normal_(norm.weight)
+    reference.load_state_dict(norm.state_dict())
+    x = torch.randn(10, 64).to(value)
+    made = norm(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(made, reference(x))
+    assert made.dtype == value
+    torch.testing.assert_close(made, norm.double()(x.double()).to(value))
+
+
+def test_the_embedded_model_under_autocast_warns_of_nothing() -> None:
+    pipe = TextToImagePipeline.from_pretrained("calotype/emoji-64")
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = pipe(prompt="a red apple", steps=2, seed=1, outputs=("latents",)).latents
+    wide = pipe(prompt="a red apple", steps=2, seed=1, outputs=("latents",)).latents
+    assert (narrow - wide).abs().mean() < 0.05 * wide.abs().mean()

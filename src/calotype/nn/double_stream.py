@@ -17,6 +17,7 @@ from torch.nn import functional
 from calotype.nn.attention_backends import Attend
 from calotype.nn.inference import infers
 from calotype.nn.linear import Linear, linear_gelu
+from calotype.nn.normalization import RMSNorm
 from calotype.nn.rope import rotated
 from calotype.nn.side_by_side import can_lie_side_by_side, lay_apart, lay_side_by_side, products
 
@@ -95,10 +96,10 @@ class JointAttention(nn.Module):
         self.add_v_proj = Linear(channels, channels)
         self.to_out = nn.ModuleList([Linear(channels, channels)])
         self.to_add_out = Linear(channels, channels)
-        self.norm_q = nn.RMSNorm(channels // heads, eps=_EPS)
-        self.norm_k = nn.RMSNorm(channels // heads, eps=_EPS)
-        self.norm_added_q = nn.RMSNorm(channels // heads, eps=_EPS)
-        self.norm_added_k = nn.RMSNorm(channels // heads, eps=_EPS)
+        self.norm_q = RMSNorm(channels // heads, eps=_EPS)
+        self.norm_k = RMSNorm(channels // heads, eps=_EPS)
+        self.norm_added_q = RMSNorm(channels // heads, eps=_EPS)
+        self.norm_added_k = RMSNorm(channels // heads, eps=_EPS)
         self.is_fused = False
         """Whether queries, keys and values of each stream are computed as one product, where their weights allow it."""
 

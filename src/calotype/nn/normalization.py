@@ -1,8 +1,9 @@
-"""The group normalisation of denoisers and autoencoders, which keeps its digits whatever the layout in memory."""
+"""Normalisations of networks, which keep their digits whatever the layout in memory and the types."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from calotype.nn.inference import infers
 
@@ -22,6 +23,20 @@ class GroupNorm(nn.GroupNorm):
             return super().forward(input)
         scale, shift = affine(input, self)
         return torch.addcmul(shift, input, scale)
+
+
+class RMSNorm(nn.RMSNorm):
+    """`torch.nn.RMSNorm`, but for values of another type than the weight, as autocast gives them to it.
+
+    They are normalised in the wider of both types, and come out in their own: the library computes the same and warns.
+    """
+
+    def forward(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        wide = torch.promote_types(x.dtype, self.weight.dtype)
+        made = F.rms_norm(x.to(wide), self.normalized_shape, self.weight.to(wide), self.eps)
+        return made.to(x.dtype)
 
 
 def _loses_digits(x: Tensor) -> bool:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from calotype.models.mini_transformer.config import MiniTransformer2DConfig
 from calotype.nn.attention_control import AttentionControl, AttentionSite, Heads, controlled
 from calotype.nn.network import Network
+from calotype.nn.normalization import RMSNorm
 from calotype.nn.perturbation import Perturbation
 from calotype.nn.reuse import BlockCache, in_turn, residual_pass
 
@@ -78,8 +79,8 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.RMSNorm(width, eps=config.norm_eps, elementwise_affine=False)
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
         self.text_kv = nn.Linear(config.text_dim, 2 * width, bias=False)
-        self.norm_q = nn.RMSNorm(width // config.num_heads, eps=config.norm_eps)
-        self.norm_k = nn.RMSNorm(width // config.num_heads, eps=config.norm_eps)
+        self.norm_q = RMSNorm(width // config.num_heads, eps=config.norm_eps)
+        self.norm_k = RMSNorm(width // config.num_heads, eps=config.norm_eps)
         self.to_out = nn.Linear(width, width, bias=False)
         self.gate_up = nn.Linear(width, 2 * inner, bias=False)
         self.down = nn.Linear(inner, width, bias=False)

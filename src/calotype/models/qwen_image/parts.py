@@ -15,6 +15,7 @@ from calotype.models.qwen_image.positions import picture_positions, text_positio
 from calotype.nn.attention_backends import attention_backend
 from calotype.nn.double_stream import BlockTime, DoubleStreamBlock, Joint
 from calotype.nn.network import Network
+from calotype.nn.normalization import RMSNorm
 from calotype.nn.rope import rope_table, turns_of
 from calotype.nn.streams import Condition, Grid, Layout, Residual, Words, visible
 from calotype.nn.time import SinusoidalTime, TimestepEmbedding
@@ -116,7 +117,7 @@ class DoubleStreamNetwork(Network):
         super().__init__(**fields)
         config, width = self.config, self.config.width
         self.time_text_embed = TimeText(width)
-        self.txt_norm = nn.RMSNorm(config.joint_attention_dim, eps=1e-6)
+        self.txt_norm = RMSNorm(config.joint_attention_dim, eps=1e-6)
         self.img_in = nn.Linear(config.in_channels, width)
         self.txt_in = nn.Linear(config.joint_attention_dim, width)
         self.transformer_blocks = nn.ModuleList(

@@ -7,6 +7,7 @@ from torch.nn import functional
 from calotype.errors import InputError
 from calotype.models.qwen_image_blockwise_controlnet.config import QwenImageBlockwiseControlNetConfig
 from calotype.nn.network import Network
+from calotype.nn.normalization import RMSNorm
 from calotype.nn.streams import Residual
 
 _EPS = 1e-6
@@ -17,8 +18,8 @@ class ControlBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.x_rms = nn.RMSNorm(width, eps=_EPS)
-        self.y_rms = nn.RMSNorm(width, eps=_EPS)
+        self.x_rms = RMSNorm(width, eps=_EPS)
+        self.y_rms = RMSNorm(width, eps=_EPS)
         self.input_proj = nn.Linear(width, width)
         self.output_proj = nn.Linear(width, width)
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from calotype.errors import InputError
 from calotype.models.word_text_encoder.config import WordTextEncoderConfig
 from calotype.nn.network import Network
+from calotype.nn.normalization import RMSNorm
 
 
 class WordEmbeddings(NamedTuple):
@@ -36,10 +37,10 @@ class EncoderBlock(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.num_heads = config.num_heads
-        self.norm1 = nn.RMSNorm(width, eps=config.norm_eps)
+        self.norm1 = RMSNorm(width, eps=config.norm_eps)
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
         self.to_out = nn.Linear(width, width, bias=False)
-        self.norm2 = nn.RMSNorm(width, eps=config.norm_eps)
+        self.norm2 = RMSNorm(width, eps=config.norm_eps)
         self.gate_up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(2 * width, width, bias=False)
 
@@ -66,8 +67,8 @@ class WordTextEncoder(Network):
         self.position_embedding = nn.Parameter(torch.zeros(config.max_length, config.hidden_size))
         self.proj_in = nn.Linear(config.word_dim, config.hidden_size)
         self.blocks = nn.ModuleList([EncoderBlock(config) for _ in range(config.num_layers)])
-        self.norm_out = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.norm_pooled = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm_out = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm_pooled = RMSNorm(config.hidden_size, eps=config.norm_eps)
 
     def forward(self, ids: Int[Tensor, "b l"], mask: Bool[Tensor, "b l"]) -> WordEmbeddings:
         """Encode prompts. Every prompt must have at least one token (the start token is one).
