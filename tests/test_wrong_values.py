@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from calotype import (
+    CLIPTokenizer,
     DDPMPipeline,
     DDPMScheduler,
     Denoise,
@@ -72,6 +73,19 @@ def test_a_path_that_none_can_have(taker: str, path: str) -> None:
     said = "of a user that there is not" if path.startswith("~") else "has a null character"
     with pytest.raises(InputError, match=f"take.*{said}"):
         TAKERS[taker](path)
+
+
+def test_tokenizers_and_schedulers_are_saved_at_home(
+    pipe: TextToImagePipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    pipe.tokenizer.save_pretrained("~/tokenizer")
+    pipe.scheduler.save_pretrained("~/scheduler")
+    CLIPTokenizer({"a</w>": 0, "<|startoftext|>": 1, "<|endoftext|>": 2}).save_pretrained("~/clip")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "scheduler", "tokenizer"]
+    with pytest.raises(InputError, match="save_pretrained takes the path of a folder, got ~no-such-user/x, of a user"):
+        pipe.scheduler.save_pretrained("~no-such-user/x")
 
 
 def test_a_result_is_saved_at_a_path(

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ConfigDict, ValidationError
 
 
+_NO_FIELDS = {"union_tag_not_found", "model_attributes_type", "model_type"}
+"""What a validator calls a value that is not what one of several kinds is described by."""
+
+
 class BaseConfig(Described):
     """What describes one object. Validated at birth and frozen. Fields are also read by name: `config["shift"]`.
 
@@ -94,6 +98,9 @@ def explained(owner: str, config: "type[BaseModel]", error: "ValidationError") -
             tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
             near = did_you_mean(tag, known.replace("'", "").split(", "))
             lines.append(f"{name!r}: there is no kind {tag!r}{near}; there are {known}")
+        elif problem["type"] in _NO_FIELDS and (kinds := _kinds(config, problem["loc"])):
+            shown = ", ".join(map(repr, kinds))
+            lines.append(f"{name!r} must have a 'kind', one of {shown}, and the fields of it; got {problem['input']!r}")
         else:
             what = problem["msg"].removeprefix("Value error, ")
             wrong.setdefault((name, f"got {problem['input']!r}"), []).append(what)
@@ -111,6 +118,15 @@ def _fields_beside(config: "type[BaseModel]", place: tuple[int | str, ...]) -> l
         tagged = [m for m in within if "kind" in m.model_fields and m.model_fields["kind"].default == part]
         within = inner or tagged or within
     return [name for model in within for name in model.model_fields]
+
+
+def _kinds(config: "type[BaseModel]", place: tuple[int | str, ...]) -> list[str]:
+    """What the `kind` may be of what stands at a place."""
+    beside = [config]
+    for part in place:
+        found = [m for c in beside if part in c.model_fields for m in _models(c.model_fields[str(part)].annotation)]
+        beside = found or beside
+    return sorted({str(model.model_fields["kind"].default) for model in beside if "kind" in model.model_fields})
 
 
 def _models(hint: Any) -> "list[type[BaseModel]]":

@@ -79,6 +79,13 @@ def test_a_model_that_is_not_there_fails_in_one_line(run, command):
     assert result.stderr == "Error: there is no folder nowhere\n"
 
 
+def test_a_model_without_a_name_is_none(run, here):
+    """`-m "$MODEL"` of a variable that was never set drew with the model in the box."""
+    result = run("generate", "a", "--model", "")
+    assert result.exit_code == 1 and "there is no folder ''" in result.stderr
+    assert not list(here.iterdir())
+
+
 def test_a_free_form_pipeline_is_called_from_python(run, here, monkeypatch):
     from calotype.cli import command
     from calotype.pipelines.base import DiffusionPipeline

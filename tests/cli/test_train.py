@@ -101,6 +101,11 @@ def test_json_is_read_too(run: Run, config: Path, here: Path, repo: Path) -> Non
         (("steps: 3", "stepz: 3"), "'stepz' is not a field; did you mean 'steps'?"),
         (("rank: 2", "rank: none"), "'target.lora.rank'"),
         (("{kind: lora", "{kind: [lora"), "is not YAML"),
+        (
+            ("data: {kind: folder, path: pictures}", "data: 5"),
+            "'data' must have a 'kind', one of 'dataset', 'folder', ",
+        ),
+        (("target: {kind: lora", "target: lora #"), "'target' must have a 'kind', one of 'full', 'lora', 'word', and"),
         (("steps: 3", "on: 3"), "Keys should be strings, got True"),
         (("path: pictures", "path: gone"), "data: there is no folder gone"),
         (("kind: folder", "kind: folders"), "'data'"),

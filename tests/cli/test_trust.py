@@ -99,6 +99,7 @@ def test_a_folder_that_carries_code(tmp_path: Path) -> None:
         (("a/b", "--list"), 2, "give one of SOURCE, --list and --revoke"),
         (("one_step_unet",), 1, "ships with calotype and was reviewed; it needs no approval"),
         (("./none",), 1, "there is no folder ./none, and it is not the id of a repository on a hub"),
+        (("",), 1, "there is no folder '', and it is not the id"),
         ((".",), 1, "runs as your own code, without approval"),
         ((".@main",), 1, "it has no revision 'main'"),
     ],

@@ -142,5 +142,5 @@ generate = ModelCommand(
     help=HELP,
     epilog=EPILOG,
     short_help="Make pictures from words, or from whatever a model takes.",
-    source_of=lambda params, rest: params.get("repo") or DEFAULT_MODEL,
+    source_of=lambda params, rest: str(params["repo"]),
 )

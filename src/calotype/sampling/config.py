@@ -15,6 +15,7 @@ from calotype.atomic import atomic_file
 from calotype.configured import BaseConfig, Configured
 from calotype.described import BeforeValidator
 from calotype.errors import ConfigError, RepositoryError
+from calotype.paths import path_of
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class ConfiguredScheduler(Configured):
         infinite = {name for name, value in self.config if value in (math.inf, -math.inf)}  # a default, left out
         content = {"_class_name": type(self).__name__} | self.config.model_dump(mode="json", exclude=infinite)
         text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
-        path = Path(folder) / FILE_NAME
+        path = path_of(folder, "save_pretrained", "the path of a folder") / FILE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as aside:
             aside.write_text(text, encoding="utf-8")

@@ -6,7 +6,6 @@ Source: Sennrich et al., "Neural Machine Translation of Rare Words with Subword 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from calotype.atomic import atomic_folder
@@ -26,6 +25,7 @@ from calotype.models.clip_text.tokenizer_files import (
     read_files,
 )
 from calotype.models.clip_text.vocabulary import Vocabulary
+from calotype.paths import path_of
 
 if TYPE_CHECKING:
     import torch
@@ -217,7 +217,8 @@ class CLIPTokenizer(Vocabulary):
             "truncation_side": self.truncation_side,
             "added_tokens_decoder": {str(number): _flags(token) for number, token in self.added_tokens_decoder.items()},
         }
-        with atomic_folder(Path(folder), owns=_OWNED.__contains__) as aside:
+        place = path_of(folder, "save_pretrained", "the path of a folder")
+        with atomic_folder(place, owns=_OWNED.__contains__) as aside:
             self._backend.model.save(str(aside))
             self._backend.save(str(aside / WHOLE))
             write_json(aside / CONFIG, config)

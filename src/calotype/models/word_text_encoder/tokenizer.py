@@ -12,6 +12,7 @@ from torch import Tensor
 
 from calotype.atomic import atomic_file
 from calotype.errors import ConfigError, InputError, RepositoryError, did_you_mean
+from calotype.paths import path_of
 
 START = "<start>"
 PAD = "<pad>"
@@ -76,10 +77,10 @@ class WordTokenizer:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the vocabulary into `folder`, whole or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        place = path_of(folder, "save_pretrained", "the path of a folder")
+        place.mkdir(parents=True, exist_ok=True)
         content = {"_class_name": type(self).__name__, "max_length": self.max_length, "words": " ".join(self.words)}
-        with atomic_file(folder / FILE) as aside:
+        with atomic_file(place / FILE) as aside:
             aside.write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod

@@ -31,8 +31,10 @@ def offered_code(source: str, revision: str | None = None) -> list[Code]:
         raise InputError(f"{source} is no repository on a hub, so it has no revision {revision!r}; leave it out")
     if source in shipped_names() and not path.exists():
         raise InputError(f"{source} ships with calotype and was reviewed; it needs no approval")
-    if not path.exists():
-        raise RepositoryError(f"there is no folder {source}, and it is not the id of a repository on a hub")
+    if not source or not path.exists():
+        raise RepositoryError(
+            f"there is no folder {source or repr(source)}, and it is not the id of a repository on a hub"
+        )
     if path.is_dir() and (path / INDEX_NAME).exists():
         if carried := _carried(Folder(source)):
             return carried
