@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from calotype import TextToImagePipeline
 from calotype.errors import GraphError, InputError
+from calotype.graph.hints import Pad
 from calotype.graph.unit import unit
-from calotype.pipelines.latents import latents, sigmas
+from calotype.pipelines.latents import CleanLatents, latents, sigmas
+from calotype.pipelines.pictures import Picture
 from calotype.sampling import Denoise
 from calotype.training import FullWeights, LogitNormal, Muon, Row, Trainer, TrainingConfig
 from calotype.training.items import Items
@@ -51,6 +53,34 @@ def test_a_unit_of_a_trained_component_runs_once_for_a_batch() -> None:
     assert joint_units(SmallPipeline.graph, trained_wires(SmallPipeline.graph, ["words"])) == ()
     frozen = trained_wires(Joint.graph, ["net"])
     assert joint_units(Joint.graph, frozen) == ()  # its values are those of a cache
+
+
+def test_a_unit_that_reads_what_later_ones_write_again_runs_row_by_row() -> None:
+    """The picture that a call is given is on the wire of the one that it makes."""
+
+    @unit(random=True, together=lambda image, size: torch.zeros(len(image), 3, size[0], size[0]))
+    def image_latents(image: Picture, size: int) -> CleanLatents:
+        return CleanLatents(torch.zeros(1, 3, size, size))
+
+    class Drawing(SmallPipeline):
+        units = tuple(image_latents if one.name == "image_latents" else one for one in SmallPipeline.units)
+
+    wires = trained_wires(Drawing.graph, ["net"])
+    assert "image_latents" in {node.name for node in wires.live} and joint_units(Drawing.graph, wires) == ()
+
+
+def test_a_list_of_what_each_row_has_is_one_batch() -> None:
+    """Also where rows are of different lengths, which the type of the wire evens out."""
+
+    def of_all(prompt: Sequence[str]) -> list[Tensor]:
+        return [torch.full((1, len(one), 2), float(len(one))) for one in prompt]
+
+    @unit(together=of_all)
+    def letters(prompt: str) -> Annotated[Tensor, Pad(1)]:
+        return of_all([prompt])[0]
+
+    made = joint_values(letters, [{"prompt": "a"}, {"prompt": "abc"}], {})["letters"]
+    assert made.tolist() == [[[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]], [[3.0, 3.0]] * 3]
 
 
 def test_all_at_once_gives_the_run_that_row_by_row_does(tmp_path: Path) -> None:

@@ -281,8 +281,9 @@ def unit(
         impure: the function may give another result for the same values; it is never pruned, memoised or cached.
             Previews run it only where an output needs it.
         random: it draws randomness for each sample (crop, caption dropout); training does not cache it.
-        together: a function of the same parameters that does the same for all rows of a batch at once, for training:
-            a sequence of each value that the function reads, in the order of the rows, to results [b, ...].
+        together: a function of the same parameters that does the same for several rows at once, for training: a
+            sequence of each value that the function reads, in the order of the rows, to results [b, ...] or to a list
+            of what the function returns of each. Rows of a cache differ in texts, pictures and what is in arrays alone.
 
     Raises:
         GraphError: what is given is not a plain function; a parameter has no type, a default, or is

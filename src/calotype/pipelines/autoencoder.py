@@ -1,6 +1,7 @@
 """Units around an autoencoder: noise of its latents' shape, pictures to latents and back, and masks for both."""
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NewType, TypeAlias
 
 import torch
@@ -47,7 +48,20 @@ def noise(seed: int, height: int, width: int, noise_source: NoiseSource | None, 
     return drawn_noise(shape, seed, noise_source, vae.device)
 
 
-@unit
+def latents_of_all(
+    image: Sequence[Picture],
+    height: Sequence[int],
+    width: Sequence[int],
+    vae_tile: Sequence[int | None],
+    *,
+    vae: Autoencoder,
+) -> CleanLatents:
+    """Encode pictures of one size in one batch: [b, c, h / 8, w / 8]."""
+    shown = torch.cat([to_array(fitted(*one)) for one in zip(image, height, width, strict=True)])
+    return CleanLatents(scaled(encoded(shown, vae, vae_tile[0]), vae))
+
+
+@unit(together=latents_of_all)
 def image_latents(image: Picture, height: int, width: int, vae_tile: int | None, *, vae: Autoencoder) -> CleanLatents:
     """Encode the input picture, scaled and cropped to height x width: [1, c, h / 8, w / 8]."""
     return CleanLatents(scaled(encoded(to_array(fitted(image, height, width)), vae, vae_tile), vae))
@@ -106,7 +120,7 @@ def refuse_other_size(mask: Picture, picture: Picture) -> None:
         )
 
 
-def encoded(pixels: Float[Tensor, "1 p h w"], vae: AnyAutoencoder, tile: int | None) -> Float[Tensor, "1 c h8 w8"]:
+def encoded(pixels: Float[Tensor, "b p h w"], vae: AnyAutoencoder, tile: int | None) -> Float[Tensor, "b c h8 w8"]:
     """The latents that the network makes of pixels in [-1, 1]: the mean of their distribution, in float32.
 
     Nothing is drawn, so that the same picture has the same latents with any seed.

@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from calotype.atomic import remove_left
 from calotype.errors import ConfigError, TrainingError
 from calotype.pipelines.adapter_records import adapters_of
-from calotype.training.cache_fill import Job, fill
+from calotype.training.cache_fill import fill
+from calotype.training.cache_groups import Job
 from calotype.training.cache_keys import FileDigests, Keys, digest
 from calotype.training.cache_store import MANIFEST, Manifest, Store, read_manifest
 from calotype.training.wires import TrainedWires
@@ -87,6 +88,7 @@ def prepare_cache(
     folder: Path,
     *,
     workers: int = 1,
+    batch: int = 1,
     progress: bool = False,
 ) -> CacheReport:
     """Compute what is frozen for all inputs, as far as it is not there, and remove what no input needs any more. Where
@@ -99,6 +101,7 @@ def prepare_cache(
         folder: where it is kept. A process that is killed loses what was not in a shard yet, and no more.
         workers: how many processes compute. With several each has one thread, and this one is one of them where the
             pipeline is on the CPU.
+        batch: how many rows units are given at once that say how; their values then differ by rounding.
         progress: show a bar.
 
     Raises:
@@ -106,7 +109,7 @@ def prepare_cache(
         TrainingError: a worker failed, or what was computed cannot be written.
     """
     with _alone(folder):
-        return _prepared(pipe, wires, inputs, folder, workers, progress)
+        return _prepared(pipe, wires, inputs, folder, workers, batch, progress)
 
 
 @contextmanager
@@ -144,6 +147,7 @@ def _prepared(
     inputs: Iterable[Mapping[str, Any]],
     folder: Path,
     workers: int,
+    batch: int,
     progress: bool,
 ) -> CacheReport:
     manifest = read_manifest(folder)
@@ -160,7 +164,7 @@ def _prepared(
         wanted |= dict.fromkeys(own.values())
         if todo:
             jobs.append((dict(row), todo))
-    fill(pipe, wires, jobs, folder, workers=workers, progress=progress)
+    fill(pipe, wires, jobs, folder, workers=workers, batch=batch, progress=progress)
     Store(folder, manifest).keep(wanted)
     manifest.files, manifest.components = files.known, _described(pipe, prints)
     try:

@@ -11,7 +11,7 @@ import multiprocessing
 import pickle
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from calotype.errors import ConfigError, TrainingError
+from calotype.errors import ConfigError, InputError, TrainingError
+from calotype.training.cache_groups import Group, Job, group_values, grouped
 from calotype.training.cache_store import write_shard
-from calotype.training.wires import TrainedWires, item_values
+from calotype.training.wires import TrainedWires
 from calotype.weights.files import SafetensorsFile, write_safetensors
 
 if TYPE_CHECKING:
@@ -37,9 +38,6 @@ LEAST = 8
 STARTING, COMPONENTS = "workers-", "components.safetensors"
 """What the folder is called, within the cache's, in which other processes find their components, and the file there."""
 
-Job = tuple[dict[str, Any], dict[str, str]]
-"""The inputs of a row, and the keys of the wires that are to be computed of it."""
-
 
 def fill(
     pipe: "DiffusionPipeline",
@@ -48,9 +46,10 @@ def fill(
     folder: Path,
     *,
     workers: int = 1,
+    batch: int = 1,
     progress: bool = False,
 ) -> None:
-    """Compute these jobs into shards.
+    """Compute these jobs into shards, so many rows at a time.
 
     Raises:
         InputError: a row cannot be read.
@@ -59,7 +58,7 @@ def fill(
     """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    parts = divided(jobs, workers)
+    parts = divided(grouped(jobs, batch), workers)
     workers = min(workers, len(parts))
     with tqdm(total=len(jobs), disable=not progress, unit="row") as bar:
         work = _Work(deque(parts), bar, Lock())
@@ -69,41 +68,70 @@ def fill(
             work.do(lambda part: compute(pipe, part, folder))
 
 
-def divided(jobs: Sequence[Job], workers: int) -> list[Sequence[Job]]:
-    """The work in parts of a shard each. Where several share it they become smaller towards the end, where one would
-    else wait for another."""
-    parts, at = [], 0
-    while at < len(jobs):
-        left, size = len(jobs) - at, ROWS_IN_A_SHARD
+def divided(groups: Sequence[Group], workers: int) -> list[Sequence[Group]]:
+    """The work in parts of a shard each, which cut no group. Where several share it they become smaller towards the
+    end, where one would else wait for another."""
+    parts, at, left = list[Sequence[Group]](), 0, sum(map(len, groups))
+    while at < len(groups):
+        size = ROWS_IN_A_SHARD
         if workers > 1:
             size = min(size, max(math.ceil(left / (2 * workers)), min(LEAST, math.ceil(left / workers))))
-        parts.append(jobs[at : at + size])
-        at += size
+        end, rows = at + 1, len(groups[at])
+        while end < len(groups) and rows + len(groups[end]) <= size:
+            rows += len(groups[end])
+            end += 1
+        parts.append(groups[at:end])
+        at, left = end, left - rows
     return parts
 
 
 @torch.no_grad()
-def compute(pipe: "DiffusionPipeline", part: Sequence[Job], folder: Path) -> None:
-    """Compute a part of the work, which is a shard then."""
+def compute(pipe: "DiffusionPipeline", part: Sequence[Group], folder: Path) -> None:
+    """Compute a part of the work, which is a shard then. Rows that are wrong are left out of it.
+
+    Raises:
+        InputError: rows are wrong; the first is named.
+        TrainingError: the shard cannot be written, or several rows take more memory than there is.
+    """
     values: dict[str, Any] = {}
-    for row, todo in part:
-        made = item_values(pipe, row, tuple(todo), {})
-        values |= {key: made[wire] for wire, key in todo.items()}
+    wrong: list[InputError] = []
+    for group in part:
+        for (_, todo), made in zip(group, _values(pipe, group), strict=True):
+            if isinstance(made, InputError):
+                wrong.append(made)
+            else:
+                values |= {key: made[wire] for wire, key in todo.items()}
     try:
-        write_shard(folder, values)
+        if values:
+            write_shard(folder, values)
     except OSError as error:
         raise TrainingError(f"{folder}: {error}; what is done is kept, run it again to go on") from error
+    if len(wrong) > 1:
+        raise InputError(f"{wrong[0]}; and {len(wrong) - 1} more of the rows beside it") from wrong[0]
+    if wrong:
+        raise wrong[0]
+
+
+def _values(pipe: "DiffusionPipeline", group: Group) -> Sequence[Mapping[str, Any] | InputError]:
+    try:
+        return group_values(pipe, group)
+    except torch.OutOfMemoryError as error:
+        if len(group) == 1:
+            raise
+        raise TrainingError(
+            f"{len(group)} rows at a time take more memory than there is: {error}; give a smaller cache_batch"
+        ) from error
 
 
 @dataclass(frozen=True)
 class _Work:
     """What is left to do, for all who do it."""
 
-    parts: deque[Sequence[Job]]
+    parts: deque[Sequence[Group]]
     bar: Any
     lock: Lock
 
-    def do(self, one: Callable[[Sequence[Job]], None]) -> None:
+    def do(self, one: Callable[[Sequence[Group]], None]) -> None:
         """Have part after part done until none is left. Where one fails, none is begun any more by anyone."""
         while (part := self._next()) is not None:
             try:
@@ -112,9 +140,9 @@ class _Work:
                 self.parts.clear()
                 raise
             with self.lock:
-                self.bar.update(len(part))
+                self.bar.update(sum(map(len, part)))
 
-    def _next(self) -> Sequence[Job] | None:
+    def _next(self) -> Sequence[Group] | None:
         with self.lock:
             return self.parts.popleft() if self.parts else None
 
@@ -149,7 +177,7 @@ def _beside(parcel: "Parcel", folder: Path, work: _Work) -> None:
     process.start()
     there.close()
 
-    def ask(part: Sequence[Job]) -> None:
+    def ask(part: Sequence[Group]) -> None:
         _give(here, part)
         _answer(here, process)
 

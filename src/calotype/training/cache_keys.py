@@ -160,10 +160,13 @@ def _result_name(node: Node, wire: str) -> str:
 
 
 def node_code(node: Node) -> str:
-    """A digest of a node's code: of its function, and of what that refers to: functions and classes of its own package
-    and constants, also those that it was defined among."""
-    fn = getattr(node, "fn", None)
-    return digest(*sorted(_codes(fn, {}).values())) if isinstance(fn, FunctionType) else digest(type(node).__qualname__)
+    """A digest of a node's code: of its functions, for one row and for several, and of what they refer to: functions
+    and classes of its own package and constants, also those that it was defined among."""
+    met: dict[int, str] = {}
+    for fn in (getattr(node, "fn", None), getattr(node, "together", None)):
+        if isinstance(fn, FunctionType):
+            _codes(fn, met)
+    return digest(*sorted(met.values())) if met else digest(type(node).__qualname__)
 
 
 def _codes(fn: FunctionType, met: dict[int, str]) -> dict[int, str]:

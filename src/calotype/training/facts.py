@@ -78,7 +78,7 @@ def described(network: Any) -> dict[str, Any]:
 
 def refuse_another_run(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise `TrainingError`, naming what differs, where a checkpoint's facts are not those of a run."""
-    found = {"networks": wanted["networks"], **found}  # of which older checkpoints say nothing
+    found = {"networks": wanted["networks"], "cache_batch": 1, **found}  # of which older checkpoints say nothing
     other = list(_differing(found, json.loads(json.dumps(wanted))))
     if other:
         shown = "; ".join(f"{name} was {was!r}, is {now!r}" for name, was, now in other[:4])

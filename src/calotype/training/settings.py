@@ -56,6 +56,8 @@ class TrainingSettings(Value):
         inputs: inputs that all rows have in common.
         loop, clean: which loop, and which wire holds the data, where the pipeline leaves a choice.
         cache: compute what is frozen once, and keep it in this folder, below the run's or an absolute path.
+        cache_batch: how many rows the frozen units are given at once to fill the cache, where they say how
+            (`@unit(together=)`). Above 1 values differ from those of one row by rounding.
         workers: how many processes fill the cache.
         checkpoint_every: after how many steps a checkpoint is written; one is at the end too.
         keep: how many checkpoints are kept.
@@ -82,6 +84,7 @@ class TrainingSettings(Value):
     loop: str | None = None
     clean: str | None = None
     cache: str | None = None
+    cache_batch: int = Field(default=1, ge=1)
     workers: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
     keep: int | None = Field(default=3, ge=1)
@@ -93,6 +96,12 @@ class TrainingSettings(Value):
     def _one_loss(self) -> Self:
         if self.precision == "fp16" and isinstance(self.objective, DistributionMatching):
             raise ValueError("precision 'fp16' scales one loss, and distribution_matching has two; give 'bf16'")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_cache(self) -> Self:
+        if self.cache_batch > 1 and self.cache is None:
+            raise ValueError("cache_batch is of a cache, and there is none; give cache='cache', or leave it out")
         return self
 
     @model_validator(mode="after")

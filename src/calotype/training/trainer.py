@@ -109,7 +109,10 @@ class Trainer:
         rows = [{**settings.inputs, **row.inputs} for row in listed]
         rows += [{**settings.inputs, **row.worse} for row in listed if row.rejected is not None]
         inputs = [one for row in rows for one in variants(row, settings.dropout)]
-        return prepare_cache(self.pipe, self.wires, inputs, self.cache, workers=settings.workers, progress=progress)
+        return prepare_cache(
+            self.pipe, self.wires, inputs, self.cache,
+            workers=settings.workers, batch=settings.cache_batch, progress=progress,
+        )  # fmt: skip
 
     def check(self) -> None:
         """Raise before the first step what a row or a validation call would raise after many.

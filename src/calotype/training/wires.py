@@ -159,15 +159,19 @@ def _refuse_useless(graph: "Graph", loop: Denoise, conditions: Iterable[str], tr
             )
 
 
-def needed(graph: "Graph", wanted: Iterable[str]) -> list[Node]:
-    """The nodes that make these wires, in order."""
+def needed(graph: "Graph", wanted: Iterable[str], before: Node | None = None) -> list[Node]:
+    """The nodes that make these wires, in order; those ahead of a node, where one is given."""
     found: list[Node] = []
     open_wires = set(wanted)
-    for node in reversed(graph.nodes):
+    for node in reversed(_ahead(graph, before)):
         if not node.is_loop and not open_wires.isdisjoint(node.writes):
             found.append(node)
             open_wires |= set(node.reads)
     return found[::-1]
+
+
+def _ahead(graph: "Graph", node: Node | None) -> Sequence[Node]:
+    return graph.nodes if node is None else graph.nodes[: graph.nodes.index(node)]
 
 
 def read_unopened(pipe: "DiffusionPipeline", inputs: Mapping[str, Any]) -> tuple[Call, dict[str, Path | Unopened]]:
@@ -222,8 +226,11 @@ class ItemPlan:
     absent: frozenset[str]
 
 
-def plan_item(graph: "Graph", call: Call, wanted: Iterable[str], given: Mapping[str, Any]) -> ItemPlan:
-    """Which nodes make the wanted wires of one item, where some values are given.
+def plan_item(
+    graph: "Graph", call: Call, wanted: Iterable[str], given: Mapping[str, Any], before: Node | None = None
+) -> ItemPlan:
+    """Which nodes make the wanted wires of one item, where some values are given. With `before` the wires are those
+    that this node reads, which later ones may write again.
 
     Raises:
         MissingInput: a node needs an input that the item does not have.
@@ -231,7 +238,7 @@ def plan_item(graph: "Graph", call: Call, wanted: Iterable[str], given: Mapping[
     absent = {name for name, value in call.values.items() if value is None}
     running: list[PlannedNode] = []
     skipped: dict[str, str] = {}
-    for node in graph.nodes:
+    for node in _ahead(graph, before):
         if node.is_loop or set(node.writes) <= given.keys():
             continue
         active = node.active(frozenset(absent - given.keys()))
@@ -269,19 +276,37 @@ def item_values(
         InputError: an input is wrong, unknown or missing.
         ComponentNotLoaded: a unit that runs uses a component that is not loaded.
     """
-    graph = pipe._graph()
-    call = pipe._read({"seed": 0, **opened(inputs)})
-    plan = plan_item(graph, call, wanted, given)
+    return values_of(pipe, read_item(pipe, inputs), wanted, given)
+
+
+def read_item(pipe: "DiffusionPipeline", inputs: Mapping[str, Any]) -> Call:
+    """The inputs of one item with its pictures read. Raises `InputError` where one is wrong or unknown."""
+    return pipe._read({"seed": 0, **opened(inputs)})
+
+
+def values_of(
+    pipe: "DiffusionPipeline", call: Call, wanted: Sequence[str], given: Mapping[str, Any], before: Node | None = None
+) -> dict[str, Any]:
+    """As `item_values`, of an item that is read already; with `before` the values that this node reads."""
+    plan = plan_item(pipe._graph(), call, wanted, given, before)
     if not plan.nodes:  # the common case where everything is given or of a cache: no engine needs to start
         return {wire: given[wire] if wire in given else _value_of(call, wire) for wire in wanted}
-    for planned in plan.nodes:
-        _refuse_not_loaded(pipe, planned)
-    call = replace(call, given=dict(given), explicit=frozenset(call.explicit - RESERVED))
-    whole = Plan(graph.owner, call, plan.nodes, plan.skipped, (), tuple(wanted), (POSITIVE,), 1, 1)
-    run: Run = pipe._run(whole, None)
+    run = run_of(pipe, call, plan, wanted, given)
     for _ in run.execute():
         pass  # no loop is among them
     return {wire: run.wires[wire].at(POSITIVE, 0, 0) if wire in run.wires else None for wire in wanted}
+
+
+def run_of(
+    pipe: "DiffusionPipeline", call: Call, plan: ItemPlan, wanted: Sequence[str], given: Mapping[str, Any]
+) -> Run:
+    """What runs the nodes of a plan on one item. Raises `ComponentNotLoaded` where one uses what is not loaded."""
+    for planned in plan.nodes:
+        _refuse_not_loaded(pipe, planned)
+    call = replace(call, given=dict(given), explicit=frozenset(call.explicit - RESERVED))
+    owner = pipe._graph().owner
+    whole = Plan(owner, call, plan.nodes, plan.skipped, (), tuple(wanted), (POSITIVE,), 1, 1)
+    return pipe._run(whole, None)
 
 
 def _value_of(call: Call, name: str) -> Any:

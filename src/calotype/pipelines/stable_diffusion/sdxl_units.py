@@ -22,9 +22,8 @@ from calotype.pipelines.stable_diffusion.text import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    encode,
+    encode_all,
     in_one_row,
-    layer,
     tokenize,
     weighted,
 )
@@ -33,8 +32,8 @@ from calotype.sampling import NoiseLevels, Scheduler, Step
 from calotype.sampling.steering import AttentionSteering, BlockReuse, looked_into, taken_over
 
 Pair: TypeAlias = tuple[int, int]
-Encoder: TypeAlias = tuple[str, Any, Any]
-"""A text, and the tokenizer and the text encoder for it."""
+Encoder: TypeAlias = tuple[Sequence[str], Any, Any]
+"""Texts, and the tokenizer and the text encoder for them."""
 
 SCORES = {"positive": 6.0, "negative": 2.5}
 """The aesthetic scores that a refiner is told where the caller says nothing: those that it was published with."""
@@ -47,7 +46,32 @@ class PromptEmbeds(NamedTuple):
     pooled_embeds: Float[Tensor, "b p"]
 
 
-@unit
+def embeds_of_all(
+    prompt: Sequence[str],
+    prompt_2: Sequence[str | None],
+    prompt_syntax: Sequence[PromptSyntax],
+    clip_skip: Sequence[int],
+    *,
+    tokenizer: CLIPTokenizer | None,
+    text_encoder: CLIPTextModel | None,
+    tokenizer_2: CLIPTokenizer,
+    text_encoder_2: CLIPTextModelWithProjection,
+    force_zeros_for_empty_prompt: bool,
+) -> list[PromptEmbeds]:
+    """Encode prompts in one batch of all their chunks for each encoder: what `prompt_embeds` returns of each."""
+    second = [one if other is None else other for one, other in zip(prompt, prompt_2, strict=True)]
+    encoders: list[Encoder] = [(second, tokenizer_2, text_encoder_2)]
+    if text_encoder is not None:
+        encoders.insert(0, (prompt, tokenizer, text_encoder))
+    empty = [force_zeros_for_empty_prompt and not (one or other) for one, other in zip(prompt, second, strict=True)]
+    made = _joined(encoders, prompt_syntax, clip_skip[0])
+    return [
+        PromptEmbeds(*map(torch.zeros_like, embeds)) if zero else embeds
+        for embeds, zero in zip(made, empty, strict=True)
+    ]
+
+
+@unit(together=embeds_of_all)
 def prompt_embeds(
     prompt: str,
     prompt_2: str | None,
@@ -65,14 +89,12 @@ def prompt_embeds(
     The hidden states are those before the last layer, as the network was trained; the vector is of the first chunk. A
     prompt of no text is zeros where the repository says so. A refiner has no first encoder.
     """
-    second = prompt if prompt_2 is None else prompt_2
-    encoders: list[Encoder] = [(second, tokenizer_2, text_encoder_2)]
-    if text_encoder is not None:
-        encoders.insert(0, (prompt, tokenizer, text_encoder))
-    embeds = _joined(encoders, prompt_syntax, clip_skip)
-    if force_zeros_for_empty_prompt and not prompt and not second:
-        return PromptEmbeds(*map(torch.zeros_like, embeds))
-    return embeds
+    (found,) = embeds_of_all(
+        [prompt], [prompt_2], [prompt_syntax], [clip_skip], tokenizer=tokenizer, text_encoder=text_encoder,
+        tokenizer_2=tokenizer_2, text_encoder_2=text_encoder_2,
+        force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
+    )  # fmt: skip
+    return found
 
 
 class RefinerEmbeds(NamedTuple):
@@ -94,18 +116,28 @@ def refiner_embeds(
 ) -> RefinerEmbeds:
     """Encode one prompt for a refiner, which reads the second encoder alone: [1, 77 n, c], and pooled [1, p]."""
     text = prompt if prompt_2 is None else prompt_2
-    return RefinerEmbeds(*_joined([(text, tokenizer_2, text_encoder_2)], prompt_syntax, clip_skip))
+    (found,) = _joined([([text], tokenizer_2, text_encoder_2)], [prompt_syntax], clip_skip)
+    return RefinerEmbeds(*found)
 
 
-def _joined(encoders: Sequence[Encoder], syntax: PromptSyntax, clip_skip: int) -> PromptEmbeds:
-    """The hidden states of all encoders side by side, in as many chunks as the longest text makes."""
-    longest = max(len(tokenize(text, syntax, *parts).weights) for text, *parts in encoders)
-    rows = []
-    for text, tokenizer, text_encoder in encoders:
-        chunks = tokenize(text, syntax, tokenizer, text_encoder, longest)
-        output = encode(chunks, text_encoder)
-        rows.append(in_one_row(weighted(layer(output, clip_skip + 1), chunks.weights)))
-    return PromptEmbeds(torch.cat(rows, dim=-1), output.text_embeds[:1])
+def _joined(encoders: Sequence[Encoder], syntax: Sequence[PromptSyntax], clip_skip: int) -> list[PromptEmbeds]:
+    """Of each prompt the hidden states of all encoders side by side, in as many chunks as the longest of its texts
+    makes. An encoder is given all prompts at once."""
+    counts = [
+        [len(tokenize(text, form, *parts).weights) for text, form in zip(texts, syntax, strict=True)]
+        for texts, *parts in encoders
+    ]
+    longest = [max(several) for several in zip(*counts, strict=True)]
+    sides: list[list[Tensor]] = []
+    for texts, tokenizer, text_encoder in encoders:
+        rows = zip(texts, syntax, longest, strict=True)
+        chunks = [tokenize(text, form, tokenizer, text_encoder, count) for text, form, count in rows]
+        hidden, output = encode_all(chunks, text_encoder, clip_skip + 1)
+        each = zip(hidden, chunks, strict=True)
+        sides.append([in_one_row(weighted(own, text.weights)) for own, text in each])
+    pooled = output.text_embeds.split([len(text.ids) for text in chunks])
+    embeds = (torch.cat(side, dim=-1) for side in zip(*sides, strict=True))
+    return [PromptEmbeds(own, vector[:1]) for own, vector in zip(embeds, pooled, strict=True)]
 
 
 @unit

@@ -1,5 +1,6 @@
 """Prompts of any length for CLIP: tokens in chunks, their hidden states, and the weights on them."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
@@ -61,6 +62,14 @@ def encode(chunks: Chunks, text_encoder: Any) -> Any:
     masked = getattr(text_encoder.config, "use_attention_mask", False)
     mask = chunks.mask.long().to(device) if masked else None
     return text_encoder(chunks.ids.to(device), attention_mask=mask, output_hidden_states=True)
+
+
+def encode_all(texts: Sequence[Chunks], text_encoder: Any, skipped: int) -> tuple[list[Tensor], Any]:
+    """The hidden states of the chunks of several prompts that leave the last layer but `skipped`, encoded in one batch:
+    those of each prompt [rows, length, c]; and all that the encoder returned, whose rows are those of all prompts."""
+    chunks = Chunks(*(torch.cat(parts) for parts in zip(*texts, strict=True)))
+    output = encode(chunks, text_encoder)
+    return list(layer(output, skipped).split([len(text.ids) for text in texts])), output
 
 
 def layer(output: Any, skipped: int) -> Tensor:

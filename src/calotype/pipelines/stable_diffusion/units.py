@@ -1,7 +1,7 @@
 """Units of Stable Diffusion: words to embeddings, what an inpainting network sees beside the latents, and the
 prediction."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from calotype.pipelines.stable_diffusion.text import (
     CLIPTextModel,
     CLIPTokenizer,
     encode,
+    encode_all,
     in_one_row,
     layer,
     tokenize,
@@ -34,7 +35,25 @@ from calotype.sampling import Denoise, Step
 from calotype.sampling.steering import AttentionSteering, BlockReuse, looked_into, taken_over
 
 
-@unit
+def embeds_of_all(
+    prompt: Sequence[str],
+    prompt_syntax: Sequence[PromptSyntax],
+    clip_skip: Sequence[int],
+    *,
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+) -> list[Tensor]:
+    """Encode prompts in one batch of all their chunks: what `prompt_embeds` returns of each."""
+    texts = [tokenize(*one, tokenizer, text_encoder) for one in zip(prompt, prompt_syntax, strict=True)]
+    hidden, _ = encode_all(texts, text_encoder, clip_skip[0])
+    within: Any = getattr(text_encoder, "text_model", text_encoder)
+    return [
+        in_one_row(weighted(within.final_layer_norm(own), text.weights))
+        for own, text in zip(hidden, texts, strict=True)
+    ]
+
+
+@unit(together=embeds_of_all)
 def prompt_embeds(
     prompt: str, prompt_syntax: PromptSyntax, clip_skip: int, *, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
 ) -> Annotated[Float[Tensor, "b l c"], Pad(1)]:

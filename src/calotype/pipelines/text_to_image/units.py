@@ -50,7 +50,15 @@ def noise(seed: int, height: int, width: int, *, vae: MiniAutoencoderKL) -> Nois
     return Noise(torch.randn(shape, generator=generator).to(vae.device))
 
 
-@unit
+def latents_of_all(
+    image: Sequence[Picture], height: Sequence[int], width: Sequence[int], *, vae: MiniAutoencoderKL
+) -> CleanLatents:
+    """Encode pictures of one size in one batch: [b, c, h / 8, w / 8]."""
+    pixels = torch.cat([to_array(fitted(*one)) for one in zip(image, height, width, strict=True)])
+    return CleanLatents(vae.encode(pixels.to(vae.device, vae.dtype)).float())
+
+
+@unit(together=latents_of_all)
 def image_latents(image: Picture, height: int, width: int, *, vae: MiniAutoencoderKL) -> CleanLatents:
     """Encode the input picture, scaled and cropped to height x width: [1, c, h / 8, w / 8]."""
     pixels = to_array(fitted(image, height, width))
