@@ -23,6 +23,7 @@ from torch import Tensor
 
 from calotype.models.mini_autoencoder import MiniAutoencoderKL
 from calotype.training import DrawnRows, Row
+from calotype.training.parent import end_with_parent
 from recipes.emoji.captions import Composer
 from recipes.emoji.render import load_pictures
 from recipes.emoji.settings import Preset
@@ -87,6 +88,7 @@ _maker: ChunkMaker
 
 def _prepare_worker(preset: Preset, index: int) -> None:
     global _maker  # noqa: PLW0603  one for each worker process
+    end_with_parent()
     torch.set_num_threads(1)
     _maker = ChunkMaker.for_preset(preset, index)
 
@@ -148,6 +150,7 @@ class PoolMaker:
 
     def make_aside(self, index: int) -> None:
         """`make` in a process of its own, on one thread, behind the process that trains."""
+        end_with_parent()
         os.nice(10)
         torch.set_num_threads(1)
         self.make(index)

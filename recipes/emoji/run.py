@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from calotype.training.parent import end_with_parent
 from recipes.emoji import evaluate, export, fetch, render, sheet, train_autoencoder, train_transformer, words
 from recipes.emoji.settings import PRESETS
 
@@ -36,13 +37,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def apart(stage: Callable[..., None], *arguments: Any, **settings: Any) -> None:
-    """Run a stage in a process of its own: a process trains in one precision."""
+    """Run a stage in a process of its own, which ends with this one: a process trains in one precision."""
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=stage, args=arguments, kwargs=settings)
+    process = context.Process(target=_staged, args=(stage, *arguments), kwargs=settings)
     process.start()
     process.join()
     if process.exitcode:
         raise SystemExit(process.exitcode)
+
+
+def _staged(stage: Callable[..., None], *arguments: Any, **settings: Any) -> None:
+    end_with_parent()
+    stage(*arguments, **settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,7 +4,13 @@ import dataclasses
 import functools
 import json
 import operator
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,6 +268,47 @@ def test_a_stage_runs_in_a_process_of_its_own_and_its_failure_ends_the_recipe():
     with pytest.raises(SystemExit) as ended:
         run.apart(operator.truediv, 1, 0)
     assert ended.value.code == 1
+
+
+KILLED = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from recipes.emoji.pool import PoolMaker
+from recipes.emoji.run import apart
+
+class Slow(PoolMaker):
+    def make(self, index):
+        (self.folder / "pool").write_text(str(os.getpid()))
+        time.sleep(120)
+
+def stage(folder):
+    maker = Slow(None, None, folder, "cpu")
+    multiprocessing.get_context("spawn").Process(target=maker.make_aside, args=(1,)).start()
+    (folder / "stage").write_text(str(os.getpid()))
+    time.sleep(120)
+
+if __name__ == "__main__":
+    apart(stage, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_recipe_that_is_killed_takes_its_stage_and_the_next_pool_with_it(tmp_path):
+    script, root = tmp_path / "killed.py", Path(run.__file__).parents[2]
+    script.write_text(KILLED)
+    recipe = subprocess.Popen([sys.executable, script, tmp_path], env={**os.environ, "PYTHONPATH": str(root)})
+    until, found = time.monotonic() + 120, []
+    for name in ("stage", "pool"):
+        while not (tmp_path / name).exists() or not (tmp_path / name).read_text():
+            assert time.monotonic() < until and recipe.poll() is None
+            time.sleep(0.02)
+        found.append(int((tmp_path / name).read_text()))
+    recipe.kill()
+    assert recipe.wait(30) == -signal.SIGKILL
+    for other in found:
+        while Path(f"/proc/{other}").exists() and "\nState:\tZ" not in Path(f"/proc/{other}/status").read_text():
+            assert time.monotonic() < until
+            time.sleep(0.02)
 
 
 def test_a_stage_that_there_is_not_is_named(capsys):

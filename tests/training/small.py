@@ -253,11 +253,10 @@ def waits(folder: Path) -> None:
     """What is left to do, for so long that no test waits for it."""
     import os
     import time
-    from threading import Thread
 
-    from calotype.training.config import _end_with_parent
+    from calotype.training.parent import end_with_parent
 
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     (folder / "started").write_text(str(os.getpid()))
     time.sleep(120)
 

@@ -1,13 +1,11 @@
 """A whole run as one file: which pipeline, which data, and how. `calotype train` runs it."""
 
 import json
-import multiprocessing
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +17,7 @@ from calotype.paths import path_of
 from calotype.training.allocator import give_back_large
 from calotype.training.assembled import Prior, assembled, device_of_process
 from calotype.training.data import AnyData
+from calotype.training.parent import end_with_parent
 from calotype.training.pictures import PICTURES
 from calotype.training.rows import Row
 from calotype.training.settings import TrainingSettings
@@ -153,21 +152,13 @@ def prepare_apart(config: TrainingConfig, *, progress: bool = True) -> None:
 
 
 def _prepare(fields: Mapping[str, Any], progress: bool, failures: Any) -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     config = TrainingConfig(**fields)
     try:
         _trainer(config, config.data.rows()).prepare(progress=progress)
     except Exception as error:
         failures.put(f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
-
-
-def _end_with_parent() -> None:
-    """End this process once the one that started it is gone, which may be killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "it is started by another"
-    parent.join()
-    os._exit(1)
 
 
 def _trainer(config: TrainingConfig, rows: list[Row], only: list[str] | None = None) -> Trainer:
