@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import calotype
 from calotype import (
     CLIPTokenizer,
     DDPMPipeline,
@@ -21,6 +22,7 @@ from calotype import (
     StableDiffusionPipeline,
     TextToImagePipeline,
     UnitPack,
+    WordTokenizer,
     read_recipe,
     replay,
     to_picture,
@@ -35,6 +37,8 @@ from calotype.training.settings import TrainingSettings
 def pipe() -> TextToImagePipeline:
     return TextToImagePipeline.from_pretrained("calotype/emoji-64")
 
+
+ASSETS = Path(calotype.__file__).parent / "assets"
 
 PATHS = {
     "from_single_file": (StableDiffusionPipeline.from_single_file, "a file, a folder or 'owner/name', got int 3"),
@@ -100,6 +104,37 @@ def test_a_result_is_saved_at_a_path(
     assert result.save("~/apple.png") == [tmp_path / "apple.png"] and (tmp_path / "apple.png").is_file()
     with pytest.raises(InputError, match="pipe= is the pipeline that made the picture, got int"):
         replay(tmp_path / "apple.png", pipe=3)
+
+
+def test_a_pipeline_that_replays_is_not_loaded(pipe: TextToImagePipeline, tmp_path: Path) -> None:
+    """What says how to load one was left unread."""
+    (path,) = pipe(prompt="a red apple", steps=1, seed=1).save(tmp_path / "apple.png")
+    assert replay(path, pipe=pipe).identical
+    with pytest.raises(InputError, match="pipe= runs as it is, and nothing is loaded; leave out source=, memory="):
+        replay(path, pipe=pipe, source="nothing", memory="8GiB")
+    for adapters in ("oil.safetensors", ["oil.safetensors"], ("oil.safetensors", 0.8)):
+        with pytest.raises(InputError, match=r"takes pairs, such as .*, got 'oil.safetensors' among them"):
+            replay(path, adapters=adapters)
+
+
+NAMES: dict[str, tuple[Callable[[TextToImagePipeline], object], str]] = {
+    "unload_adapter": (lambda pipe: pipe.unload_adapter(["oil"]), "there is no adapter ['oil']; loaded are none"),
+    "set_adapters": (lambda pipe: pipe.set_adapters(None), "takes a mapping of names to weights, or names, got None"),
+    "draw": (lambda pipe: pipe.draw(["svg"]), "form must be one of text, svg, html, got ['svg']"),
+    "compile": (lambda pipe: pipe.compile(["vae"]), "takes the names of components, one after the other, got ['vae']"),
+    "only": (lambda pipe: type(pipe).from_pretrained("calotype/emoji-64", only=b"vae"), "a list of component names"),
+    "only of files": (lambda pipe: type(pipe).from_pretrained([FILE], only="vae"), "got 'vae'; write ['vae']"),
+    "catalogue": (lambda pipe: ModelPool(FILE, catalogue="mine"), "must be a Catalogue, such as CATALOGUE.with_model"),
+    "subfolder": (lambda pipe: WordTokenizer.from_pretrained("calotype/emoji-64", "a\0b"), "must be a path below"),
+}
+FILE = ModelConfig(path=str(ASSETS / "emoji-64/vae"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_names_nothing(pipe: TextToImagePipeline, name: str) -> None:
+    call, said = NAMES[name]
+    with pytest.raises(InputError, match=re.escape(said)):
+        call(pipe)
 
 
 def test_the_name_of_a_shipped_model_without_what_it_begins_with() -> None:

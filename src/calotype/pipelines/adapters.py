@@ -149,7 +149,7 @@ class WithAdapters:
             ComponentError: a component is in use, or its adapters are fused.
         """
         loaded = self.adapters
-        if name is not None and name not in loaded:
+        if name is not None and (not isinstance(name, str) or name not in loaded):
             raise _unknown(name, loaded)
         names = list(loaded) if name is None else [name]
         components = list(dict.fromkeys(at for n in names for at in loaded[n].layers))
@@ -309,9 +309,9 @@ def _refuse_fused(pipe: WithAdapters, names: Sequence[str]) -> None:
         raise ComponentError(f"the adapters of {' and '.join(fused)} are fused; call unfuse_adapters() first")
 
 
-def _unknown(name: str, loaded: Mapping[str, Any]) -> InputError:
+def _unknown(name: object, loaded: Mapping[str, Any]) -> InputError:
     return InputError(
-        f"there is no adapter {name!r}{did_you_mean(name, loaded)}; loaded are {', '.join(loaded) or 'none'}"
+        f"there is no adapter {name!r}{did_you_mean(str(name), loaded)}; loaded are {', '.join(loaded) or 'none'}"
     )
 
 
@@ -321,6 +321,8 @@ def _paired(weights: Weights | Sequence[str] | str, values: Sequence[float] | fl
         if values is not None:
             raise InputError("set_adapters takes a mapping of names to weights, or names and adapter_weights, not both")
         return dict(weights)
+    if not isinstance(weights, Sequence):
+        raise InputError(f"set_adapters takes a mapping of names to weights, or names, got {weights!r}")
     names = [weights] if isinstance(weights, str) else list(weights)
     if values is None:
         return dict.fromkeys(names, 1.0)

@@ -81,6 +81,8 @@ def chosen(owner: str, components: Mapping[str, Any], names: Sequence[str] | Non
             raise ComponentError(f"compile: {owner} has no component with repeated blocks")
         return able
     for name in names:
+        if not isinstance(name, str):
+            raise UnknownInput(f"compile takes the names of components, one after the other, got {name!r}")
         if name not in components:
             raise UnknownInput(f"compile: {owner} has no component {name!r}{did_you_mean(name, components)}")
         if name not in able:

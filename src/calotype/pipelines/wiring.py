@@ -54,8 +54,9 @@ class WithGraph:
         from calotype.graph.draw import draw_html, draw_svg, draw_text  # only who looks at it needs it
 
         forms = {"text": draw_text, "svg": draw_svg, "html": draw_html}
-        if form not in forms:
-            raise InputError(f"draw: form must be one of {', '.join(forms)}, got {form!r}{did_you_mean(form, forms)}")
+        if not isinstance(form, str) or form not in forms:
+            near = did_you_mean(str(form), forms)
+            raise InputError(f"draw: form must be one of {', '.join(forms)}, got {form!r}{near}")
         return forms[form](cls._graph())
 
     def _repr_html_(self) -> str | None:

@@ -76,7 +76,7 @@ def load_components(
         wanted = dict.fromkeys(index.components)
         optional = wanted  # the index alone says what there is
     overrides = _overrides(overrides or {}, wanted)
-    _check_names("only", () if only is None else only, wanted)
+    check_names("only", () if only is None else only, wanted)
     how = _How(wanted, dtype, variant, check, deferred, storage)
 
     listed = _Listed(source)
@@ -91,7 +91,7 @@ def load_components(
 
 def _overrides(overrides: Mapping[str, Any], types: Mapping[str, Expected]) -> Mapping[str, Any]:
     """The components that are taken as they are, checked."""
-    _check_names("override", overrides, types)
+    check_names("override", overrides, types)
     for name, component in overrides.items():
         _check_type(name, component, types[name])
     return overrides
@@ -244,7 +244,7 @@ V = TypeVar("V")
 def _by_name(what: str, value: V | Mapping[str, V], known: Collection[str]) -> dict[str, V]:
     """An option that is one value for all components, or a mapping by name with a `"default"`."""
     found = dict(value) if isinstance(value, Mapping) else {"default": value}
-    _check_names(what, set(found) - {"default"}, known)
+    check_names(what, set(found) - {"default"}, known)
     return found
 
 
@@ -265,15 +265,16 @@ def _check_options(dtypes: Mapping[str, Any], variants: Mapping[str, Any], check
         check_variant(variant)
 
 
-def _check_names(what: str, names: Collection[str], known: Collection[str]) -> None:
+def check_names(what: str, names: object, known: Collection[str], owner: str = "this pipeline") -> None:
+    """Raise `InputError` unless `names` is a list of names that are known, on behalf of the keyword `what`."""
     if isinstance(names, str):
         raise InputError(f"{what} must be a list of component names, got {names!r}; write [{names!r}]")
-    if not isinstance(names, Collection):
+    if isinstance(names, bytes) or not isinstance(names, Collection):
         raise InputError(f"{what} must be a list of component names, got {names!r}")
     for name in names:
         if name not in known:
             raise UnknownInput(
-                f"{what}: {name!r} is not a component of this pipeline{did_you_mean(name, known)}; "
+                f"{what}: {name!r} is not a component of {owner}{did_you_mean(name, known)}; "
                 f"it has {', '.join(known) or 'none'}"
             )
 

@@ -132,7 +132,7 @@ def check_subfolder(source: str | PathLike[str], subfolder: str | None) -> str:
     if not isinstance(subfolder, str | PathLike):
         raise InputError(f"subfolder must be a path below {source}, got {subfolder!r}")
     inner = PurePath(subfolder)
-    if inner.is_absolute() or ".." in inner.parts or "\\" in str(subfolder):
+    if inner.is_absolute() or ".." in inner.parts or {"\\", "\0"} & set(str(subfolder)):
         raise InputError(f"subfolder must be a path below {source}, got {subfolder!r}")
     return "" if str(inner) == "." else inner.as_posix()
 

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from calotype.errors import ComponentError, InputError, UnknownInput, did_you_mean
+from calotype.errors import ComponentError, InputError
+from calotype.weights.components import check_names
 
 if TYPE_CHECKING:
     from calotype.weights.pool.config import ModelConfig
@@ -59,13 +60,8 @@ def pooled_components(
         ComponentError: a component is in no file, or more than one file could be it.
         UnknownInput: a role is the name of no component, or `only` names none.
     """
-    for what, names in (("ModelConfig(name=...)", pool.roles), ("only", only or ())):
-        for name in names:
-            if name not in wanted:
-                raise UnknownInput(
-                    f"{what}: {name!r} is not a component of {cls.__name__}{did_you_mean(name, wanted)}; it has "
-                    f"{', '.join(wanted)}"
-                )
+    check_names("ModelConfig(name=...)", pool.roles, wanted, cls.__name__)
+    check_names("only", () if only is None else only, wanted, cls.__name__)
     sought = {n: kind for n, kind in wanted.items() if n not in given and (only is None or n in only)}
     found = pool.components_for(sought, deferred=deferred)
     if missing := [name for name in sought if name not in found and name not in optional]:

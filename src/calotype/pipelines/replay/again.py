@@ -1,7 +1,7 @@
 """Making a saved picture again from the recipe it carries, and comparing the two."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -95,8 +95,13 @@ def replay(
         RepositoryError: there is no picture or recipe, the recipe cannot be replayed, or its pipeline is not found.
         ComponentError: a component's weights are not those that made the picture; names it.
         UntrustedCode: the code of others that made it was not approved.
+        InputError: `pipe` was given with what says how to load another, or an adapter without its weight.
     """
     path = path_of(path, "replay", "the path of a picture")
+    loads = {"source": source, "device": device, "memory": memory, "placement": placement,
+             "custom_pipeline": custom_pipeline, "adapters": tuple(_weighed(adapters)) or None}  # fmt: skip
+    if pipe is not None and (unread := [f"{name}=" for name, value in loads.items() if value is not None]):
+        raise InputError(f"replay: pipe= runs as it is, and nothing is loaded; leave out {', '.join(unread)}")
     recipe = read_recipe(path)
     if pipe is None:
         pipe = load_for(recipe, path, source=source, device=device, memory=memory, placement=placement,
@@ -230,6 +235,16 @@ def check_components(pipe: DiffusionPipeline, recipe: Recipe, what: str) -> None
             problems.append(f"{name!r} is not the same ({_short(wanted)} then, {_short(digest)} now)")
     if problems:
         raise ComponentError(f"{what}: the components differ from those that made it: {'; '.join(problems)}")
+
+
+def _weighed(adapters: object) -> Iterator[tuple[str | PathLike[str], float]]:
+    """Files of adapters, each with its weight. Raises `InputError` where one is not."""
+    for one in adapters if isinstance(adapters, Sequence) and not isinstance(adapters, str) else [adapters]:
+        if not isinstance(one, Sequence) or isinstance(one, str) or len(one) != 2:
+            raise InputError(
+                f"replay: adapters= takes pairs, such as [('oil.safetensors', 0.8)], got {one!r} among them"
+            )
+        yield one[0], one[1]
 
 
 def _kind(picture: Image.Image) -> str:

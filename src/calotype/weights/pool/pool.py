@@ -68,6 +68,8 @@ class ModelPool:
     ) -> None:
         refuse_unknown_check(check)
         self._check, self._deferred = check, deferred
+        if not isinstance(catalogue, Catalogue):
+            raise InputError(f"catalogue must be a Catalogue, such as CATALOGUE.with_model(...), got {catalogue!r}")
         self.catalogue = catalogue
         self._dtype = parse_dtype(torch.float32 if dtype is None else dtype)
         self._device = None if device is None else parse_device(device)
