@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,6 +33,12 @@ from benchmarks.qwen import Loops, drawn, our_call, our_pipeline, peers_call, pe
 from benchmarks.scratch import free_bytes, scratch_folder
 from calotype import QwenImageTransformer2DModel
 
+_BRANCHES = {
+    "a mask of the padding": ("calotype.models.qwen_image.parts.is_better_without_mask", False),
+    "a pass for each branch": ("calotype.sampling.loop.quicker_together", False),
+}
+"""What guidance's branches, of texts of two lengths, may do in place of one pass in which each is attended to alone: the
+function that decides it, and what it says then."""
 TITLE = "Qwen-Image, 20.4 B, 1024 pixels, a step with guidance"
 GIB = 2**30
 PROBE = "benchmarks.probes.gpu_large"
@@ -75,6 +82,7 @@ def _steps(folder: Path, options: Options) -> list[Row]:
     made = {name: call(steps).double() for name, call in found.calls.items()}
     apart = float((made["ours"] - made["peer"]).norm() / made["peer"].norm())
     rows = [count_row(f"{TITLE}: distance of our numbers from the peer's, over their size", apart, None, unit="share")]
+    rows += _branches(found.calls["ours"], steps, options)
     rate = _matmul_rate(options)
     for compiled in (False,) if options.scale == "smoke" else (False, True):
         if compiled:
@@ -88,6 +96,26 @@ def _steps(folder: Path, options: Options) -> list[Row]:
             Row(f"{name}: share of the device's matmul rate", interval(shares), at_least(0.65), unit="share"),
         ]
     return rows
+
+
+def _branches(call: Any, steps: int, options: Options) -> list[Row]:
+    """The form in which guidance's branches share a pass, over the others: a GPU has to say which is quicker."""
+    sides = {"ours": partial(_seconds, call, steps)}
+    for name, (where, said) in _BRANCHES.items():
+        sides[name] = partial(_deciding, where, said, sides["ours"])
+    times = interleaved(sides, options.rounds_of(full=7, quick=5), warmup=2)
+    rows = []
+    for name in _BRANCHES:
+        pair = {"ours": times["ours"], "peer": times[name]}
+        title = f"{TITLE}, eager: wall of branches in one pass without a mask, over {name}"
+        rows.append(ratio_row(title, pair, None, sides="s", peer_name=name))
+    return rows
+
+
+def _deciding(where: str, said: bool, work: Any) -> float:
+    with patch(where, lambda *_: said):
+        seconds: float = work()
+    return seconds
 
 
 def _both(folder: Path, side: int, device: str) -> Loops:

@@ -9,7 +9,7 @@ import torch
 from calotype.errors import InputError, UnknownInput
 from calotype.memory.peak import watched
 from calotype.nn import attention_parts
-from calotype.nn.attention_backends import attention_backend
+from calotype.nn.attention_backends import attention_backend, is_better_without_mask
 
 
 def parts():
@@ -72,3 +72,9 @@ def test_packages_are_called_in_their_own_layout(monkeypatch):
 def test_an_unknown_name_is_an_error_with_the_nearest():
     with pytest.raises(UnknownInput, match="no attention backend 'sdpaa' is known; did you mean 'sdpa'"):
         attention_backend("sdpaa")
+
+
+def test_items_are_attended_to_in_turn_where_fast_kernels_take_no_mask():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [is_better_without_mask(name, cpu) for name in ("sdpa", "flash", "sage", "flex")] == [0, 1, 1, 0]
+    assert all(is_better_without_mask(name, gpu) for name in ("sdpa", "flash", "sage", "flex"))

@@ -37,6 +37,15 @@ def attention_backend(name: str) -> Attend:
     return _BACKENDS[name]()
 
 
+def is_better_without_mask(name: str, device: torch.device) -> bool:
+    """Whether items of several lengths are better attended to in turn than all at once with a mask of their padding.
+
+    On a processor one kernel serves both. Elsewhere the fast kernels take no mask: PyTorch then chooses a slower one,
+    and `flash` and `sage` are those kernels alone.
+    """
+    return device.type != "cpu" or name in _MASKLESS
+
+
 def _sdpa() -> Attend:
     return _scaled_dot_product
 
@@ -91,6 +100,7 @@ def _flex() -> Attend:
 
 
 _BACKENDS: dict[str, Callable[[], Attend]] = {"sdpa": _sdpa, "flash": _flash, "sage": _sage, "flex": _flex}
+_MASKLESS = ("flash", "sage")
 
 
 def _package(module: str, backend: str, package: str) -> ModuleType:
@@ -104,6 +114,4 @@ def _package(module: str, backend: str, package: str) -> ModuleType:
 
 def _refuse_mask(backend: str, mask: Tensor | None) -> None:
     if mask is not None:
-        raise InputError(
-            f"attention backend {backend!r} takes no mask, which padded texts and regions need; choose 'sdpa' or 'flex'"
-        )
+        raise InputError(f"attention backend {backend!r} takes no mask, which regions need; choose 'sdpa' or 'flex'")

@@ -60,9 +60,11 @@ class Joint:
         batch: how many items there are.
         text_length: tokens of an item's texts.
         spans: tokens of an item's image for each of the image's times.
-        turns: the rotary positions of texts and image, once for queries and once for keys.
-        mask: which token sees which, or None where all see all.
+        turns: the rotary positions of image and texts, once for queries and once for keys.
+        mask: which token sees which, image first, or None where all see all.
         attend: the kernel.
+        runs: where padding at the end is all that nobody sees: how many items in a row, and how many tokens each has
+            without it. Each run is attended to by itself, and needs no mask.
     """
 
     batch: int
@@ -71,14 +73,31 @@ class Joint:
     turns: Tensor
     mask: Tensor | None
     attend: Attend
+    runs: tuple[tuple[int, int], ...] = ()
 
     def alone(self) -> "Joint":
         """The same where every image token sees of the image itself alone: perturbed attention."""
-        text, device = self.text_length, self.turns.device
         count = sum(self.spans)
-        sees = torch.ones(text + count, text + count, dtype=torch.bool, device=device)
-        sees[text:, text:] = torch.eye(count, dtype=torch.bool, device=device)
-        return replace(self, mask=sees[None, None] if self.mask is None else self.mask & sees)
+        whole = count + self.text_length
+        sees = torch.ones(whole, whole, dtype=torch.bool, device=self.turns.device)
+        sees[:count, :count] = torch.eye(count, dtype=torch.bool, device=sees.device)
+        return replace(self, mask=sees[None, None] if self.mask is None else self.mask & sees, runs=())
+
+    def seen(
+        self, query: Float[Tensor, "b h n c"], key: Float[Tensor, "b h n c"], value: Float[Tensor, "b h n c"]
+    ) -> Float[Tensor, "b n h c"]:
+        """What the tokens see; where runs of items are attended to by themselves, padding sees nothing."""
+        if not self.runs:
+            return self.attend(query, key, value, self.mask).transpose(1, 2)
+        batch, heads, tokens, width = value.shape
+        seen = value.new_zeros(batch, tokens, heads, width)
+        start = 0
+        for items, length in self.runs:
+            rows = slice(start, start + items)
+            query_, key_, value_ = (part[rows, :, :length] for part in (query, key, value))
+            seen[rows, :length] = self.attend(query_, key_, value_, None).transpose(1, 2)
+            start = rows.stop
+        return seen
 
 
 class JointAttention(nn.Module):
@@ -139,11 +158,11 @@ class JointAttention(nn.Module):
     ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "t c"] | None]:
         """What image and text see. Without `text_goes_on`, what the text sees is left out."""
         of_text, of_image = self._projected(text, image)
-        normed = self._normed((of_text[0], of_image[0], of_text[1], of_image[1]), joint.batch)
+        normed = self._normed((of_image[0], of_text[0], of_image[1], of_text[1]), joint.batch)
         turned = rotated(normed, joint.turns).to(image.dtype)
         query, key = turned.transpose(1, 2).chunk(2, dim=2)
-        value = self._joined((of_text[2], of_image[2]), joint.batch).transpose(1, 2)
-        by_text, by_image = _rows(joint.attend(query, key, value, joint.mask).transpose(1, 2), joint)
+        value = self._joined((of_image[2], of_text[2]), joint.batch).transpose(1, 2)
+        by_image, by_text = _rows(joint.seen(query, key, value), joint)
         (to_out,) = self.to_out  # unpacked, as below: an index into a list of modules takes as long as a small product
         drawn: Tensor = to_out(by_image)
         return drawn, self.to_add_out(by_text) if text_goes_on else None
@@ -164,8 +183,8 @@ class JointAttention(nn.Module):
         return whole.view(batch, -1, self.heads, whole.shape[-1] // self.heads)
 
     def _normed(self, parts: Sequence[Float[Tensor, "_ c"]], batch: int) -> Float[Tensor, "b all h c2"]:
-        """Queries of text and image, then keys of text and image, all normalised: in float32 where that is cheap."""
-        norms = (self.norm_added_q, self.norm_q, self.norm_added_k, self.norm_k)
+        """Queries of image and text, then keys of image and text, all normalised: in float32 where that is cheap."""
+        norms = (self.norm_q, self.norm_added_q, self.norm_k, self.norm_added_k)
         if not infers() or torch.compiler.is_compiling():
             return torch.cat([norm(self._heads(part, batch)) for norm, part in zip(norms, parts, strict=True)], dim=1)
         whole = self._joined(parts, batch).float()
@@ -311,8 +330,8 @@ def times_ahead(
 
 
 def _rows(seen: Float[Tensor, "b n h c"], joint: Joint) -> Sequence[Float[Tensor, "_ c2"]]:
-    """The rows of the text, and those of the image, each of all items."""
-    lengths = [joint.text_length, sum(joint.spans)]
+    """The rows of the image, and those of the text, each of all items."""
+    lengths = [sum(joint.spans), joint.text_length]
     if joint.batch == 1:
         return seen.reshape(-1, seen.shape[2] * seen.shape[3]).split_with_sizes(lengths)
     return [part.flatten(0, 1) for part in seen.flatten(2).split_with_sizes(lengths, dim=1)]

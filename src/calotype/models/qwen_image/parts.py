@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
 from calotype.errors import InputError, MissingInput, UnusedInput
 from calotype.models.qwen_image.config import DoubleStreamConfig
 from calotype.models.qwen_image.positions import picture_positions, text_positions
-from calotype.nn.attention_backends import attention_backend
+from calotype.nn.attention_backends import attention_backend, is_better_without_mask
 from calotype.nn.double_stream import BlockTime, DoubleStreamBlock, Joint
 from calotype.nn.network import Network
 from calotype.nn.normalization import RMSNorm
@@ -29,8 +30,9 @@ class Prepared:
         text: the projected tokens of all texts, `[b * tokens, c]`.
         pictures: the projected tokens of the pictures beside the drawn one, `[b, tokens, c]`, or None.
         layout: what is where among the tokens.
-        rope: cosine and sine of every token's turns, `[all tokens, half, 2]`.
-        mask: which token sees which, or None.
+        rope: cosine and sine of every token's turns, the pictures' first, `[all tokens, half, 2]`.
+        mask: which token sees which, the pictures' first, or None.
+        runs: where padding is all that nobody sees, how many items in a row have how many tokens without it.
         residuals: what is added to the image after the blocks.
     """
 
@@ -39,6 +41,7 @@ class Prepared:
     layout: Layout
     rope: Tensor
     mask: Tensor | None
+    runs: tuple[tuple[int, int], ...] = ()
     residuals: tuple[Residual, ...] = ()
 
     @property
@@ -54,7 +57,9 @@ class Prepared:
         rest = self.layout.image_length - first
         spans = (first, rest) if several_times and rest else (first + rest,)
         turns = turns_of(torch.cat((self.rope, self.rope)), real=compiled)
-        return Joint(self.batch, self.layout.text_length, spans, turns, self.mask, attention_backend(attention))
+        runs = self.runs if is_better_without_mask(attention, self.rope.device) else ()
+        attend = attention_backend(attention)
+        return Joint(self.batch, self.layout.text_length, spans, turns, self.mask, attend, runs)
 
 
 @dataclass(frozen=True)
@@ -158,14 +163,17 @@ class DoubleStreamNetwork(Network):
         weight, layered = self.img_in.weight, self._is_layered
         words = torch.cat([text.states.expand(batch, -1, -1) for text in texts], dim=1)
         tokens = torch.cat([p.tokens.expand(batch, -1, -1) for p in beside], dim=1).to(weight) if beside else None
+        mask = visible(layout, conditions, [_needed(text.mask) for text in texts], batch, device)
+        mask = None if mask is None else mask.roll((-layout.text_length,) * 2, dims=(2, 3))  # a row of one stays it
         of_texts = text_positions(layout.texts, layout.grids, layered=layered)
         of_pictures = picture_positions(layout.grids, layered=layered, interpolated=interpolate_rope)
         return Prepared(
             text=self.txt_in(self.txt_norm(words.to(weight.dtype).flatten(0, 1))),
             pictures=None if tokens is None else self.img_in(tokens),
             layout=layout,
-            rope=rope_table(torch.cat((of_texts, of_pictures)).to(device), self.config.axes_dims_rope),
-            mask=visible(layout, conditions, [_needed(text.mask) for text in texts], batch, device),
+            rope=rope_table(torch.cat((of_pictures, of_texts)).to(device), self.config.axes_dims_rope),
+            mask=mask,
+            runs=_runs_of(mask, batch),
             residuals=tuple(condition.residual for condition in conditions if condition.residual is not None),
         )
 
@@ -201,6 +209,17 @@ class DoubleStreamNetwork(Network):
     def _has_zero_time(self) -> bool:
         """Whether pictures beside the drawn one have the time zero."""
         return False
+
+
+def _runs_of(mask: Bool[Tensor, "#b 1 #all all"] | None, batch: int) -> tuple[tuple[int, int], ...]:
+    """How many items in a row have how many tokens, where what nobody sees is the last ones of each; otherwise none."""
+    if mask is None or mask.shape[2] > 1:
+        return ()
+    seen = mask[:, 0, 0].expand(batch, -1)
+    lengths = seen.sum(dim=1)
+    if not torch.equal(seen, torch.arange(seen.shape[1], device=seen.device) < lengths[:, None]):
+        return ()
+    return tuple((len(list(run)), length) for length, run in groupby(lengths.tolist()))
 
 
 def _needed(mask: Shaped[Tensor, "#b t"] | None) -> Tensor | None:
