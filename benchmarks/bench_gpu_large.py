@@ -37,8 +37,8 @@ _BRANCHES = {
     "a mask of the padding": ("calotype.models.qwen_image.parts.is_better_without_mask", False),
     "a pass for each branch": ("calotype.sampling.loop.quicker_together", False),
 }
-"""What guidance's branches, of texts of two lengths, may do in place of one pass in which each is attended to alone: the
-function that decides it, and what it says then."""
+"""What guidance's branches, of texts of two lengths, may do in place of one pass in which each is attended to alone:
+the function that decides it, and what it says then."""
 TITLE = "Qwen-Image, 20.4 B, 1024 pixels, a step with guidance"
 GIB = 2**30
 PROBE = "benchmarks.probes.gpu_large"
