@@ -117,6 +117,7 @@ def test_wrong_pictures(tmp_path):
     for value, message in (
         (3, r"picture: must be a picture \(a PIL image, a path or a data: URL\), got int"),
         (tmp_path / "none.png", r"picture: there is no picture file .*none\.png"),
+        ("https://a.b/c.png", r"picture: https://a\.b/c\.png is not fetched: .* download it first, and give its path"),
         (text, r"picture: .*a\.txt is not a picture that can be read: cannot identify image file"),
         (tmp_path, r"picture: .* is not a picture that can be read"),
         ("data:image/png;base64,!!!", r"picture: the data: URL is not a picture that can be read"),

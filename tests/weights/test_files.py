@@ -119,10 +119,13 @@ def file_of(entry: object) -> bytes:
     [
         (b"", "is empty: expected a safetensors file, found 0 bytes"),
         (POINTER, r"Git LFS pointer of \d+ bytes, not the file of 143014244 bytes .* `git lfs pull`"),
-        (b"PK\x03\x04" + bytes(100), "looks like a zip archive, as torch.save writes"),
-        (b"\x80\x02}q\x00(X\x04\x00\x00\x00", "looks like a pickle"),
+        (
+            b"PK\x03\x04" + bytes(100),
+            "looks like a zip archive, as torch.save writes; pickles can run code .* convert it",
+        ),
+        (b"\x80\x02}q\x00(X\x04\x00\x00\x00", "looks like a pickle; pickles can run code and are not read: get the"),
         (b"<!DOCTYPE html><html>", "looks like a web page"),
-        (b"GGUF\x03\x00\x00\x00\x01\x00", "looks like a GGUF file"),
+        (b"GGUF\x03\x00\x00\x00\x01\x00", "looks like a GGUF file; name it .gguf"),
         (b"nothing at all that anyone knows", "begins with b'nothing at all t'"),
         ((6).to_bytes(8, "little") + b"{'a':1", "damaged header"),
         (file_of(3), "damaged header: 'x' is 3"),

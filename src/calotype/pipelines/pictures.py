@@ -62,6 +62,10 @@ def read_picture(value: Any) -> Picture:
             "must be a picture (a PIL image, a path or a data: URL), got {kind}",
             {"kind": type(value).__name__},
         )
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        raise _wrong(
+            "{url} is not fetched: a picture is a file here; download it first, and give its path", {"url": value}
+        )
     try:
         if isinstance(value, str) and value.startswith("data:"):
             _, _, payload = value.partition(",")

@@ -40,12 +40,17 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000
 _AGAIN = "download or save it again"
+_CONVERT = (
+    "pickles can run code and are not read: get the model as .safetensors, or convert it where nothing is at stake, by "
+    "torch.load(path, weights_only=True) and safetensors.torch.save_file"
+)
 _LOOKS_LIKE = {
-    b"PK\x03\x04": "a zip archive, as torch.save writes",
-    b"\x80\x02": "a pickle",
-    b"GGUF": "a GGUF file",
-    b"<": "a web page, perhaps an error page in place of the download",
+    b"PK\x03\x04": ("a zip archive, as torch.save writes", _CONVERT),
+    b"\x80\x02": ("a pickle", _CONVERT),
+    b"GGUF": ("a GGUF file", "name it .gguf, by which such files are known"),
+    b"<": ("a web page, perhaps an error page in place of the download", _AGAIN),
 }
+"""By how a file begins: what it looks like, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +163,11 @@ class SafetensorsFile:
             )
         length = int.from_bytes(start[:_LENGTH_BYTES], "little")
         if self._size > _LENGTH_BYTES and (start[_LENGTH_BYTES] != ord("{") or not 2 <= length <= _LONGEST_HEADER):
-            what = next((what for magic, what in _LOOKS_LIKE.items() if start.startswith(magic)), None)
-            found = f"it looks like {what}" if what else f"it begins with {start[:16]!r}"
-            raise WeightsError(f"{self.path} is not a safetensors file: {found}; {_AGAIN}")
+            known = next((known for magic, known in _LOOKS_LIKE.items() if start.startswith(magic)), None)
+            found, advice = (
+                (f"it looks like {known[0]}", known[1]) if known else (f"it begins with {start[:16]!r}", _AGAIN)
+            )
+            raise WeightsError(f"{self.path} is not a safetensors file: {found}; {advice}")
         if self._size < _LENGTH_BYTES + length or self._size < _LENGTH_BYTES:
             least = _LENGTH_BYTES + (length if self._size >= _LENGTH_BYTES else 0)
             raise self._cut(f"at least {least}")
