@@ -155,7 +155,7 @@ class Kronecker(Change):
 
 
 class Whole(Change):
-    """The difference itself, of the weight's shape. No alpha scales it."""
+    """The difference itself, of the weight's shape, which is [n] where it is of a normalisation. No alpha scales it."""
 
     kind = "full difference"
 

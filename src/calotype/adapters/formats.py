@@ -39,6 +39,8 @@ _KEYS = (
     (re.compile(r"(.+)_lora\.(down|up)\.weight"), None),
     (re.compile(r"(.+)\.(?:hada|lokr)_(w[12](?:_[ab])?|t[12])"), None),
     (re.compile(r"(.+)\.(diff(?:_b)?)"), None),
+    (re.compile(r"(.+)\.w_norm"), "diff"),
+    (re.compile(r"(.+)\.b_norm"), "diff_b"),
     (re.compile(r"(.+)\.(alpha)"), None),
     (re.compile(r"(.+)\.(dora_scale)"), None),
     (re.compile(r"(.+)\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?"), "rows"),
@@ -326,6 +328,10 @@ def _refuse_unfit(path: Path, layer: str, change: Change) -> None:
 
 def _magnitude(path: Path, layer: str, parts: Mapping[str, Tensor], change: Change) -> Tensor | None:
     """The magnitudes of rows [out, 1] or of columns [1, in]."""
+    if len(change.shape) == 1:
+        if "rows" in parts or "dora_scale" in parts:
+            raise WeightsError(f"{path}: {layer!r} changes a normalisation and has magnitudes, which are of matrices")
+        return None
     rows, columns = change.shape[:2]
     if (own := parts.get("rows")) is not None and own.numel() == rows:
         return own.reshape(rows, 1)

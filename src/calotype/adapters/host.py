@@ -1,9 +1,10 @@
 """The adapters of one component: which are loaded, at which weights, run beside its weights or fused into them.
 
 They belong to the component, not to a pipeline, so that pipelines that share it agree. Beside the weights nothing of
-the component is written to. Fused, each touched layer gets a new weight and its old one is kept as it is: one that is
-the mapped file takes no memory, another takes that of the touched layers alone (on the CPU where it was on a GPU).
-Taking them out puts the very same tensors back.
+the component is written to, but for its normalisations, which get a weight and a bias of their own while an adapter
+changes them. Fused, each touched layer gets a new weight and its old one is kept as it is: one that is the mapped file
+takes no memory, another takes that of the touched layers alone (on the CPU where it was on a GPU). Taking them out puts
+the very same tensors back.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,11 +18,13 @@ from torch.utils.hooks import RemovableHandle
 
 from calotype.adapters.change import Change
 from calotype.adapters.inversion import Word
-from calotype.adapters.layers import attach, detach, is_packed, is_separable, stacked
+from calotype.adapters.layers import NORMS, attach, detach, is_packed, is_separable, stacked
 from calotype.errors import ComponentError
 from calotype.weights.sources import real_tensor
 
 _PLACE = "_adapters"
+Originals = dict[tuple[str, str], nn.Parameter]
+"""What was there before, by layer and by whether it is its weight or its bias."""
 Weighed = tuple[Change, float]
 """A change and the weight at which it runs."""
 
@@ -41,8 +44,10 @@ class AdapterHost:
     module: nn.Module
     loaded: dict[str, Loaded] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
-    originals: dict[tuple[str, str], nn.Parameter] = field(default_factory=dict)
-    """What was there before fusing, by layer and by whether it is its weight or its bias."""
+    originals: Originals = field(default_factory=dict)
+    """What was there before fusing."""
+    norms: Originals = field(default_factory=dict)
+    """What normalisations have where no adapter that runs changes them."""
     words: dict[str, Word] = field(default_factory=dict)
     """Learned words by token, whose vectors stand beside the component's table."""
     tokenizer: Any = None
@@ -68,11 +73,18 @@ class AdapterHost:
         stacks = {
             name: stacked(self.module.get_submodule(name), changes, partial(self._tensor, name))
             for name, changes in layers.items()
+            if not self._normalises(name)
         }
+        norms = self._changed({name: changes for name, changes in layers.items() if self._normalises(name)})
         for name, handle in self._handles.items():
             detach(self.module.get_submodule(name), handle)
         self._handles = {name: attach(self.module.get_submodule(name), stack) for name, stack in stacks.items()}
+        self._put_back(self.norms)
+        self.norms = self._put(norms)
         self.loaded, self.weights = dict(loaded), dict(weights)
+
+    def _normalises(self, name: str) -> bool:
+        return isinstance(self.module.get_submodule(name), NORMS)
 
     @staticmethod
     def _active(loaded: Mapping[str, Loaded], weights: Mapping[str, float]) -> dict[str, dict[str, Weighed]]:
@@ -107,40 +119,54 @@ class AdapterHost:
         """Write the adapters that run into the weights of the layers that they touch. Raises as `check_fusable`."""
         self.check_fusable()
         layers = self._active(self.loaded, self.weights)
-        fresh = {(name, "weight"): _sum(self._tensor(name), changes.values()) for name, changes in layers.items()}
-        for name, changes in layers.items():
-            if biases := [
-                weight * change.bias.float() for change, weight in changes.values() if change.bias is not None
-            ]:
-                base = self._tensor(name, "bias")
-                fresh[name, "bias"] = (base.detach().float() + torch.stack(biases).sum(0).to(base.device)).to(
-                    base.dtype
-                )
+        fresh = self._changed({name: changes for name, changes in layers.items() if not self._normalises(name)})
         for name, handle in self._handles.items():
             detach(self.module.get_submodule(name), handle)
         self._handles = {}
+        self.originals, self.fused = self._put(fresh), True
+
+    @torch.no_grad()
+    def unfuse(self) -> None:
+        """Put the old weights back, and run the adapters beside them."""
+        self._put_back(self.originals)
+        self.originals, self.fused = {}, False
+        self._arrange(self.loaded, self.weights)
+
+    def _changed(self, layers: Mapping[str, Mapping[str, Weighed]]) -> dict[tuple[str, str], Tensor]:
+        """The weights of layers with their changes, and the biases of those that change it."""
+        fresh = {(name, "weight"): _sum(self._tensor(name), changes.values()) for name, changes in layers.items()}
+        for name, changes in layers.items():
+            biases = [weight * change.bias.float() for change, weight in changes.values() if change.bias is not None]
+            if biases:
+                base = self._tensor(name, "bias")
+                changed = base.detach().float() + torch.stack(biases).sum(0).to(base.device)
+                fresh[name, "bias"] = changed.to(base.dtype)
+        return fresh
+
+    def _put(self, fresh: Mapping[tuple[str, str], Tensor]) -> Originals:
+        """Give layers other weights and biases, and return their own."""
+        originals = {}
         for (name, kind), tensor in fresh.items():
             layer = self.module.get_submodule(name)
             old: nn.Parameter = getattr(layer, kind)
             setattr(layer, kind, nn.Parameter(tensor, requires_grad=old.requires_grad))
             old.data = old.data.cpu()
-            self.originals[name, kind] = old
-        self.fused = True
+            originals[name, kind] = old
+        return originals
 
-    @torch.no_grad()
-    def unfuse(self) -> None:
-        """Put the old weights back, and run the adapters beside them."""
-        for (name, kind), old in self.originals.items():
+    def _put_back(self, originals: Originals) -> None:
+        for (name, kind), old in originals.items():
             layer = self.module.get_submodule(name)
-            fused: Tensor = getattr(layer, kind)
-            old.data = old.data.to(fused.device, fused.dtype)
+            changed: Tensor = getattr(layer, kind)
+            old.data = old.data.to(changed.device, changed.dtype)
             setattr(layer, kind, old)
-        self.originals, self.fused = {}, False
-        self._arrange(self.loaded, self.weights)
 
     def _tensor(self, name: str, kind: str = "weight") -> Tensor:
-        """The weight of a layer, or its bias, also where it is in its file and not in memory."""
-        return real_tensor(self.module, f"{name}.{kind}", getattr(self.module.get_submodule(name), kind))
+        """A layer's own weight, or its bias, also where it is in its file and not in memory."""
+        now: Tensor = getattr(self.module.get_submodule(name), kind)
+        if (own := self.norms.get((name, kind))) is not None:
+            return own.detach().to(now.device, now.dtype)
+        return real_tensor(self.module, f"{name}.{kind}", now)
 
     @property
     def inseparable(self) -> tuple[str, ...]:

@@ -20,6 +20,9 @@ from calotype.nn.inference import infers
 
 DOWN, UP, DENSE, BIAS, RANKS = "adapter_down", "adapter_up", "adapter_dense", "adapter_bias", "adapter_ranks"
 ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Layers whose weight and bias are not read by their own forward alone, so that nothing can run beside them: they are
+exchanged while an adapter runs."""
 
 
 def shape_of(layer: nn.Module) -> tuple[int, ...]:

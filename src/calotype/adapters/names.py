@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from calotype.adapters.layers import ADAPTABLE
+from calotype.adapters.layers import ADAPTABLE, NORMS
 from calotype.weights.original.names import RESNET
 from calotype.weights.original.unet import AROUND
 
@@ -26,13 +26,21 @@ _ORIGINAL_AROUND = {ours: theirs for theirs, ours in AROUND.items()} | {
 
 
 def layers_of(network: nn.Module) -> dict[str, nn.Module]:
-    """The layers of a network that an adapter can change, by name."""
+    """The layers of a network that a change of low rank can be of, by name."""
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, ADAPTABLE)}
 
 
+def changeable(network: nn.Module) -> dict[str, nn.Module]:
+    """The layers of a network that an adapter can change, by name: those of `layers_of`, and its normalisations."""
+    return {
+        name: layer for name, layer in network.named_modules()
+        if isinstance(layer, ADAPTABLE) or (isinstance(layer, NORMS) and layer.weight is not None)
+    }  # fmt: skip
+
+
 def spellings(network: nn.Module) -> dict[str, str]:
-    """Every way to spell the name of an adaptable layer -> its name. A network's own names come first."""
-    names = list(layers_of(network))
+    """Every way to spell the name of a changeable layer -> its name. A network's own names come first."""
+    names = list(changeable(network))
     found = {name: name for name in names}
     for name in names:
         for other in _others(name):

@@ -10,7 +10,7 @@ from torch import nn
 from calotype.adapters.change import Change, LowRank, Shape
 from calotype.adapters.formats import PEFT_PREFIX, AdapterFile
 from calotype.adapters.layers import shape_of
-from calotype.adapters.names import layers_of, spellings
+from calotype.adapters.names import changeable, spellings
 from calotype.errors import ComponentError, WeightsError, did_you_mean, listed, quoted
 
 DENOISERS = ("unet", "transformer", "prior")
@@ -161,7 +161,7 @@ def _refuse_misshapen(path: Path, networks: Mapping[str, nn.Module], found: Plac
     """Raise `WeightsError` where changes are not of their layers' shapes, as those of another family are not."""
     wrong, count = [], 0
     for component, changes in found.items():
-        layers = layers_of(networks[component])
+        layers = changeable(networks[component])
         for name, change in changes.items():
             count += 1
             layer = layers[name]

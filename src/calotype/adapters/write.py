@@ -144,15 +144,16 @@ def _kohya(changes: Placed, networks: Mapping[str, nn.Module]) -> dict[str, Tens
         prefix = "lora_unet_" if component in DENOISERS else f"lora_te{_number(component, two)}_"
         for name, change in layers.items():
             stem = prefix + _with_text(component, name, networks).replace(".", "_")
+            normalises = len(change.shape) == 1
             for part, tensor in change.parts.items():
-                end = _PARTS[part] if part in _PARTS else f"{_STEMS[change.kind]}_{part}"
+                end = "w_norm" if normalises else _PARTS[part] if part in _PARTS else f"{_STEMS[change.kind]}_{part}"
                 found[f"{stem}.{end}"] = tensor
             if change.rank:
                 found[f"{stem}.alpha"] = torch.tensor(change.scale * change.rank)
             if change.magnitude is not None:
                 found[f"{stem}.dora_scale"] = change.magnitude
             if change.bias is not None:
-                found[f"{stem}.diff_b"] = change.bias
+                found[f"{stem}.{'b_norm' if normalises else 'diff_b'}"] = change.bias
     return found
 
 
