@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from calotype.errors import InputError, RepositoryError
+from calotype.weights.components import fetch_index
 from calotype.weights.repository import Folder, Repository, open_repository
 from hub import TOKEN, Hub
 
@@ -216,6 +217,17 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
             found.fetch([path])
 
 
+def test_a_folder_without_an_index_is_not_searched(tmp_path: Path) -> None:
+    """It may be a whole disk, and has what nobody may look at."""
+    (tmp_path / "pipe").mkdir()
+    (tmp_path / "pipe/self").symlink_to("self")
+    folder = Folder(tmp_path / "pipe")
+    with pytest.raises(RepositoryError, match=r"pipe has no model_index\.json, so it is not a pipeline folder"):
+        fetch_index(folder)
+    with pytest.raises(RepositoryError, match=r"pipe cannot be listed: .*Too many levels of symbolic links"):
+        folder.files()
+
+
 def test_a_list_of_files_leads_nowhere_else(hub: Hub) -> None:
     hub.add("someone/evil", {"unet/../../../x.json": "{}", "unet/config.json": "{}"})
     found = open_repository("someone/evil")
@@ -376,6 +388,9 @@ def test_a_disk_that_is_full_keeps_what_came(hub: Hub, tmp_path: Path, monkeypat
         ("", "''"),
         ("x" * 300, "'xxx"),
         ("a b/c", ", and an id on a hub is 'owner/name'"),
+        ("hf://someone/tiny", "write 'someone/tiny' if you mean the repository of that id on a hub"),
+        ("file:///there/tiny", "; write the path alone, '/there/tiny'"),
+        ("https://github.com/someone/tiny", "download them, and give the path of their folder"),
         ("/someone/tiny", "write 'someone/tiny' if you mean the repository of that id on a hub"),
         ("someone\\tiny", "write 'someone/tiny' if you mean the repository of that id on a hub"),
         ("https://huggingface.co/someone/tiny/tree/main", "; write 'someone/tiny' if you mean the repository"),

@@ -136,11 +136,11 @@ class _Listed:
 
 def fetch_index(repository: Repository) -> ModelIndex:
     """The index of a repository. Raises `RepositoryError`, saying what it is instead where it has none."""
+    if isinstance(repository, Folder):
+        return read_model_index(repository.path)  # it says what a folder without one is, which may be a whole disk
     files = repository.files()
     if INDEX_NAME in files:
         return read_model_index(repository.fetch([INDEX_NAME]))
-    if isinstance(repository, Folder):
-        return read_model_index(repository.path)  # which says what the folder is
     if "config.json" in files:
         what = "but a config.json: it holds one network, not a pipeline; load it with the network's own from_pretrained"
     else:

@@ -52,8 +52,11 @@ class Folder:
             raise RepositoryError(f"{self.path} {what}")
 
     def files(self) -> tuple[str, ...]:
-        """See `Repository.files`."""
-        return tuple(sorted(_walk(self.path, "", ())))
+        """See `Repository.files`. Raises `RepositoryError` where something in the folder cannot be looked at."""
+        try:
+            return tuple(sorted(_walk(self.path, "", ())))
+        except OSError as error:
+            raise RepositoryError(f"{self.path} cannot be listed: {error}") from None
 
     def fetch(self, paths: Iterable[str]) -> Path:
         """See `Repository.fetch`. Nothing is copied."""
@@ -107,7 +110,7 @@ def open_repository(
     name, revision = _split(source, revision)
     if not is_id(name):
         shown = source if str(source).strip() else repr(source)
-        raise RepositoryError(f"there is no folder {shown}{_hint(source)}")
+        raise RepositoryError(f"there is no folder {shown}{meant_by(source)}")
     kind = ModelScopeRepository if str(name).startswith(PREFIX) else HubRepository
     return kind(str(name), revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
 
@@ -121,12 +124,19 @@ def _no_path(path: Path) -> bool:
     return False
 
 
-def _hint(source: str | PathLike[str]) -> str:
-    """What may be meant by a source that is neither a folder nor an id."""
+def meant_by(source: str | PathLike[str]) -> str:
+    """What may be meant by a source that is neither a folder nor an id: the end of a message."""
     if f"{SHIPPED}{source}" in _all_shipped():
         return f"; write '{SHIPPED}{source}' for the model that ships with calotype"
     text = str(source).replace("\\", "/")
-    meant = "/".join(text.partition("://")[2].split("/")[1:3] if "://" in text else text.strip("/").split("/"))
+    scheme, _, address = text.rpartition("://")
+    if scheme == "file":
+        return f"; write the path alone, {address!r}"
+    parts = address.strip("/").split("/")
+    host = parts.pop(0) if scheme.startswith("http") else ""
+    if host.endswith("github.com"):
+        return "; files there are not fetched: download them, and give the path of their folder"
+    meant = "/".join(parts[:2] if scheme else parts)
     if isinstance(source, str) and meant != source and is_id(meant):
         return f"; write {meant!r} if you mean the repository of that id on a hub"
     if isinstance(source, str) and text.count("/") == 1:

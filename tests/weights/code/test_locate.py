@@ -69,6 +69,9 @@ def test_a_folder_that_does_not_say_which(here: Path) -> None:
         ("./my-file.py", r"'my-file.py' cannot be the file of a pipeline, .*; rename it to my_file.py"),
         ("./notes.txt", "'notes.txt' cannot be the file of a pipeline"),
         ("https://example.org/pipeline.py", "there is no file or folder https://example.org/pipeline.py"),
+        ("https://huggingface.co/a/b/blob/main/pipeline.py", "; write 'a/b' if you mean the repository of that id"),
+        ("https://github.com/a/b", "; files there are not fetched: download them, and give the path of their folder"),
+        (" ", "there is no file or folder ' '"),
         ("", "there is no"),
     ],
 )
@@ -77,6 +80,13 @@ def test_paths_that_are_none(here: Path, spelled: str, message: str) -> None:
         (here / name).write_text(PIPELINE)
     with pytest.raises(RepositoryError, match=message):
         locate(spelled)
+
+
+def test_what_runs_from_nowhere() -> None:
+    with pytest.raises(InputError, match=r"got type <.*>; a class is called itself: Path\.from_pretrained\(\.\.\.\)"):
+        locate(Path)
+    with pytest.raises(InputError, match=r"'modelscope:a/b': code runs from Hugging Face's hub or from this machine;"):
+        locate("modelscope:a/b")
 
 
 def test_a_revision_is_for_a_hub(here: Path) -> None:

@@ -21,7 +21,8 @@ from calotype.weights.code.source import (
     file_of_module,
 )
 from calotype.weights.hub import is_hub_id
-from calotype.weights.repository import Folder, Repository, open_repository
+from calotype.weights.modelscope import PREFIX
+from calotype.weights.repository import Folder, Repository, meant_by, open_repository
 
 MAIN = "pipeline.py"
 """The file that is looked for in a folder and in a repository on a hub."""
@@ -61,7 +62,12 @@ def locate(
     if not isinstance(source, str | PathLike):
         raise InputError(
             f"{argument} takes the name of what ships, a file, a folder or 'owner/name', got "
-            f"{type(source).__name__} {str(source)[:120]}"
+            f"{type(source).__name__} {str(source)[:120]}{_instead_of(source)}"
+        )
+    if str(source).startswith(PREFIX):
+        raise InputError(
+            f"{argument}={str(source)!r}: code runs from Hugging Face's hub or from this machine; download it, "
+            "review it, and give the path of its folder"
         )
     text = str(source)
     name, _, file = text.partition(":")
@@ -77,6 +83,11 @@ def locate(
     if isinstance(source, str) and re.fullmatch(r"\w+", text):
         return _named(text, argument)
     return local_code(path_of(source, argument, "a file, a folder or 'owner/name'"), text, argument)
+
+
+def _instead_of(source: object) -> str:
+    """What to write for a class, the end of a message; nothing for anything else."""
+    return f"; a class is called itself: {source.__name__}.from_pretrained(...)" if isinstance(source, type) else ""
 
 
 def hub_code(name: str, revision: str | None, file: str | None = None, **options: Any) -> Code:
@@ -104,9 +115,9 @@ def local_code(path: Path, text: str, argument: str = "custom_pipeline") -> Code
     """The code of a file or folder on this machine whose path the user typed: their own."""
     if not text or not path.exists():
         near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise RepositoryError(
-            f"{argument}: there is no file or folder {text or repr(text)}{did_you_mean(path.name, near)}"
-        )
+        shown = text if text.strip() == text != "" else repr(text)
+        advice = did_you_mean(path.name, near) or meant_by(text)
+        raise RepositoryError(f"{argument}: there is no file or folder {shown}{advice}")
     if path.is_dir():
         tree = LocalTree(path, text)
         return Code(text, main := _main_of(tree, path, argument), collect(tree, main), own=True)
