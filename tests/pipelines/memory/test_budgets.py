@@ -208,10 +208,15 @@ def adapters(plain: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         for name in pairs
         if f"{name}.weight" in size
     }
-    return {"lora": written(folder / "lora.safetensors", keys), "dora": written(folder / "dora.safetensors", dora)}
+    norms = {
+        f"transformer.{name.removesuffix('.weight')}.diff": torch.full(weight.shape, 0.5)
+        for name, weight in plain.transformer.state_dict().items() if name.endswith(("norm_q.weight", "norm_k.weight"))
+    }  # fmt: skip
+    files = {"lora": keys, "dora": dora, "norms": norms}
+    return {name: written(folder / f"{name}.safetensors", tensors) for name, tensors in files.items()}
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "norms"])
 def test_adapters_run_beside_weights_that_stream(adapters: dict[str, Path], plain: Any, kind: str) -> None:
     pipe, other = load({"cpu": "24MiB", "transformer": "stream"}), load()
     for one in (pipe, other):
@@ -222,10 +227,11 @@ def test_adapters_run_beside_weights_that_stream(adapters: dict[str, Path], plai
     assert torch.equal(latents(pipe), latents(plain))
 
 
-def test_adapters_are_fused_into_weights_that_are_away(adapters: dict[str, Path], plain: Any) -> None:
+@pytest.mark.parametrize("kind", ["lora", "norms"])
+def test_adapters_are_fused_into_weights_that_are_away(adapters: dict[str, Path], plain: Any, kind: str) -> None:
     pipe, other = load("40MiB"), load()
     for one in (pipe, other):
-        one.load_adapter(adapters["lora"], "it")
+        one.load_adapter(adapters[kind], "it")
         one.fuse_adapters()
     assert torch.equal(latents(pipe), latents(other))
     pipe.unfuse_adapters()
