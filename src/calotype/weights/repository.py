@@ -72,11 +72,12 @@ def _walk(folder: Path, at: str, above: tuple[Path, ...]) -> Iterator[str]:
     real = folder.resolve()
     if real in above:
         return
-    for entry in os.scandir(folder):
-        if entry.is_file():
-            yield at + entry.name
-        elif entry.is_dir() and entry.name != ".git":
-            yield from _walk(Path(entry.path), f"{at}{entry.name}/", (*above, real))
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_file():
+                yield at + entry.name
+            elif entry.is_dir() and entry.name != ".git":
+                yield from _walk(Path(entry.path), f"{at}{entry.name}/", (*above, real))
 
 
 def open_repository(
