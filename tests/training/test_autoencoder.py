@@ -24,8 +24,8 @@ from calotype.training import (
     TrainingSettings,
 )
 from calotype.training.log import read_table
+from training.runs import same, saved
 from training.small import color
-from training.test_trainer import same, saved
 
 
 def pipeline(**fields: Any) -> TextToImagePipeline:

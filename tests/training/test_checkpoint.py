@@ -9,8 +9,8 @@ import torch
 from calotype.errors import TrainingError
 from calotype.training import FullWeights, Trainer
 from calotype.training.checkpoint import last_checkpoint
+from training.runs import FULL
 from training.small import rows, small
-from training.test_trainer import FULL
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from calotype.training import Drawn, DrawnRows, Row, Trainer
 from calotype.training.facts import digest
 from calotype.training.log import read_table
 from calotype.training.rows import as_rows
+from training.runs import FULL, same, saved, weights
 from training.small import color, rows, small
-from training.test_trainer import FULL, same, saved, weights
 
 
 def square(draw: np.random.Generator) -> dict[str, Any]:

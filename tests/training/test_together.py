@@ -21,8 +21,8 @@ from calotype.training.items import Items
 from calotype.training.objective import Denoising
 from calotype.training.together import joint_units, joint_values
 from calotype.training.wires import trained_wires
+from training.runs import saved
 from training.small import SmallPipeline, Words, image, image_latents, noise, rows, small, start, velocity
-from training.test_trainer import saved
 
 CALLS: list[int] = []
 

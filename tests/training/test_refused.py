@@ -1,0 +1,103 @@
+"""What is refused before the first step."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from calotype.errors import ComponentError, ConfigError, InputError
+from calotype.training import FullWeights, LowRankChange, Trainer
+from calotype.training.rows import Row
+from training.runs import LORA
+from training.small import rows, small
+
+
+def test_what_a_late_row_lacks_is_said_before_the_first_step(tmp_path: Path) -> None:
+    image = rows(1)[0]["image"]
+    for row, message in (
+        (
+            {"prompt": "red"},
+            "row 4: it makes no 'image_latents' to learn: image_latents is skipped because image is None",
+        ),
+        ({"image": image}, "row 4: 'prompt' is missing in this row of the data"),
+        ({"promt": "red", "image": image}, "row 4: .*did you mean 'prompt'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Trainer(small(), [*rows(), row], tmp_path, steps=1, **LORA).train(progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_validation_call_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'prompt'"):
+        Trainer(small(), rows(), tmp_path, steps=1, validation={"calls": [{"promt": "x"}]}, **LORA).train(
+            progress=False
+        )
+
+
+def test_wrong_settings_are_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'stepz' is not a field; did you mean 'steps'"):
+        Trainer(small(), rows(), tmp_path, stepz=2, **LORA)
+    with pytest.raises(ConfigError, match="'steps' is missing"):
+        Trainer(small(), rows(), tmp_path, **LORA)
+    with pytest.raises(InputError, match="there are no rows"):
+        Trainer(small(), [], tmp_path, steps=1, **LORA)
+    with pytest.raises(InputError, match="row 0 must be a mapping of inputs or a Row, got str"):
+        Trainer(small(), ["a"], tmp_path, steps=1, **LORA)  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match="keeps all 1 rows out"):
+        Trainer(small(), rows(1), tmp_path, steps=1, validation={"held_out": 0.9}, **LORA)
+    with pytest.raises(ConfigError, match="dropout: there is no input 'promt'; did you mean 'prompt'"):
+        Trainer(small(), rows(), tmp_path, steps=1, dropout={"promt": 0.1}, **LORA).train(progress=False)
+    with pytest.raises(ConfigError, match="the share of 'prompt' must be between 0 and 1, got 10"):
+        Trainer(small(), rows(), tmp_path, steps=1, dropout={"prompt": 10}, **LORA).train(progress=False)
+    with pytest.raises(ConfigError, match="cache is not set"):
+        Trainer(small(), rows(1), tmp_path, steps=1, **LORA).prepare()
+
+
+def test_what_could_not_be_saved_is_refused_before_it_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(ComponentError, match=r"Words cannot be saved in a pipeline folder.*or train with result="):
+        Trainer(small(), rows(), tmp_path, target=FullWeights(component="net"), steps=1).train(progress=False)
+
+
+def test_only_texts_can_be_left_out(tmp_path: Path) -> None:
+    for name in ("image", "size"):
+        with pytest.raises(ConfigError, match=f"dropout: '{name}' is no text"):
+            Trainer(small(), rows(), tmp_path, steps=1, dropout={name: 0.5}, cache="cache", **LORA).prepare()
+
+
+def test_a_target_that_does_not_fit_leaves_the_pipeline_as_it_was(tmp_path: Path) -> None:
+    pipe = small()
+    with pytest.raises(ConfigError, match="no layer of 'net' matches"):
+        Trainer(pipe, rows(), tmp_path, steps=1, target=LowRankChange(component="net", layers="nope")).train()
+    assert all(p.requires_grad for p in (*pipe.net.parameters(), *pipe.words.parameters()))
+
+
+def test_a_second_precision_in_a_process_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    Trainer(small(), rows(), tmp_path / "a", steps=1, **LORA).train(progress=False)
+    with pytest.raises(ConfigError, match=r"precision: 'bf16' .* start another"):
+        Trainer(small(), rows(), tmp_path / "b", steps=1, precision="bf16", **LORA).train(progress=False)
+
+
+def test_optimizers_refuse_impossible_numbers_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="betas"):
+        Trainer(small(), rows(), tmp_path, steps=1, optimizer={"kind": "adamw", "betas": (0.9, 1.5)}, **LORA)
+
+
+def test_a_row_of_several_items_is_refused(tmp_path: Path) -> None:
+    data = [{**row, "prompt": ["one", "two"]} for row in rows()]
+    with pytest.raises(InputError, match="row 0: prompt has several items; a row is one"):
+        Trainer(small(), data, tmp_path, steps=1, **LORA).train(progress=False)
+
+
+def test_what_of_a_pair_would_not_be_used_is_refused(tmp_path: Path) -> None:
+    data = [Row("one", rows(1)[0], rejected={"prompt": "another"})]
+    with pytest.raises(InputError, match="one: prompt of what is liked less would not be used"):
+        Trainer(small(), data, tmp_path, steps=1, objective={"kind": "preference"}, **LORA).train(progress=False)
+
+
+def test_a_log_that_needs_a_package_says_so(tmp_path: Path) -> None:
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(ConfigError, match="log='tensorboard' needs a package: pip install tensorboard"):
+            Trainer(small(), rows(), tmp_path, steps=1, log=("tensorboard",), **LORA).train(progress=False)
+    else:
+        Trainer(small(), rows(), tmp_path, steps=1, log=("tensorboard",), **LORA).train(progress=False)
+        assert list((tmp_path / "tensorboard").iterdir())
