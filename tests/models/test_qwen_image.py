@@ -342,6 +342,16 @@ def test_bad_inputs_are_refused_by_name():
     ready = ours.prepare(text, [DRAWN])
     with pytest.raises(InputError, match=r"tokens must be \[2, 24, 16\]"):
         ours.predict(tokens[:, 1:], ours.modulate(0.5), ready)
+    with pytest.raises(InputError, match=r"tokens must be \[2, 24, 16\] as prepared, got \[2, 24, 12\]"):
+        ours.predict(tokens[..., :12], ours.modulate(0.5), ready)
+    with pytest.raises(InputError, match=r"one token at least, got \[2, 0, 20\]"):
+        ours.prepare(text[:, :0], [DRAWN])
+    with pytest.raises(InputError, match="a text has 7 hidden states, and its mask is of 3"):
+        ours.prepare(text, [DRAWN], torch.tensor([[True, True, False]]))
+    with pytest.raises(InputError, match=r"tokens of a picture .* must be 16 wide \(in_channels\), got 12"):
+        ours.prepare(text, [DRAWN], conditions=[references(Patches(tokens[..., :12], DRAWN))])
+    with pytest.raises(InputError, match=r"encoder_hidden_states .* must be 20 wide"):
+        ours.prepare(text, [DRAWN], conditions=[Condition(texts=(Words(text[..., :3]),))])
     with pytest.raises(InputError, match="sageattention"):
         ours.predict(tokens, ours.modulate(0.5), ready, attention="sage")
 

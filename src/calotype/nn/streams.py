@@ -23,10 +23,21 @@ Grid: TypeAlias = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Words:
-    """A text in a prompt's place: hidden states of the text encoder, and which of them are words (None: all)."""
+    """A text in a prompt's place: hidden states of the text encoder, and which of them are words (None: all).
+
+    Raises:
+        InputError: there are no hidden states, or the mask is of another number of them.
+    """
 
     states: Float[Tensor, "#b t c"]
-    mask: Shaped[Tensor, "#b t"] | None = None
+    mask: Shaped[Tensor, "#b _"] | None = None
+
+    def __post_init__(self) -> None:
+        length = self.states.shape[1]
+        if not length:
+            raise InputError(f"hidden states of a text must be of one token at least, got {list(self.states.shape)}")
+        if self.mask is not None and self.mask.shape[1] != length:
+            raise InputError(f"a text has {length} hidden states, and its mask is of {self.mask.shape[1]}")
 
 
 @dataclass(frozen=True)

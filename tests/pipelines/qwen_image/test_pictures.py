@@ -10,8 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from calotype import APG, FlowMatchEuler, QwenImagePipeline
-from calotype.errors import InputError
+from calotype import (
+    APG,
+    AutoencoderKLQwenImage,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEuler,
+    QwenImagePipeline,
+)
+from calotype.errors import ComponentError, InputError
 from calotype.nn.patches import patched
 from calotype.pipelines.qwen_image.layered import layer_size
 from tiny_qwen import SCHEDULER, SEED, TOLERANCE, parts, picture, quiet, tiny_vae, with_weights_of
@@ -167,3 +175,27 @@ def test_it_is_saved_and_loaded(components: dict[str, Any], pipe: Any, tmp_path:
     loaded.save_pretrained(tmp_path / "ours")
     again = diffusers.QwenImagePipeline.from_pretrained(tmp_path / "ours")
     assert torch.equal(again.vae.encoder.conv_in.weight, components["vae"].encoder.conv_in.weight)
+
+
+@pytest.mark.parametrize("kind", [EulerDiscreteScheduler, DDIMScheduler, DPMSolverMultistepScheduler])
+def test_a_scheduler_that_takes_velocity_for_noise_is_refused(kind: Any, pipe: Any) -> None:
+    other = type(pipe)(**{**pipe.components, "scheduler": kind()}, device="cpu")
+    with pytest.raises(ComponentError, match=rf"{kind.__name__} as it is set up reads Epsilon; set pipe.scheduler = "):
+        other(**WORDS, num_inference_steps=2)
+
+
+def test_other_solvers_of_flow_draw(pipe: Any) -> None:
+    solver = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    found = type(pipe)(**{**pipe.components, "scheduler": solver}, device="cpu")(
+        **WORDS, num_inference_steps=3, outputs=["pixels"]
+    ).pixels
+    assert torch.isfinite(found).all()
+
+
+def test_an_autoencoder_of_another_transformer_is_named(pipe: Any) -> None:
+    vae = AutoencoderKLQwenImage(
+        base_dim=8, z_dim=8, num_res_blocks=1, latents_mean=(0.0,) * 8, latents_std=(1.0,) * 8
+    ).eval()
+    other = type(pipe)(**{**pipe.components, "vae": vae}, device="cpu")
+    with pytest.raises(ComponentError, match="2x2 of its latents have 32 numbers, and a token of this one has 16"):
+        other(**WORDS, num_inference_steps=2)

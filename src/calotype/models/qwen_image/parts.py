@@ -133,7 +133,7 @@ class DoubleStreamNetwork(Network):
         self,
         encoder_hidden_states: Float[Tensor, "b t d"],
         grids: Sequence[Grid],
-        encoder_hidden_states_mask: Shaped[Tensor, "#b t"] | None = None,
+        encoder_hidden_states_mask: Shaped[Tensor, "#b _"] | None = None,
         *,
         conditions: Sequence[Condition] = (),
         interpolate_rope: bool = False,
@@ -150,14 +150,13 @@ class DoubleStreamNetwork(Network):
         Raises:
             InputError: a shape does not fit.
         """
-        if encoder_hidden_states.shape[-1] != self.config.joint_attention_dim:
-            raise InputError(
-                f"encoder_hidden_states of this {type(self).__name__} must be {self.config.joint_attention_dim} wide "
-                f"(joint_attention_dim), got {encoder_hidden_states.shape[-1]}"
-            )
         prompt = Words(encoder_hidden_states, encoder_hidden_states_mask)
         texts = [text for condition in conditions for text in condition.texts] + [prompt]
         beside = [picture for condition in conditions for picture in condition.pictures]
+        for text in texts:
+            self._check_width("encoder_hidden_states", text.states, "joint_attention_dim")
+        for picture in beside:
+            self._check_width("tokens of a picture", picture.tokens, "in_channels")
         layout = Layout(tuple(text.states.shape[1] for text in texts), (*grids, *(picture.grid for picture in beside)))
         device, batch = encoder_hidden_states.device, len(encoder_hidden_states)
         weight, layered = self.img_in.weight, self._is_layered
@@ -191,14 +190,19 @@ class DoubleStreamNetwork(Network):
         embed = self.time_text_embed
         return Modulation(tuple(functional.silu(embed(each, additional_t_cond, weight.dtype)) for each in times))
 
+    def _check_width(self, name: str, rows: Tensor, field: str) -> None:
+        """Raise `InputError` for rows of another width than a field of the config says."""
+        wanted = getattr(self.config, field)
+        if rows.shape[-1] != wanted:
+            raise InputError(
+                f"{name} of this {type(self).__name__} must be {wanted} wide ({field}), got {rows.shape[-1]}"
+            )
+
     def _check_tokens(self, tokens: Float[Tensor, "b n c"], ready: Prepared, beside: int) -> None:
         """Raise `InputError` for tokens that are not, with so many beside them, those of the prepared grids."""
-        wanted = ready.layout.image_length - beside
-        if tokens.shape[:2] != (ready.batch, wanted):
-            raise InputError(
-                f"tokens must be [{ready.batch}, {wanted}, {self.config.in_channels}] as prepared, got "
-                f"{list(tokens.shape)}"
-            )
+        wanted = (ready.batch, ready.layout.image_length - beside, self.config.in_channels)
+        if tokens.shape != wanted:
+            raise InputError(f"tokens must be {list(wanted)} as prepared, got {list(tokens.shape)}")
 
     @property
     def _is_layered(self) -> bool:

@@ -29,6 +29,7 @@ from calotype.pipelines.qwen_image.pipeline import Components
 from calotype.pipelines.qwen_image.text import Qwen2VLProcessor
 from calotype.pipelines.qwen_image.units import (
     Grids,
+    check_flow,
     even_levels,
     guidance,
     prompt_embeds,
@@ -36,6 +37,7 @@ from calotype.pipelines.qwen_image.units import (
     ready,
     squares,
     times,
+    token_side,
     tokens_of,
     velocity,
 )
@@ -123,14 +125,16 @@ def layer_grids(
     transformer: Settings[QwenImageTransformer2DModel],
     vae: Settings[AutoencoderKLQwenImage],
 ) -> Grids:
-    """A grid of tokens for the whole picture and for each layer."""
-    side = vae.config.downscale * transformer.config.patch_size
+    """A grid of tokens for the whole picture and for each layer. Raises as the `grids` of other pipelines."""
+    side = token_side(transformer, vae)
     return Grids(((1, height // side, width // side),) * (layers + 1))
 
 
 @unit
 def layer_sigmas(num_inference_steps: int, layers: int, grids: Grids, *, scheduler: Scheduler) -> NoiseLevels:
-    """The noise levels from pure noise, shifted by the square root of how many tokens one layer has."""
+    """The noise levels from pure noise, shifted by the square root of how many tokens one layer has. Raises as the
+    `sigmas` of other pipelines."""
+    check_flow(scheduler)
     mu = math.sqrt(tokens_of(grids) / (layers + 1) / TRAINED_TOKENS)
     return scheduler.schedule(sigmas=even_levels(num_inference_steps), mu=mu)
 

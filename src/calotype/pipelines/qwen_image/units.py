@@ -8,7 +8,7 @@ from PIL import ImageFilter
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from calotype.errors import InputError
+from calotype.errors import ComponentError, InputError
 from calotype.graph.hints import Pad, Settings
 from calotype.graph.unit import unit
 from calotype.memory.imagined import has_data
@@ -27,6 +27,7 @@ from calotype.pipelines.pictures import Picture, fitted, to_array
 from calotype.pipelines.qwen_image.text import Qwen2_5_VL, Qwen2Tokenizer, encoded_text
 from calotype.sampling import Guidance, NoiseLevels, NoiseSource, NormKept, Scheduler, Step
 from calotype.sampling.packing import Packing
+from calotype.sampling.parameterization import Flow
 from calotype.sampling.steering import BlockReuse, taken_over
 
 TRAINED_SIDE = 1328
@@ -133,18 +134,44 @@ def grids(
     transformer: Settings[QwenImageTransformer2DModel],
     vae: Settings[AutoencoderKLQwenImage],
 ) -> Grids:
-    """The one grid of tokens of a picture."""
-    side = vae.config.downscale * transformer.config.patch_size
+    """The one grid of tokens of a picture. Raises `ComponentError` where latents are not the transformer's."""
+    side = token_side(transformer, vae)
     return Grids(((1, height // side, width // side),))
+
+
+def token_side(transformer: Settings[QwenImageTransformer2DModel], vae: Settings[AutoencoderKLQwenImage]) -> int:
+    """The side of a token's square of pixels. Raises `ComponentError` for an autoencoder of another transformer."""
+    side, channels = transformer.config.patch_size, vae.config.latent_channels
+    if channels * side**2 != transformer.config.in_channels:
+        raise ComponentError(
+            f"the autoencoder is of another transformer: {side}x{side} of its latents have {channels * side**2} "
+            f"numbers, and a token of this one has {transformer.config.in_channels} (in_channels)"
+        )
+    return vae.config.downscale * side
 
 
 @unit
 def sigmas(num_inference_steps: int, start: float | None, grids: Grids, *, scheduler: Scheduler) -> NoiseLevels:
     """The noise levels, shifted by how many tokens are drawn: from pure noise, where before the shift they are n even
-    levels from 1 to 1 / n, or from the level that an input picture starts at, which does not depend on n."""
+    levels from 1 to 1 / n, or from the level that an input picture starts at, which does not depend on n.
+
+    Raises:
+        ComponentError: the scheduler is not one of flow matching.
+    """
+    check_flow(scheduler)
     if start is None or start == 1:
         return scheduler.schedule(sigmas=even_levels(num_inference_steps), image_tokens=tokens_of(grids))
     return scheduler.schedule(num_inference_steps, start=start, image_tokens=tokens_of(grids))
+
+
+def check_flow(scheduler: Scheduler) -> None:
+    """Raise `ComponentError` for a scheduler that takes the transformer's velocity for something else."""
+    if scheduler.parameterization != Flow():
+        raise ComponentError(
+            f"Qwen-Image's transformer predicts the velocity of flow matching, and {type(scheduler).__name__} as it is "
+            f"set up reads {type(scheduler.parameterization).__name__}; set pipe.scheduler = FlowMatchEuler(...), or "
+            'one with use_flow_sigmas=True and prediction_type="flow_prediction"'
+        )
 
 
 def tokens_of(grids: Grids) -> int:
