@@ -90,9 +90,8 @@ def _sentence(model: type[Inputs], name: str, problems: list[Any]) -> str:
         return f"{name} must be {words} {context[key]}, got {value}"
     if kind == "literal_error":
         options = [o for m in _literals(model.model_fields[name].annotation) for o in get_args(m)]
-        return (
-            f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}{did_you_mean(str(value), options)}"
-        )
+        near = did_you_mean(str(value), [option for option in options if isinstance(option, str)])
+        return f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}{near}"
     if kind == "missing":
         wanted = spell(model.model_fields[name].annotation)
         return f"{name} must be {wanted}, got {type(value).__name__} {short(value)}: a part is missing"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from calotype import FlowMatchEuler
 from calotype.errors import InputError
 from calotype.pipelines.qwen_image import editing, layered
 from calotype.pipelines.qwen_image.edit import QwenImageEditPipeline, QwenImageEditPlusPipeline
@@ -126,6 +127,25 @@ def test_layers(edit_parts: dict[str, Any], tmp_path: Path, small_areas: None) -
     assert [one.mode for one in result.images] == ["RGBA"] * 2 and len(result.pictures) == 2
     paths = result.save(tmp_path / "layer.png")
     assert len(paths) == 2 and all(replay(path, pipe=pipe).identical for path in paths)
+
+
+@pytest.fixture
+def layer_pipe(tmp_path: Path, small_areas: None) -> Any:
+    transformer = tiny_transformer(in_channels=32, out_channels=8, use_additional_t_cond=True, use_layer3d_rope=True)
+    vae = tiny_vae(input_channels=4, z_dim=8, latents_mean=[0.1] * 8, latents_std=[1.5] * 8)
+    return with_weights_of(QwenImageLayeredPipeline, parts(transformer=transformer, vae=vae), tmp_path)
+
+
+def test_layers_with_a_shift_that_does_not_depend_on_the_picture(layer_pipe: Any) -> None:
+    layer_pipe.scheduler = FlowMatchEuler(shift=3.0)
+    call = {**WORDS, "image": picture(90, 70), "num_inference_steps": 2, "layers": 1}
+    made = layer_pipe(**call, outputs=["sigmas", "pictures"])
+    assert made.sigmas.sigmas == pytest.approx((1.0, 0.75, 0.0)) and len(made.pictures) == 1
+
+
+def test_layers_of_another_resolution_are_refused(layer_pipe: Any) -> None:
+    with pytest.raises(InputError, match="resolution must be one of 640, 1024, got 512"):
+        layer_pipe(**WORDS, image=picture(90, 70), resolution=512)
 
 
 class Counted(TorchDispatchMode):

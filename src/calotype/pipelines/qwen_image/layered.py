@@ -132,10 +132,11 @@ def layer_grids(
 
 @unit
 def layer_sigmas(num_inference_steps: int, layers: int, grids: Grids, *, scheduler: Scheduler) -> NoiseLevels:
-    """The noise levels from pure noise, shifted by the square root of how many tokens one layer has. Raises as the
-    `sigmas` of other pipelines."""
+    """The noise levels from pure noise, shifted by the square root of how many tokens one layer has, or where the
+    scheduler's shift does not depend on the picture, as it says. Raises as the `sigmas` of other pipelines."""
     check_flow(scheduler)
-    mu = math.sqrt(tokens_of(grids) / (layers + 1) / TRAINED_TOKENS)
+    depends = getattr(scheduler.noise_schedule, "dynamic", None) is not None
+    mu = math.sqrt(tokens_of(grids) / (layers + 1) / TRAINED_TOKENS) if depends else None
     return scheduler.schedule(sigmas=even_levels(num_inference_steps), mu=mu)
 
 
