@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from calotype.compat.diffsynth import FlowMatchScheduler
 from calotype.errors import ComponentError, InputError
 from compat.small import small
 
@@ -48,6 +49,12 @@ def test_a_video_comes_back_frame_by_frame(pipe, pattern):
     assert [f.tobytes() for f in back] == [f.tobytes() for f in frames]
 
 
+def scheduler():
+    made = FlowMatchScheduler("Wan")
+    made.set_timesteps(4)
+    return made
+
+
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
@@ -61,6 +68,12 @@ def test_a_video_comes_back_frame_by_frame(pipe, pattern):
         (lambda p: p.preprocess_image(None), InputError, "image: must be a picture (a PIL image, a path or a data: UR"),
         (lambda p: p.preprocess_image("no.png"), InputError, "image: there is no picture file no.png"),
         (lambda p: p.preprocess_video([None]), InputError, "image: must be a picture"),
+        (lambda p: p.preprocess_video(3), InputError, "a video is a list of pictures, got int"),
+        (lambda p: p.check_resize_height_width(-1000, 64), InputError, "got -1000; nearest is 64"),
+        (lambda p: p.generate_noise(None), InputError, "the sides of an array, such as (1, 16, 64, 64), got None"),
+        (lambda p: p.generate_noise((1, 2.5)), InputError, "the sides of an array, such as (1, 16, 64, 64), got ("),
+        (lambda p: p.load_models_to_device(None), InputError, "give the names of models, such as ('text_encoder',)"),
+        (lambda p: scheduler().index_of(None), InputError, "a timestep is a number or a tensor, such as"),
         (lambda p: p.preprocess_video([]), InputError, "a video needs at least one frame"),
         (lambda p: p.preprocess_video([LEVELS, LEVELS.resize((8, 8))]), InputError, "one size, got 8x8 and 16x16"),
     ],

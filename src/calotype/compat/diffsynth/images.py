@@ -35,6 +35,8 @@ def video_to_array(
 ) -> Tensor:
     """Frames of one size as one array. Raises `InputError` for none, for several sizes, or for a wrong pattern."""
     _check(pattern, min_value, max_value, wanted="CTHW", may="B")
+    if not isinstance(video, Sequence):
+        raise InputError(f"a video is a list of pictures, got {type(video).__name__}")
     if not video:
         raise InputError("a video needs at least one frame, got none")
     frames = [picture_to_array(frame, "C H W", min_value, max_value) for frame in video]

@@ -201,7 +201,9 @@ class HoldsModels:
                 model.train(name in names).requires_grad_(name in names)
 
 
-def _listed(names: Iterable[str]) -> tuple[str, ...]:
+def _listed(names: object) -> tuple[str, ...]:
+    if isinstance(names, bytes) or not isinstance(names, Iterable):
+        raise InputError(f"give the names of models, such as ('text_encoder',), got {names!r}")
     return (names,) if isinstance(names, str) else tuple(names)
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -207,6 +208,8 @@ class FlowMatchScheduler(Scheduler):
             InputError: the timestep is none of the schedule's, or was rounded so that it could be several.
         """
         times = self._now().timesteps.double()
+        if not isinstance(timestep, Tensor | Real):
+            raise InputError(f"a timestep is a number or a tensor, such as scheduler.timesteps[i], got {timestep!r}")
         value = torch.as_tensor(timestep).detach().cpu().flatten()
         if value.numel() != 1:
             raise InputError(f"give one timestep, got {value.numel()}; add noise to one sample at a time")

@@ -53,6 +53,8 @@ class Values:
         Raises:
             InputError: the seed is no whole number, or there is no such device or type.
         """
+        if not isinstance(shape, Sequence) or not all(type(side) is int and side >= 0 for side in shape):
+            raise InputError(f"generate_noise takes the sides of an array, such as (1, 16, 64, 64), got {shape!r}")
         place = parse_device(rand_device)
         generator = None if seed is None else torch.Generator(place).manual_seed(whole("seed", seed))
         noise = torch.randn(tuple(shape), generator=generator, device=place, dtype=value_type(rand_torch_dtype))
@@ -135,6 +137,6 @@ def _refuse_side(name: str, value: int, factor: int, remainder: int) -> None:
     if whole(name, value) > 0 and value % factor == remainder:
         return
     low = (value - remainder) // factor * factor + remainder
-    near = sorted({v for v in (low, low + factor) if v > 0}, key=lambda v: abs(v - value))
+    near = min((v for v in (low, low + factor, remainder or factor) if v > 0), key=lambda v: abs(v - value))
     plus = f" plus {remainder}" if remainder else ""
-    raise InputError(f"{name} must be a multiple of {factor}{plus}, got {value}; nearest is {near[0]}")
+    raise InputError(f"{name} must be a multiple of {factor}{plus}, got {value}; nearest is {near}")
