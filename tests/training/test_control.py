@@ -3,11 +3,15 @@
 from pathlib import Path
 
 import diffusers
+import pytest
 import torch
 
 import tiny_sd
-from calotype import ControlNetModel, StableDiffusionPipeline
+from calotype import ControlNetModel, StableDiffusionPipeline, TextToImagePipeline
+from calotype.errors import InputError
 from calotype.pipelines.stable_diffusion import control
+from calotype.pipelines.text_to_image import control as small_control
+from calotype.pipelines.text_to_image.controls import new_controlnet
 from calotype.training import Denoising, FullWeights, Row, Trainer
 from calotype.training.items import Items
 from calotype.training.log import read_table
@@ -39,6 +43,23 @@ def test_a_controlnet_is_trained_from_the_denoiser(tmp_path: Path) -> None:
     assert len(read_table(tmp_path / "run")) == 6
     again = ControlNetModel.from_pretrained(result.files[0])
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), network.parameters(), strict=True))
+
+
+def test_rows_without_the_picture_that_it_follows_are_refused(tmp_path: Path) -> None:
+    """It would be skipped, and the loss would depend on nothing that is trained."""
+    reference = tiny_sd.reference_pipeline(diffusers.StableDiffusionPipeline)
+    pipe = tiny_sd.with_weights_of(StableDiffusionPipeline, reference, tmp_path / "pipe")
+    network = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 8))
+    target = FullWeights(component="controlnet", result="component")
+    data = [{"prompt": "cat", "image": tiny_sd.picture(), "height": 16, "width": 16}]
+    why = r"row 0: nothing is learned of controlnet from this row: .* is skipped because control_image is None"
+    with pytest.raises(InputError, match=why):
+        Trainer(pipe.with_units(control(), controlnet=network), data, tmp_path, target=target, steps=1).train()
+    small = TextToImagePipeline.from_pretrained("calotype/emoji-64", dtype="float32", device="cpu")
+    made = new_controlnet(small.transformer, small.vae.config.downscale)
+    controlled = small.with_units(small_control(), controlnet=made)
+    with pytest.raises(InputError, match=why):
+        Trainer(controlled, [{"prompt": "a cat", "image": tiny_sd.picture()}], tmp_path, target=target, steps=1).train()
 
 
 def test_a_batch_at_levels_of_their_own_is_steered_at_once(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from calotype.errors import ComponentError, ConfigError, InputError
-from calotype.training import FullWeights, LowRankChange, Trainer
+from calotype.errors import ComponentError, ConfigError, InputError, TrainingError
+from calotype.training import FullWeights, LowRankChange, Trainer, TrainingConfig
 from calotype.training.rows import Row
-from training.runs import LORA
+from training.runs import FULL, LORA
 from training.small import rows, small
 
 
@@ -101,3 +101,27 @@ def test_a_log_that_needs_a_package_says_so(tmp_path: Path) -> None:
     else:
         Trainer(small(), rows(), tmp_path, steps=1, log=("tensorboard",), **LORA).train(progress=False)
         assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_file_where_the_folder_should_be_is_refused_before_anything_is_computed(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    trainer = Trainer(small(), rows(), tmp_path / place, steps=1, cache=str(tmp_path / "cache"), **FULL)
+    with pytest.raises(TrainingError, match=r"output: .* can be no folder, as .*file is a file; give another"):
+        trainer.train(progress=False)
+    assert not (tmp_path / "cache").exists() and (tmp_path / "file").read_text() == "mine"
+
+
+def test_validation_looks_at_pictures(tmp_path: Path) -> None:
+    looks = {"validation": {"every": 1, "calls": [{"prompt": "a"}, {"prompt": "a", "outputs": ["latents"]}]}}
+    with pytest.raises(ConfigError, match=r"validation\.calls\[1\]: pictures are looked at, so leave out its outputs"):
+        Trainer(small(), rows(), tmp_path, steps=1, **looks, **FULL).train(progress=False)
+
+
+def test_no_path_is_no_folder(tmp_path: Path) -> None:
+    """The folder that the run is started in would have been filled."""
+    with pytest.raises(ConfigError, match="'cache': String should have at least 1 character"):
+        Trainer(small(), rows(), tmp_path, steps=1, cache="", **FULL)
+    fields = {"pipeline": "calotype/emoji-64", "data": {"kind": "folder", "path": "."}, "steps": 1, "output": ""}
+    with pytest.raises(ValueError, match="at least 1 character"):
+        TrainingConfig(**fields, **LORA)

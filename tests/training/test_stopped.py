@@ -1,4 +1,4 @@
-"""What stops a run on its way: no finite loss, and no room on the disk."""
+"""What stops a run on its way: no finite loss, no room on the disk, and what only shows when it is used."""
 
 import errno
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from calotype.errors import TrainingError
+from calotype.errors import InputError, TrainingError
 from calotype.training import Trainer
 from calotype.training.checkpoint import checkpoints, load_checkpoint
-from calotype.training.log import Table
-from training.runs import FULL, LORA, same, weights
-from training.small import color, rows, small
+from calotype.training.log import Table, read_table
+from training.runs import FULL, LORA, same, saved, weights
+from training.small import color, files, rows, small
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_does_harm(tmp_path: Path) -> None:
@@ -69,7 +69,41 @@ def test_a_disk_that_is_full_for_the_log_names_the_last_good_checkpoint(
         Trainer(small(), rows(), tmp_path, steps=4, checkpoint_every=1, **LORA).train(progress=False)
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("a file")
-    with pytest.raises(TrainingError, match=r"step 0: .*run.*; no checkpoint was written yet"):
-        Trainer(small(), rows(), tmp_path / "run", steps=1, **LORA).train(progress=False)
+def test_a_row_that_breaks_on_the_way_costs_nothing(tmp_path: Path) -> None:
+    """The picture is there again when the run goes on, which ends as one that was not stopped."""
+    data = files(tmp_path, 4)
+    settings: dict[str, Any] = {**FULL, "steps": 8}
+    Trainer(small(), data, tmp_path / "whole", **settings).train(progress=False)
+    trainer = Trainer(small(), data, tmp_path / "run", **settings)
+    content, checked = data[0]["image"].read_bytes(), trainer.check
+
+    def check() -> None:
+        checked()
+        data[0]["image"].write_bytes(b"broken")
+
+    trainer.check = check  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"step \d: .*0\.png is not a picture .*; the last good checkpoint is"):
+        trainer.train(progress=False)
+    data[0]["image"].write_bytes(content)
+    Trainer(small(), data, tmp_path / "run", **settings).train(resume=True, progress=False)
+    whole, parts = saved(tmp_path / "whole"), saved(tmp_path / "run")
+    assert same(whole, parts) and len(read_table(tmp_path / "run")) == 8
+
+
+def test_a_validation_call_that_fails_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some inputs only show when they are used that they are wrong."""
+    settings: dict[str, Any] = {**FULL, "steps": 4, "batch": 2}
+    Trainer(small(), rows(), tmp_path / "whole", **settings).train(progress=False)
+    looks = {"validation": {"every": 3, "calls": [{"prompt": "wrong"}]}}
+
+    def validate(*_: Any, **__: Any) -> None:
+        raise InputError("the word 'wrong' is not in the vocabulary")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("calotype.training.steps.validate", validate)
+        with pytest.raises(
+            InputError, match=r"step 3: the word 'wrong' .*; the last good checkpoint is .*checkpoint-00000003; resume="
+        ):
+            Trainer(small(), rows(), tmp_path / "run", **settings, **looks).train(progress=False)
+    Trainer(small(), rows(), tmp_path / "run", **settings).train(resume=True, progress=False)
+    assert same(saved(tmp_path / "whole"), saved(tmp_path / "run")) and len(read_table(tmp_path / "run")) == 4

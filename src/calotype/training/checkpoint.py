@@ -57,13 +57,18 @@ class Checkpoint:
     critic: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None = None
 
 
+def checkpoint_name(step: int) -> str:
+    """What the folder of a checkpoint is called."""
+    return f"checkpoint-{step:08d}"
+
+
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int | None = None) -> Path:
     """Write a checkpoint into a folder of such, and remove all but the last `keep`. Returns where it is.
 
     Raises:
         TrainingError: it could not be written, for example because the disk is full. Those before it are intact.
     """
-    path = folder / f"checkpoint-{checkpoint.step:08d}"
+    path = folder / checkpoint_name(checkpoint.step)
     tensors, plain = _flat(checkpoint.optimizer)
     state = {"step": checkpoint.step, "optimizer": plain, "facts": checkpoint.facts,
              "scaler": dict(checkpoint.scaler)}  # fmt: skip

@@ -35,11 +35,13 @@ def check_run(
             inputs = {**settings.inputs, **own}
             kind = frozenset((name, value is None) for name, value in (*inputs.items(), *row.given.items()))
             if kind not in met:  # rows that give the same inputs are alike
-                check_item(pipe, wires, row.name, inputs, row.given)
+                check_item(pipe, wires, settings.target.components, row.name, inputs, row.given)
                 met.add(kind)
     _check_pairs(pipe, wires, settings, (*rows, *held_out))
     settings.target.check([{**settings.inputs, **row.inputs} for row in rows])
-    for call in settings.validation.calls:
+    for number, call in enumerate(settings.validation.calls):
+        if call.get("outputs"):
+            raise ConfigError(f"validation.calls[{number}]: pictures are looked at, so leave out its outputs")
         pipe._planned(pipe._read(call))
     if isinstance(settings.compile, str):
         check_backend(settings.compile)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from calotype.configured import explained
 from calotype.errors import ConfigError, TrainingError
@@ -48,7 +48,7 @@ class TrainingConfig(TrainingSettings):
 
     pipeline: str
     data: AnyData
-    output: str
+    output: str = Field(min_length=1)
     device: str | None = None
     dtype: str | Mapping[str, str] | None = None
     memory: int | str | Mapping[str, int | str] | None = None

@@ -83,7 +83,7 @@ class TrainingSettings(Value):
     inputs: Mapping[str, Any] = {}
     loop: str | None = None
     clean: str | None = None
-    cache: str | None = None
+    cache: str | None = Field(default=None, min_length=1)
     cache_batch: int = Field(default=1, ge=1)
     workers: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)

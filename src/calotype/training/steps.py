@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from calotype.atomic import remove_left
-from calotype.errors import TrainingError
-from calotype.training.checkpoint import last_checkpoint, remove_old, save_checkpoint
+from calotype.errors import InputError, TrainingError
+from calotype.training.checkpoint import checkpoint_name, last_checkpoint, remove_old, save_checkpoint
 from calotype.training.log import MARK, TABLE, Log, open_logs
 from calotype.training.loop import Loop, StepReport
 from calotype.training.rows import Row
@@ -40,6 +40,8 @@ class Steps:
 
         Raises:
             TrainingError: a loss or gradient is not finite, or something cannot be written.
+            InputError: a row or a validation call is wrong in a way that only running it shows; what was learned till
+                then is kept.
         """
         from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -51,11 +53,16 @@ class Steps:
             if main:
                 logs += self._begun()
             while loop.done < self.settings.steps:
-                report = self._step()
-                held_out = self._looked_at() if main or loop.shards else {}
+                report, wrong = self._step(), None
+                try:
+                    held_out = self._looked_at() if main or loop.shards else {}
+                except InputError as error:
+                    held_out, wrong = {}, error
                 seconds = {"seconds": round(time.monotonic() - began, 3)}
                 for log in logs:
                     log.write({**vars(report), **held_out, **seconds})
+                if wrong is not None:
+                    raise InputError(f"step {loop.done}: {wrong}; {self._saved()}") from wrong
                 self._keep()
                 bar.set_postfix(loss=f"{report.loss:.4f}")
                 bar.update()
@@ -100,6 +107,8 @@ class Steps:
     def _step(self) -> StepReport:
         try:
             return self.loop.step()
+        except InputError as error:  # of a row, whose picture was there before the first step
+            raise InputError(f"step {self.loop.done + 1}: {error}; {self._saved()}") from error
         except TrainingError as error:
             go_on = "; resume=True goes on from there" if last_checkpoint(self.output) else ""
             raise TrainingError(
@@ -118,6 +127,14 @@ class Steps:
             state = self.loop.state(self.facts)  # of which every process may have a part
             if main:
                 save_checkpoint(self.output, state, self.settings.keep)
+
+    def _saved(self) -> str:
+        """Keep what was learned, where this process alone knows all of it, and say what is kept."""
+        loop, last = self.loop, last_checkpoint(self.output)
+        alone = loop.accelerator.num_processes == 1 and loop.plain.critic is None  # which may be ahead of the network
+        if alone and loop.done and (last is None or last.name != checkpoint_name(loop.done)):
+            last = save_checkpoint(self.output, loop.state(self.facts), self.settings.keep)
+        return self._kept() + ("; resume=True goes on from there when it is mended" if last else "")
 
     def _is_due(self, every: int) -> bool:
         return self.loop.done % every == 0 or self.loop.done == self.settings.steps

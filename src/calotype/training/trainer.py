@@ -217,7 +217,11 @@ class Trainer:
 
 
 def refuse_started(output: Path, resume: bool) -> None:
-    """Raise `TrainingError` where a run's folder has checkpoints, and it is not to go on from them."""
+    """Raise `TrainingError` where a run's folder has checkpoints, and it is not to go on from them, or where there can
+    be no such folder."""
+    there = next((path for path in (output, *output.parents) if path.exists()), None)
+    if there is not None and not there.is_dir():
+        raise TrainingError(f"output: {output} can be no folder, as {there} is a file; give another")
     last = last_checkpoint(output)
     if last is not None and not resume:
         raise TrainingError(

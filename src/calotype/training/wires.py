@@ -196,9 +196,14 @@ def _is_stored(hint: Any, value: Any) -> bool:
 
 
 def check_item(
-    pipe: "DiffusionPipeline", wires: TrainedWires, name: str, inputs: Mapping[str, Any], given: Mapping[str, Any]
+    pipe: "DiffusionPipeline",
+    wires: TrainedWires,
+    trained: Sequence[str],
+    name: str,
+    inputs: Mapping[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
-    """Raise `InputError` where an item's inputs are wrong, too few, or make no data to learn."""
+    """Raise `InputError` where an item's inputs are wrong, too few, or make nothing to learn."""
     try:
         call, _ = read_unopened(pipe, inputs)
         call = replace(call, given=dict(given))
@@ -215,6 +220,31 @@ def check_item(
         makers = [node.name for node in pipe._graph().makers(wires.clean)]
         why = "; ".join(f"{maker} is skipped because {plan.skipped.get(maker)}" for maker in makers)
         raise InputError(f"{name}: it makes no {wires.clean!r} to learn: {why}")
+    if skipped := _without(trained, wires, plan):
+        why = "; ".join(f"{unit} is skipped because {reason}" for unit, reason in skipped.items())
+        raise InputError(f"{name}: nothing is learned of {' and '.join(trained)} from this row: {why}")
+
+
+def _without(trained: Sequence[str], wires: TrainedWires, plan: "ItemPlan") -> dict[str, str]:
+    """The units that use what is trained and why each is skipped, where all of them are."""
+    found: dict[str, str] = {}
+    for node in wires.live:
+        if not node.uses.keys().isdisjoint(trained):
+            if node.name not in plan.skipped:
+                return {}
+            found[node.name] = plan.skipped[node.name]
+    absent = set(plan.absent)
+    makers = {wire: node.name for node in (*wires.cached, *wires.live) for wire in node.writes}
+    for unit in inner_units(wires.loop):
+        blockers = unit.blockers(frozenset(absent))
+        if not (unit.uses.keys() - unit.idle).isdisjoint(trained):
+            if not blockers:
+                return {}
+            reasons = (plan.skipped.get(makers.get(wire, ""), f"{wire} is None") for wire in blockers)
+            found[unit.name] = ", ".join(dict.fromkeys(reasons))
+        if blockers and unit in wires.loop.once.without(wires.loop.sigmas):
+            absent |= set(unit.writes)
+    return found
 
 
 @dataclass(frozen=True)
