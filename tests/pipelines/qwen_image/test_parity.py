@@ -96,6 +96,22 @@ def test_edit(zero_time: bool, edit_parts: dict[str, Any], tmp_path: Path, small
     assert torch.allclose(found, wanted, atol=TOLERANCE), (found - wanted).abs().max()
 
 
+@pytest.mark.parametrize(
+    ("prompt", "why"),
+    [
+        ("like <|image_pad|> here", r"cannot hold <\|image_pad\|>, which stands for a picture"),
+        ("half \ud83d", r"the prompt 'half .* is no text: surrogates not allowed at character 5"),
+    ],
+)
+def test_a_prompt_that_is_no_text_is_refused(
+    prompt: str, why: str, pair: tuple[Any, Any], edit_parts: dict[str, Any], tmp_path: Path
+) -> None:
+    _, drawing = pair
+    for pipe in (drawing, editor(QwenImageEditPipeline, edit_parts, tmp_path)):
+        with pytest.raises(InputError, match=why):
+            pipe(prompt=prompt, num_inference_steps=1, **({} if pipe is drawing else {"image": picture()}))
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_edit_several(count: int, edit_parts: dict[str, Any], tmp_path: Path, small_areas: None) -> None:
     reference = quiet(diffusers.QwenImageEditPlusPipeline(**edit_parts))

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from calotype.errors import InputError
 from calotype.graph.hints import Component
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 TRAINED_TOKENS = 1024
 """The longest prompt in training."""
 
-_PICTURE = "<|image_pad|>"
+_PICTURE, _VIDEO = "<|image_pad|>", "<|video_pad|>"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,11 @@ def encoded_text(prompt: str, tokenizer: Any, text_encoder: Any, template: Templ
     """The hidden states of a prompt: of the template's end as well, and not of its beginning.
 
     Nothing is cut off. A prompt that is longer than those of training is encoded, with a warning in the log.
+
+    Raises:
+        InputError: the prompt stands for pictures, or is no text.
     """
+    _check_text(prompt)
     tokens = tokenizer(template.around(prompt), return_tensors="pt")
     return _hidden(prompt, tokens.input_ids, {}, text_encoder, template)
 
@@ -97,7 +102,8 @@ def with_pictures(
     numbered: bool = False,
 ) -> tuple[dict[str, Tensor], int]:
     """What the text encoder takes of a conversation with pictures in it, between what is said before and after; and how
-    many of its tokens are theirs."""
+    many of its tokens are theirs. Raises as `encoded_text`."""
+    _check_text(before + after)
     looks = getattr(processor, "image_processor", processor)
     seen = looks(images=list(pictures), return_tensors="pt")
     each = [int(grid.prod()) // looks.merge_size**2 for grid in seen["image_grid_thw"]]
@@ -112,6 +118,16 @@ def with_pictures(
         "mm_token_type_ids": (ids == text_encoder.config.image_token_id).int(),
     }
     return {name: value.to(text_encoder.device) for name, value in given.items()}, sum(each)
+
+
+def _check_text(prompt: str) -> None:
+    """Raise `InputError` for a prompt that tokenizers do not take, or that holds what stands for a picture's tokens."""
+    if found := next((mark for mark in (_PICTURE, _VIDEO) if mark in prompt), None):
+        raise InputError(f"a prompt of Qwen-Image cannot hold {found}, which stands for a picture; leave it out")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the prompt {prompt[:40]!r} is no text: {error.reason} at character {error.start}") from None
 
 
 def _hidden(
