@@ -233,6 +233,16 @@ def test_a_folder_that_cannot_be_locked_is_named(
         prepare(small(), files(tmp_path), tmp_path / "cache")
 
 
+def test_weights_that_a_killed_process_gave_its_workers_go_though_nothing_is_left_to_compute(tmp_path: Path) -> None:
+    data = files(tmp_path)
+    prepare(small(), data, tmp_path / "cache")
+    left = tmp_path / "cache/workers-left"
+    left.mkdir()
+    (left / "components.safetensors").write_bytes(b"weights")
+    prepare(small(), data, tmp_path / "cache")
+    assert not left.exists()
+
+
 def test_files_of_others_in_the_folder_stay(tmp_path: Path) -> None:
     """A folder may have a model's shards, what another program writes, and a manifest of another kind."""
     names = ("shard-00001.safetensors", "lock", "model.partial-01234567", "workers-hours/notes.txt")

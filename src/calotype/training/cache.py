@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from calotype.atomic import remove_left
 from calotype.errors import ConfigError, TrainingError
 from calotype.pipelines.adapter_records import adapters_of
-from calotype.training.cache_fill import fill
+from calotype.training.cache_fill import fill, remove_parcels
 from calotype.training.cache_groups import Job
 from calotype.training.cache_keys import FileDigests, Keys, digest
 from calotype.training.cache_store import MANIFEST, Manifest, Store, read_manifest
@@ -156,6 +156,7 @@ def _prepared(
     keys, store = Keys(pipe, wires, prints, files), Store(folder, manifest)
     store.remove_damaged()
     remove_left(folder, "shard-*", MANIFEST)
+    remove_parcels(folder)
     wanted: dict[str, None] = {}
     jobs: list[Job] = []
     for row in inputs:

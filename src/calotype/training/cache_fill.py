@@ -268,8 +268,6 @@ def _at_hand(parts: Any, folder: Path) -> Iterator[Parcel]:
         ConfigError: something in them is of this process alone, such as a function within a function.
         TrainingError: the disk is full.
     """
-    for left in folder.glob(f"{STARTING}*"):  # of a process that was killed
-        _remove_parcel(left)
     content, tensors = io.BytesIO(), list[Tensor]()
     try:
         _Apart(content, tensors).dump(parts)
@@ -284,12 +282,14 @@ def _at_hand(parts: Any, folder: Path) -> Iterator[Parcel]:
         yield Parcel(content.getvalue(), path)
 
 
-def _remove_parcel(folder: Path) -> None:
-    """Remove a folder that has nothing but components, whole or half written."""
-    with suppress(OSError):
-        for file in folder.glob(f"{COMPONENTS}*"):
-            file.unlink()
-        folder.rmdir()
+def remove_parcels(folder: Path) -> None:
+    """Remove the folders within a cache's that have nothing but components, whole or half written, for the other
+    processes of one that was killed."""
+    for left in folder.glob(f"{STARTING}*"):
+        with suppress(OSError):
+            for file in left.glob(f"{COMPONENTS}*"):
+                file.unlink()
+            left.rmdir()
 
 
 class _Apart(pickle.Pickler):
