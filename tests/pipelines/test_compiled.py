@@ -12,10 +12,13 @@ from typing import Any
 
 import diffusers
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from calotype import DiffusionPipeline, QwenImageControlNetModel, QwenImagePipeline, TextToImagePipeline
 from calotype.errors import ComponentError, UnknownInput
+from calotype.nn.network import Network
+from calotype.pipelines.compiled import compile_blocks
 from calotype.pipelines.qwen_image import control
 from tiny_qwen import parts
 from tiny_qwen import with_weights_of as qwen_with
@@ -138,3 +141,30 @@ def test_every_family_says_which_blocks_it_repeats(tmp_path: Path) -> None:
     assert sorted(compiled) == ["controlnet", "transformer", "transformer"]
     pipe.uncompile()
     assert all(m._compiled_call_impl is None for c in pipe.components.values() for m in modules(c))
+
+
+class ManyWays(nn.Module):
+    """A block with more kinds of arguments than PyTorch compiles one code for."""
+
+    def forward(self, x: Tensor, mask: Tensor | None, doubled: bool, rows: int) -> Tensor:
+        made = x if mask is None else x.where(mask, 0.0)
+        return made.view(rows, -1) * (2 if doubled else 1)
+
+
+class Ways(Network):
+    repeated_blocks = (ManyWays,)
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.block = ManyWays()
+
+
+def test_a_block_that_is_called_in_more_ways_than_eight_stays_compiled() -> None:
+    network, calls = Ways(), []
+    for rows in (1, 2, 3):
+        x = torch.randn(6, 4)
+        masks = (None, torch.rand(6, 4) > 0.5, torch.rand(6, 1) > 0.5, torch.rand(1, 4) > 0.5)
+        calls += [(x, mask, doubled, rows) for mask in masks for doubled in (True, False)]
+    wanted = [network.block(*call) for call in calls]
+    compile_blocks({"ways": network}, mode=None, dynamic=None, backend="eager")
+    assert all(torch.equal(network.block(*call), one) for call, one in zip(calls, wanted, strict=True))

@@ -1,6 +1,7 @@
 """Compiling the repeated blocks of networks, which `torch.compile` does once for all blocks that are alike."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from types import FunctionType
 from typing import Any
 
@@ -19,20 +20,50 @@ def compile_blocks(
     What is compiled is the blocks' own code, without a break; it happens at the first call, and again for another
     shape or type. A block with a hook in it, such as that of an adapter which is not fused, runs as it is written:
     what was compiled for one block runs for all that are alike, and does not see the hooks of one. Blocks of another
-    class or width are compiled apart: PyTorch gives up on code that it has compiled for eight kinds of arguments, and a
-    U-Net has more than eight kinds of blocks.
+    class or width are compiled apart, and so are calls with arguments of another kind (`_kind`): PyTorch gives up on
+    code that it has compiled for eight of either, and there are more.
     """
     options: dict[str, Any] = {"fullgraph": True, "mode": mode, "dynamic": dynamic}
     if backend is not None:
         options["backend"] = backend
     for name, network in networks.items():
-        kinds: dict[Any, Callable[..., Any]] = {}
+        kinds: dict[Any, _Kinds] = {}
         for block in repeated(network):
             kind = type(block), tuple((key, tensor.shape) for key, tensor in block.named_parameters())
             if kind not in kinds:
-                own = _own_code(_called, f"{name}_{type(block).__name__}_{len(kinds)}")
-                kinds[kind] = torch.compile(own, **options)
+                kinds[kind] = _Kinds(f"{name}_{type(block).__name__}_{len(kinds)}", options)
             block._compiled_call_impl = _compiled(block, kinds[kind])
+
+
+class _Kinds:
+    """What blocks that are alike run, compiled for each kind of arguments by itself."""
+
+    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+        self._name, self._options = name, options
+        self._each: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        kind = _kind((args, tuple(kwargs.items())))
+        fast = self._each.get(kind)
+        if fast is None:
+            fast = self._each.setdefault(kind, torch.compile(_own_code(_called, self._name), **self._options))
+        return fast(block, *args, **kwargs)
+
+
+def _kind(value: Any) -> Any:
+    """What code is compiled for anew, however sizes differ: which arguments are None, which words and yes or no they
+    say, the types of tensors, and what there is one of."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, *(size == 1 for size in value.shape)
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return value == 1
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_kind, value))
+    if is_dataclass(value):
+        return tuple(_kind(getattr(value, field.name)) for field in fields(value))
+    return type(value)
 
 
 def _compiled(block: nn.Module, fast: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,7 +82,7 @@ def _called(block: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _own_code(function: Any, name: str) -> FunctionType:
-    """A copy with code and a name of its own: what is compiled is kept by code, and shapes that were seen by name."""
+    """A copy with code of its own, and a name: what is compiled is kept by code, and shapes that were seen by name."""
     return FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
 
 
