@@ -18,7 +18,7 @@ SHARE = int(os.environ.get("CALOTYPE_KILLS", "11"))
 
 def left(folder: Path) -> dict[str, Any]:
     """What a run leaves, file by file, but for what has times in it."""
-    timed = {"log.csv", "manifest.json", "cache.lock"}
+    timed = {"log.csv", "manifest.json", "cache.lock", "run.lock"}
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -6,9 +6,11 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from calotype.errors import ConfigError, TrainingError
 from calotype.sampling import FlowMatchEuler
@@ -93,6 +95,35 @@ def test_a_damaged_checkpoint_names_the_one_before(tmp_path: Path, name: str) ->
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(TrainingError, match=r"go on from .*checkpoint-00000002 instead"):
         Trainer(small(), rows(), tmp_path, steps=8, **LORA).train(resume=True, progress=False)
+
+
+def test_of_two_runs_in_one_folder_the_second_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would remove the other's checkpoints, and both would write the log."""
+    first = Trainer(small(), rows(), tmp_path, steps=2, checkpoint_every=1, **FULL)
+    whole, made = Trainer._loop, []
+
+    def loop(self: Trainer, *args: Any) -> Any:
+        if not made:
+            made.append(self)
+            with pytest.raises(TrainingError, match="is written by another run, which goes on; wait for it, or give"):
+                Trainer(small(), rows(), tmp_path, steps=2, **FULL).train(progress=False)
+        return whole(self, *args)
+
+    monkeypatch.setattr(Trainer, "_loop", loop)
+    first.train(progress=False)
+    assert made and len(read_table(tmp_path)) == 2
+    Trainer(small(), rows(), tmp_path, steps=3, **FULL).train(resume=True, progress=False)
+
+
+def test_a_file_system_without_locks_is_said_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def acquire(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("no flock")
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    Trainer(small(), rows(), tmp_path, steps=1, **FULL).train(progress=False)
+    assert "is on a file system without locks: no other run may write there meanwhile" in caplog.text
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """`Trainer`: a pipeline, rows of data and settings become an adapter's file or a repository."""
 
 import logging
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from filelock import FileLock, Timeout
 
 from calotype.errors import ConfigError, TrainingError
 from calotype.paths import path_of
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from calotype.pipelines.base import DiffusionPipeline
 
 logger = logging.getLogger(__name__)
+
+LOCK = "run.lock"
+"""The file that the process which writes into a run's folder has locked."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +142,17 @@ class Trainer:
             progress: show a bar.
 
         Raises:
-            TrainingError: the folder has checkpoints and `resume` is not given, or they are of another run; the loss is
-                not finite; a checkpoint cannot be written.
+            TrainingError: the folder has checkpoints and `resume` is not given, or they are of another run, or another
+                process trains there; the loss is not finite; a checkpoint cannot be written.
             ComponentError: there is no such network to train.
         """
         with ExitStack() as stack:
             self.check()
             refuse_started(self.output, resume)
             accelerator = accelerator_for(self.pipe, self.settings)
+            if accelerator.is_main_process:
+                stack.enter_context(alone_in(self.output))
+                refuse_started(self.output, resume)  # another may have ended meanwhile
             source, facts = self._source(accelerator, progress), self._facts(accelerator.num_processes)
             stack.enter_context(brought(self.pipe, self.wires, self.settings, accelerator.device))
             trained = stack.enter_context(put(self.pipe, self.settings))
@@ -214,6 +222,32 @@ class Trainer:
         networks = {name: described(self.pipe.components[name]) for name in target.components} if restored else {}
         known = {"pipeline": type(self.pipe).__name__, "data": digest(self.rows), "base": base, "networks": networks}
         return {**settings, **known}
+
+
+@contextmanager
+def alone_in(output: Path) -> Iterator[None]:
+    """Be the one process that writes into a run's folder while the context lasts. The lock of one that is killed is
+    free.
+
+    Raises:
+        TrainingError: another one has it, or nothing can be written there.
+    """
+    lock = FileLock(output / LOCK)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise TrainingError(
+            f"{output} is written by another run, which goes on; wait for it, or give another folder"
+        ) from None
+    except NotImplementedError:
+        logger.warning("%s is on a file system without locks: no other run may write there meanwhile", output)
+    except OSError as error:
+        raise TrainingError(f"output: {output} cannot be written to: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def refuse_started(output: Path, resume: bool) -> None:
