@@ -23,6 +23,14 @@ OURS = (
     "sampling/packing.py",
 )
 """With what other families will share, and this one is the first to use."""
+ALONE = (
+    "models/qwen_image/controlnet.py",
+    "pipelines/qwen_image/controlled.py",
+    "pipelines/qwen_image/captioning.py",
+    *(f"nn/{name}.py" for name in ("attention_backends", "side_by_side", "beside")),
+)
+"""Of these, what `OTHER` lacks: ControlNets of the transformer's own blocks, captions and fused products are not in
+that peer, and its kernels of attention and its adapters are in files that all of its families share."""
 OTHER = (
     "pipelines/qwen_image.py",
     *(f"models/qwen_image_{name}.py" for name in ("dit", "vae", "controlnet", "text_encoder", "image2lora")),
@@ -53,6 +61,15 @@ def run(options: Options) -> list[Row]:
         rows.append(
             count_row(f"{title}, beside {peer}", one / other, None, unit="x", ours=one, peer=other, sides="lines",
                       peer_name=peer, counts={**counts, "files_peer": len(theirs)})
+        )  # fmt: skip
+    folder = other_peer.root()
+    if folder is not None:
+        lacking = set(_files(ROOT, ALONE))
+        both = [path for path in ours if path not in lacking]
+        one, other = written(both), written(_files(folder, OTHER))
+        rows.append(
+            count_row(f"{title}, of what both have, beside {other_peer.NAME}", one / other, None, unit="x", ours=one,
+                      peer=other, sides="lines", peer_name=other_peer.NAME, counts={"files_ours": len(both)})
         )  # fmt: skip
     return rows
 
