@@ -27,7 +27,7 @@ from calotype import (
     replay,
     to_picture,
 )
-from calotype.errors import ConfigError, GraphError, InputError, RepositoryError, WeightsError
+from calotype.errors import ComponentError, ConfigError, GraphError, InputError, RepositoryError, WeightsError
 from calotype.training import LowRankChange, PictureFolder
 from calotype.training.rows import as_rows
 from calotype.training.settings import TrainingSettings
@@ -262,3 +262,12 @@ def test_a_value_within_another_says_where_it_is() -> None:
 def test_rows_of_a_training_run(data: object) -> None:
     with pytest.raises(InputError, match=rf"data is a list of rows, .* got {type(data).__name__}"):
         as_rows(data)
+
+
+def test_the_device_without_data_plans_and_does_not_compute() -> None:
+    pipe = TextToImagePipeline.from_pretrained("calotype/emoji-64", device="meta")
+    assert "denoise" in str(pipe.plan(prompt="a cat"))
+    with pytest.raises(ComponentError, match=r"on the device 'meta', which has no data: plan.* works there and a call"):
+        pipe(prompt="a cat")
+    with pytest.raises(InputError, match=r"placement\['vae'\]: the device 'meta' has no data, so nothing runs there"):
+        TextToImagePipeline.from_pretrained("calotype/emoji-64", placement={"vae": "meta"})

@@ -307,6 +307,11 @@ class DiffusionPipeline(WithRepositories, WithDevices, WithGraph, WithAdapters):
         from calotype.pipelines.stream import Stream
 
         call = self._read(inputs).seeded()
+        if self._residency.device.type == "meta":
+            raise ComponentError(
+                f"this {type(self).__name__} is on the device 'meta', which has no data: plan() works there and a call "
+                "does not; load it with device='cpu' or another"
+            )
         plan = self._planned(call, in_turn, in_parts)
         components = self.components
         generations = self._generations.of_all({name: components[name] for name in plan.uses})

@@ -234,6 +234,17 @@ def test_nothing_changes_when_one_weight_is_not_finite(small):
     assert not precision_of(small)
 
 
+def test_a_network_that_stays_as_it_is_is_said(caplog):
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    store(net, {"*": "int8"})
+    assert not precision_of(net)
+    assert "Sequential stays as it is: '*' keeps no layer of it as 'int8', none of 4096 weights or more" in caplog.text
+    caplog.clear()
+    store(net, {"*": "none"})
+    store(Small(), {"*": "int8"})
+    assert not caplog.records
+
+
 def test_what_has_no_data_is_refused():
     with torch.device("meta"):
         net = Small()

@@ -45,8 +45,8 @@ def store(component: nn.Module, patterns: Patterns) -> None:
             the layers of that name, and all that lie in a module of it; `*` stands for any part of a name. Of several
             that mean one layer the last counts. `"*"` alone takes the linear layers and convolutions with 4096 weights
             or more of the repeated blocks, or, where a network has none, all but the first and the last; embeddings and
-            what stands before and after the blocks stay, unless another pattern names them. A value is the name of a
-            precision, one of your own, or `"none"`.
+            what stands before and after the blocks stay, unless another pattern names them. Where it packs nothing, a
+            warning is logged. A value is the name of a precision, one of your own, or `"none"`.
 
     Raises:
         InputError: a pattern means no layer, there is no such precision, or it cannot pack a layer that is named.
@@ -127,6 +127,11 @@ def choose(component: nn.Module, patterns: Patterns) -> dict[str, Precision]:
             chosen.pop(name, None)
             if precision is not None and _fits(component, name, there[name], precision, pattern == EVERY):
                 chosen[name] = precision
+        if pattern == EVERY and precision is not None and not chosen.keys() & set(found):
+            logger.warning(
+                "%s stays as it is: '*' keeps no layer of it as %r, none of %d weights or more that this packs; name "
+                "layers by a pattern to have them packed", type(component).__name__, precision.name, SMALL,
+            )  # fmt: skip
     return chosen
 
 

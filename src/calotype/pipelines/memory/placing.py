@@ -90,6 +90,8 @@ def _found(pipe: "DiffusionPipeline", placement: Placing) -> Placement:
         from calotype.pipelines.memory.placing_auto import chosen  # only who does not say needs it
 
         return chosen(pipe)
+    if empty := [name for name, device in asked.items() if device.type == "meta"]:
+        raise InputError(f"placement[{empty[0]!r}]: the device 'meta' has no data, so nothing runs there")
     asked = {**(pipe._residency.placement.asked if isinstance(pipe._residency, Placed) else {}), **asked}
     told = {name: str(device) for name, device in asked.items()}
     follow = {name: torch.device(device) for name, device in followed(pipe._graph().nodes, told).items()}
