@@ -167,7 +167,7 @@ def embedding(together: Callable[..., Any]) -> type[DiffusionPipeline]:
 def test_what_is_refused_of_several_is_asked_of_each(tmp_path: Path) -> None:
     data = rows(4)
     data[1]["prompt"] = "long"
-    with pytest.raises(InputError, match=r"^long is too long$"):
+    with pytest.raises(InputError, match=r"^the row prompt='long', image='<PIL.*>': long is too long$"):
         prepare(small(embedding(refusing)), data, tmp_path, batch=4)
     assert len(values(tmp_path)) == 6
 

@@ -82,7 +82,7 @@ def test_a_row_that_breaks_on_the_way_costs_nothing(tmp_path: Path) -> None:
         data[0]["image"].write_bytes(b"broken")
 
     trainer.check = check  # type: ignore[method-assign]
-    with pytest.raises(InputError, match=r"step \d: .*0\.png is not a picture .*; the last good checkpoint is"):
+    with pytest.raises(InputError, match=r"step \d: row 0: .*0\.png is not a picture .*; the last good checkpoint is"):
         trainer.train(progress=False)
     data[0]["image"].write_bytes(content)
     Trainer(small(), data, tmp_path / "run", **settings).train(resume=True, progress=False)

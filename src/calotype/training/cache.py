@@ -18,7 +18,7 @@ from calotype.atomic import remove_left
 from calotype.errors import ConfigError, TrainingError
 from calotype.pipelines.adapter_records import adapters_of
 from calotype.training.cache_fill import fill, remove_parcels
-from calotype.training.cache_groups import Job
+from calotype.training.cache_groups import Job, shown
 from calotype.training.cache_keys import FileDigests, Keys, digest
 from calotype.training.cache_store import MANIFEST, Manifest, Store, read_manifest
 from calotype.training.wires import TrainedWires
@@ -74,7 +74,7 @@ class Cached:
         for wire, key in self._keys.of(inputs).items():
             if key is not None and key not in self._store:
                 raise TrainingError(
-                    f"{self._folder} has no {wire!r} of {_shown(inputs)}: the cache was filled for other inputs, units "
+                    f"{self._folder} has no {wire!r} of {shown(inputs)}: the cache was filled for other inputs, units "
                     "or weights; fill it again"
                 )
             found[wire] = None if key is None else self._store.get(key, self._hints[wire])
@@ -230,7 +230,3 @@ def stamp(pipe: "DiffusionPipeline", component: str) -> list[list[Any]] | None:
 def _facts(path: Path) -> tuple[int, int]:
     facts = path.stat()
     return facts.st_size, facts.st_mtime_ns
-
-
-def _shown(inputs: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={str(value)[:60]!r}" for name, value in inputs.items())

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from calotype.errors import ConfigError, InputError, TrainingError
-from calotype.training.cache_groups import Group, Job, group_values, grouped
+from calotype.training.cache_groups import Group, Job, group_values, grouped, shown
 from calotype.training.cache_store import write_shard
 from calotype.training.wires import TrainedWires
 from calotype.weights.files import SafetensorsFile, write_safetensors
@@ -96,9 +96,9 @@ def compute(pipe: "DiffusionPipeline", part: Sequence[Group], folder: Path) -> N
     values: dict[str, Any] = {}
     wrong: list[InputError] = []
     for group in part:
-        for (_, todo), made in zip(group, _values(pipe, group), strict=True):
+        for (row, todo), made in zip(group, _values(pipe, group), strict=True):
             if isinstance(made, InputError):
-                wrong.append(made)
+                wrong.append(InputError(f"the row {shown(row)}: {made}"))
             else:
                 values |= {key: made[wire] for wire, key in todo.items()}
     try:

@@ -65,6 +65,11 @@ def group_values(pipe: "DiffusionPipeline", group: Group) -> list[Made]:
     return [row.wrong or {wire: row.known[wire] for wire in wanted} for row in rows]
 
 
+def shown(inputs: Mapping[str, Any]) -> str:
+    """The inputs of a row as messages name it."""
+    return ", ".join(f"{name}={str(value)[:60]!r}" for name, value in inputs.items())
+
+
 class _Row:
     """One row while it is computed.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from calotype.errors import InputError
 from calotype.graph.hints import Pad, metadata_of
 from calotype.sampling.collate import collate, is_composite, is_row, map_leaves
 from calotype.training.objective import Batch
@@ -49,7 +50,7 @@ class Items:
 
     def batch(self, rows: Sequence[Row], inputs: Sequence[Mapping[str, Any]]) -> Batch:
         """A batch of rows with these inputs. Gradients reach trained components that make conditions."""
-        each = [self.item(one, row.given) for row, one in zip(rows, inputs, strict=True)]
+        each = [self._of(row, one) for row, one in zip(rows, inputs, strict=True)]
         values: dict[str, Any] = {}
         for unit in self._joint:
             values |= joint_values(unit, each, self.pipe.components)
@@ -59,6 +60,12 @@ class Items:
         clean = map_leaves(_detached, values[self.wires.clean])
         conditions = {wire: values[wire] for wire in self.wires.conditions}
         return Batch(clean, conditions, torch.tensor([row.weight for row in rows], dtype=torch.float32))
+
+    def _of(self, row: Row, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self.item(inputs, row.given)
+        except InputError as error:
+            raise InputError(f"{row.name}: {error}") from error
 
     def item(self, inputs: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """The values of one row on the wanted wires that are made row by row, and on those that the others are made
