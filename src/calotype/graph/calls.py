@@ -88,6 +88,9 @@ def _sentence(model: type[Inputs], name: str, problems: list[Any]) -> str:
     if kind in bounds:
         words, key = bounds[kind]
         return f"{name} must be {words} {context[key]}, got {value}"
+    if kind in ("too_short", "too_long"):
+        words, key = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
+        return f"{name} must have {words} {context[key]} of them, got {context['actual_length']}"
     if kind == "literal_error":
         options = [o for m in _literals(model.model_fields[name].annotation) for o in get_args(m)]
         near = did_you_mean(str(value), [option for option in options if isinstance(option, str)])

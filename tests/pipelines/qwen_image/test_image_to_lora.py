@@ -86,6 +86,11 @@ def test_an_adapter_of_pictures_runs_as_if_it_were_loaded(styled: Any, pipe: Any
     assert not torch.allclose(wanted, pipe(**WORDS, outputs=["latents"]).latents, atol=0.05)
 
 
+def test_no_pictures_are_none(styled: Any) -> None:
+    with pytest.raises(InputError, match="adapter_images must have at least 1 of them, got 0"):
+        styled(**WORDS, adapter_images=[])
+
+
 def test_it_is_for_its_call_alone(styled: Any, pipe: Any) -> None:
     plain = pipe(**WORDS, outputs=["latents"]).latents
     stream = styled.stream(**WORDS, adapter_images=pictures(), outputs=["latents"])
