@@ -22,6 +22,7 @@ from calotype.training import cache_fill
 from calotype.training.cache import LOCK, prepare_cache
 from calotype.training.cache_fill import LEAST, ROWS_IN_A_SHARD, _at_hand, divided
 from calotype.training.cache_store import Manifest, Store, read_manifest
+from calotype.training.config import TrainingConfig, prepare_apart
 from calotype.training.wires import trained_wires
 from training.small import SmallPipeline, Words, files, small
 
@@ -207,6 +208,10 @@ def test_a_worker_that_runs_the_script_again_does_not_wait_for_its_parent(
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     with FileLock(tmp_path / LOCK), pytest.raises(ConfigError, match=r"below `if __name__ == '__main__':`, or give"):
         prepare(small(), files(tmp_path), tmp_path, workers=2)
+    data = {"kind": "texts", "path": "texts"}
+    run = TrainingConfig(pipeline="none", data=data, output="run", target={"kind": "word", "token": "x"}, steps=1)
+    with pytest.raises(ConfigError, match=r"below `if __name__ == '__main__':`, or train without a cache"):
+        prepare_apart(run)
 
 
 def test_a_process_that_ends_before_it_takes_anything_says_how(

@@ -5,7 +5,6 @@ that the units would make: the same losses, the same gradients.
 """
 
 import logging
-import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from calotype.training.cache_fill import fill, remove_parcels
 from calotype.training.cache_groups import Job, shown
 from calotype.training.cache_keys import FileDigests, Keys, digest
 from calotype.training.cache_store import MANIFEST, Manifest, Store, read_manifest
+from calotype.training.parent import refuse_script_again
 from calotype.training.wires import TrainedWires
 
 if TYPE_CHECKING:
@@ -120,11 +120,7 @@ def _alone(folder: Path) -> Iterator[None]:
         ConfigError: this process is to compute for one that has the lock, and would wait for it forever.
         TrainingError: nothing can be written there, or the file system has no locks.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise ConfigError(
-            "a worker runs the script from its start, and so would fill the cache itself; put what trains below "
-            "`if __name__ == '__main__':`, or give workers=1"
-        )
+    refuse_script_again("or give workers=1")
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from calotype.paths import path_of
 from calotype.training.allocator import give_back_large
 from calotype.training.assembled import Prior, assembled, device_of_process
 from calotype.training.data import AnyData
-from calotype.training.parent import end_with_parent
+from calotype.training.parent import end_with_parent, refuse_script_again
 from calotype.training.pictures import PICTURES
 from calotype.training.rows import Row
 from calotype.training.settings import TrainingSettings
@@ -136,7 +136,9 @@ def prepare_apart(config: TrainingConfig, *, progress: bool = True) -> None:
 
     Raises:
         TrainingError: it failed.
+        ConfigError: this is that process, which runs a script that trains from its start.
     """
+    refuse_script_again("or train without a cache")
     context = torch.multiprocessing.get_context("spawn")
     failures = context.SimpleQueue()
     process = context.Process(target=_prepare, args=(config.model_dump(mode="json"), progress, failures))
