@@ -23,6 +23,17 @@ def test_checks_and_writes_a_repository(run: Run, here: Path) -> None:
     assert {path.name for path in (here / "page").iterdir()} == {"pipeline.py", "README.md"}
 
 
+@pytest.mark.parametrize("name", ["README.md", "pipeline.py"])
+def test_a_page_or_a_pipeline_of_others_is_not_replaced(run: Run, here: Path, name: str) -> None:
+    (here / "model").mkdir()
+    (here / "model" / name).write_text("precious")
+    shared = run("share", SHIPPED / "one_step_unet.py", "--output", "model")
+    assert shared.exit_code == 2 and f"model/{name} is there already, and calotype share did not" in shared.stderr
+    assert (here / "model" / name).read_text() == "precious"
+    for _ in range(2):  # what it wrote itself is written again
+        assert run("share", SHIPPED / "one_step_unet.py", "--output", "page").exit_code == 0
+
+
 def test_pushes_and_says_what_others_type(run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     shared = run("share", SHIPPED / "one_step_unet.py", "--to", "someone/one_step_unet")

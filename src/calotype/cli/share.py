@@ -34,6 +34,8 @@ def share(file: Path, name: str | None, weights: str | None, call: str, output: 
     from calotype.sharing.publish import publish
     from calotype.sharing.review import review
 
+    if output is not None:
+        _refuse_others(output, file)
     found = review(file, weights=weights, call=_inputs(call))
     _show(found)
     if not found.passed:
@@ -65,6 +67,18 @@ def _show(found: "Review") -> None:
         click.echo(f"{mark}{finding.check:11} {first}")
         for line in rest:
             click.echo(f"{'':16}{line}")
+
+
+def _refuse_others(folder: Path, file: Path) -> None:
+    """Raise `click.UsageError` for a folder with a page or a pipeline that this command did not write."""
+    from calotype.sharing.card import BEGINS, CARD
+    from calotype.weights.code.locate import MAIN
+
+    card = folder / CARD
+    if card.is_file() and card.read_bytes().startswith(BEGINS.encode()):
+        return
+    if there := [path for path in (card, folder / MAIN) if path.exists() and path.resolve() != file.resolve()]:
+        raise click.UsageError(f"{there[0]} is there already, and calotype share did not write it; give another folder")
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:

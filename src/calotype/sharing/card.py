@@ -16,6 +16,8 @@ from calotype.weights.code.source import Code
 
 GRAPH = "graph.svg"
 CARD = "README.md"
+BEGINS = "---\nlibrary_name: calotype\ntags:\n- calotype\n- custom-pipeline\n---"
+"""What every card begins with, by which one that was written here is known."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def card(review: Review, code: Code) -> str:
     made, drawn = review.made, review.tried is not None and bool(review.tried.units)
     title = code.source.partition("/")[2] if isinstance(made, UnitPack) else made.__name__
     parts = [
-        "---\nlibrary_name: calotype\ntags:\n- calotype\n- custom-pipeline\n---",
+        BEGINS,
         f"# {title}",
         _about(review),
         "## Use",
