@@ -69,7 +69,7 @@ def encode_all(texts: Sequence[Chunks], text_encoder: Any, skipped: int) -> tupl
     those of each prompt [rows, length, c]; and all that the encoder returned, whose rows are those of all prompts."""
     chunks = Chunks(*(torch.cat(parts) for parts in zip(*texts, strict=True)))
     output = encode(chunks, text_encoder)
-    return list(layer(output, skipped).split([len(text.ids) for text in texts])), output
+    return list(torch.split(layer(output, skipped), [len(text.ids) for text in texts])), output
 
 
 def layer(output: Any, skipped: int) -> Tensor:
