@@ -1,4 +1,4 @@
-"""Draws the pictures of `docs/community.md`: what the shipped packs and pipelines do to the embedded model.
+"""Draws the pictures of `docs/community.md` and `docs/sharing.md`: what packs and pipelines do to the embedded model.
 
     python -m recipes.community_sheet docs/pictures
 
@@ -120,8 +120,18 @@ def regions() -> Iterator[Row]:
         ]
 
 
+def shared() -> Iterator[Row]:
+    """The two that `docs/sharing.md` shows: a word by weight, and a series between prompts."""
+    fox, weights = "a fox on a blue background", (0.0, 0.25, 0.5, 1.0, 2.0)
+    yield [(f"blue:{w:g}", draw("emphasis", prompt=fox, emphasis=f"blue:{w}", seed=3)) for w in weights]
+    yield [
+        (f"mix={mix:g}", draw("morph", prompt="a cat", other_prompt="a fox", mix=mix, seed=7))
+        for mix in (0.0, 0.35, 0.5, 0.65, 1.0)
+    ]
+
+
 SHEETS: dict[str, Callable[[], Iterator[Row]]] = {
-    "composable": composable, "masks": masks, "edict": edict, "words": words, "regions": regions,
+    "composable": composable, "masks": masks, "edict": edict, "words": words, "regions": regions, "community": shared,
 }  # fmt: skip
 
 
