@@ -76,7 +76,7 @@ def _steps(options: Options, *, compiled: bool) -> list[Row]:
         found.compile()
     _same(found, steps)
     works = {name: partial(call, steps) for name, call in found.calls.items()}
-    times = interleaved({name: wall_timed(work) for name, work in works.items()}, options.rounds_of(full=11, quick=6))
+    times = interleaved({name: wall_timed(work) for name, work in works.items()}, options.rounds_of(full=15, quick=11))
     times = {name: [t / steps for t in values] for name, values in times.items()}
     settle()
     bar = at_most(0.9 if compiled else 0.95)
@@ -115,7 +115,7 @@ def _loop(options: Options) -> Row:
     found.peer.transformer.forward = lambda *_, **__: (one,)
     torch.testing.assert_close(found.calls["ours"](few), found.calls["peer"](few), atol=1e-5, rtol=1e-5)
     sides = {side: _per_step(found.calls[side], few, many) for side in ("ours", "peer")}
-    times = interleaved(sides, options.rounds_of(full=41, quick=31), warmup=options.pick(2, 2, 1))
+    times = interleaved(sides, options.rounds_of(full=81, quick=61), warmup=options.pick(2, 2, 1))
     times = {side: [1e3 * t for t in values] for side, values in times.items()}
     return ratio_row("Qwen-Image, loop overhead per step, guidance on", times, at_most(0.7), sides="ms CPU")
 
