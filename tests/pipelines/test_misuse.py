@@ -155,6 +155,10 @@ def test_two_names_for_one_thing_are_refused() -> None:
         ddpm.plan(num_images=2, batch_size=2)
     with pytest.raises(InputError, match="generator and seed say the same thing"):
         ddpm.plan(generator=torch.Generator(), seed=2)
+    with pytest.raises(InputError, match=r"generator must be .*, got list .*; .* write seed=: image k of a prompt is"):
+        ddpm.plan(num_images=2, generator=[torch.Generator(), torch.Generator()])
+    with pytest.raises(InputError, match=r"seed must be int \| None, got list \[1, 2\]; .* call the pipeline once for"):
+        ddpm.plan(num_images=2, seed=[1, 2])
 
 
 def test_the_graph_is_the_classes(pipe: TextToImagePipeline) -> None:

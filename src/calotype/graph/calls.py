@@ -9,7 +9,7 @@ from pydantic import ValidationError, create_model
 from calotype.errors import InputError, UnknownInput, did_you_mean, sentences
 from calotype.graph.hints import accepts_none, bare, item_hint, metadata_of, spell
 from calotype.graph.inputs import ABSENT, Call, Inputs, short
-from calotype.graph.keywords import instead_of
+from calotype.graph.keywords import LISTS, instead_of
 
 
 def read_call(model: type[Inputs], values: Mapping[str, Any], *, strict: bool = True) -> Call:
@@ -100,7 +100,8 @@ def _sentence(model: type[Inputs], name: str, problems: list[Any]) -> str:
         return f"{name} must be {wanted}, got {type(value).__name__} {short(value)}: a part is missing"
     if name in model.model_fields and (kind.endswith("_type") or kind == "is_instance_of"):
         wanted = spell(model.model_fields[name].annotation)
-        return f"{name} must be {wanted}, got {type(value).__name__} {short(value)}"
+        advice = f"; {LISTS[name]}" if isinstance(value, list | tuple) and name in LISTS else ""
+        return f"{name} must be {wanted}, got {type(value).__name__} {short(value)}{advice}"
     return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
 
 

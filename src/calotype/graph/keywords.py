@@ -32,6 +32,12 @@ OTHERS: Mapping[str, str] = {
 }
 """What to write instead of a keyword that the ecosystem's calls take."""
 
+LISTS: Mapping[str, str] = {
+    "generator": "one draws for all pictures; for a list write seed=: image k of a prompt is drawn with seed + k",
+    "seed": "image k of a prompt is drawn with seed + k; for other seeds call the pipeline once for each",
+}
+"""What to say where an input that is one value for the whole call was given a list of them."""
+
 NEEDS: Mapping[str, str] = {"prompt_embeds": "prompt", "negative_prompt_embeds": "prompt"}
 """The input without which a pipeline has not the value that the message names."""
 
