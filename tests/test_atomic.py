@@ -70,3 +70,13 @@ def test_what_was_left_half_written_is_removed_and_nothing_else(tmp_path):
     remove_left(tmp_path, "a.*", "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
     remove_left(tmp_path / "there is no such folder", "*")
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ä" * 127 + "a"])
+def test_the_longest_name_that_a_file_can_have(tmp_path: Path, name: str) -> None:
+    with atomic_file(tmp_path / name) as aside:
+        aside.write_text("new")
+    with atomic_folder(tmp_path / "at" / name, owns=lambda _: True) as aside:
+        (aside / "a.txt").write_text("new")
+    assert (tmp_path / name).read_text() == (tmp_path / "at" / name / "a.txt").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [name]

@@ -71,11 +71,19 @@ TAKERS: dict[str, Callable[[str], object]] = {
 }
 
 
-@pytest.mark.parametrize("path", ["~no-such-user/a.png", "a\0b/c"])
+NO_PATHS = {
+    "~no-such-user/a.png": "of a user that there is not",
+    "a\0b/c": "has a null character",
+    "\ud800.png": "has a character that no name can have",
+    f"a/{'ä' * 128}/c": "has a name of 256 bytes; file systems take 255",
+    "a/" * 2049: "is 4098 bytes long; file systems take 4096",
+}
+
+
+@pytest.mark.parametrize("path", NO_PATHS, ids=NO_PATHS.values())
 @pytest.mark.parametrize("taker", TAKERS)
 def test_a_path_that_none_can_have(taker: str, path: str) -> None:
-    said = "of a user that there is not" if path.startswith("~") else "has a null character"
-    with pytest.raises(InputError, match=f"take.*{said}"):
+    with pytest.raises(InputError, match=f"take.*{NO_PATHS[path]}"):
         TAKERS[taker](path)
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from calotype.errors import RepositoryError
+from calotype.paths import LONGEST_NAME
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -88,8 +89,10 @@ def _destination(folder: Path) -> Path:
     return folder
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
+def _aside(path: Path, what: str = "partial") -> Path:
+    """A new name beside a path. Of a long one the end is left out, so that file systems take it."""
+    end = f".{what}-{secrets.token_hex(4)}"
+    return path.with_name(os.fsdecode(os.fsencode(path.name)[: LONGEST_NAME - len(end)]) + end)
 
 
 def _take_place(new: Path, folder: Path) -> None:
@@ -97,7 +100,7 @@ def _take_place(new: Path, folder: Path) -> None:
     if not folder.exists():
         new.rename(folder)
     elif not _exchange(new, folder):
-        old = folder.with_name(f"{folder.name}.replaced-{secrets.token_hex(4)}")
+        old = _aside(folder, "replaced")
         folder.rename(old)
         new.rename(folder)
         old.rename(new)

@@ -386,7 +386,6 @@ def test_a_disk_that_is_full_keeps_what_came(hub: Hub, tmp_path: Path, monkeypat
     ("source", "message"),
     [
         ("", "''"),
-        ("x" * 300, "'xxx"),
         ("a b/c", ", and an id on a hub is 'owner/name'"),
         ("hf://someone/tiny", "write 'someone/tiny' if you mean the repository of that id on a hub"),
         ("file:///there/tiny", "; write the path alone, '/there/tiny'"),
@@ -400,6 +399,15 @@ def test_what_is_no_repository_says_what_may_be_meant(hub: Hub, source: str, mes
     with pytest.raises(RepositoryError, match=f"^there is no folder .*{re.escape(message)}"):
         open_repository(source)
     assert hub.requests == []
+
+
+def test_what_may_not_be_looked_at_is_no_folder_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(RepositoryError, match=r"^private/model cannot be looked at: Permission denied$"):
+        open_repository("private/model")
 
 
 def test_no_cache_folder_is_the_current_one_by_mistake(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,19 +66,19 @@ def read_picture(value: Any) -> Picture:
         raise _wrong(
             "{url} is not fetched: a picture is a file here; download it first, and give its path", {"url": value}
         )
+    is_data = isinstance(value, str) and value.startswith("data:")
+    source: Any = None if is_data else path_of(value, "a picture", "a path")
     try:
-        if isinstance(value, str) and value.startswith("data:"):
-            _, _, payload = value.partition(",")
-            source: Any = io.BytesIO(base64.b64decode(payload, validate=True))
-        else:
-            source = path_of(value, "a picture", "a path")
+        if is_data:
+            _, _, payload = str(value).partition(",")
+            source = io.BytesIO(base64.b64decode(payload, validate=True))
         with Image.open(source) as opened:
             opened.load()
             return _readable(ImageOps.exif_transpose(opened))
     except FileNotFoundError:
         raise _wrong("there is no picture file {path}", {"path": str(value)}) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        what = "the data: URL" if str(value).startswith("data:") else str(value)
+        what = "the data: URL" if is_data else str(value)
         raise _wrong("{what} is not a picture that can be read: {error}", {"what": what, "error": str(error)}) from None
 
 

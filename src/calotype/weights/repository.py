@@ -14,7 +14,6 @@ from calotype.weights.modelscope import PREFIX, ModelScopeRepository
 SHIPPED = "calotype/"
 """What the names of models that ship with the package begin with."""
 _ASSETS = Path(__file__).parent.parent / "assets"
-_SHOWN = 120
 
 
 class Repository(Protocol):
@@ -102,9 +101,9 @@ def open_repository(
     """
     shipped = _shipped(source)
     path = shipped or path_of(source, "a repository", "the path of a folder or 'owner/name'")
-    if not str(source) or _no_path(path):
-        raise RepositoryError(f"there is no folder {str(source)!r}"[:_SHOWN])
-    if path.exists():
+    if not str(source):
+        raise RepositoryError("there is no folder ''")
+    if _is_there(path):
         if revision is not None:
             raise RepositoryError(f"{source} is on this machine and has no revisions; leave out revision={revision!r}")
         return Folder(shipped or source)
@@ -116,13 +115,12 @@ def open_repository(
     return kind(str(name), revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
 
 
-def _no_path(path: Path) -> bool:
-    """Whether nothing can be there: the name is too long for this machine."""
+def _is_there(path: Path) -> bool:
+    """Whether there is something. Raises `RepositoryError` where it may not be looked at."""
     try:
-        path.exists()
-    except OSError:
-        return True
-    return False
+        return path.exists()
+    except OSError as error:
+        raise RepositoryError(f"{path} cannot be looked at: {error.strerror}") from None
 
 
 def meant_by(source: str | PathLike[str]) -> str:
