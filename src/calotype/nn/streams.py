@@ -128,9 +128,18 @@ def residual(add: Residual) -> Condition:
 
 
 def block_samples(samples: Sequence[Float[Tensor, "b n c"]], blocks: int) -> Residual:
-    """Residuals that a ControlNet made ahead, spread evenly over `blocks` blocks: each serves several in a row."""
+    """Residuals that a ControlNet made ahead, spread evenly over `blocks` blocks: each serves several in a row.
+
+    Raises:
+        InputError: there are none, or more than blocks.
+    """
     if not samples:
         raise InputError("controlnet_block_samples has no samples; give None where there are none")
+    if len(samples) > blocks:
+        raise InputError(
+            f"controlnet_block_samples has {len(samples)} samples, and the transformer {blocks} blocks to add them "
+            "after: the ControlNet is of another transformer"
+        )
     interval = -(-blocks // len(samples))
     return lambda block, drawn: samples[block // interval]
 

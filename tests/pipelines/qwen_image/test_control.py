@@ -193,9 +193,14 @@ def test_a_control_of_another_transformer_is_refused(pipe: Any) -> None:
         ("num_attention_heads", 4, "its width is 64, and not 32"),
         ("in_channels", 64, "its in_channels is 64, and not 16"),
         ("joint_attention_dim", 12, r"must be 12 wide \(joint_attention_dim\), got 16"),
+        ("num_layers", 3, "has 3 samples, and the transformer 2 blocks to add them after"),
     ):
         with pytest.raises(InputError, match=says):
             pipe.with_units(control(), controlnet=QwenImageControlNetModel(**small | {field: value}))(**call)
+    for layers in (1, 3):
+        other = QwenImageBlockwiseControlNetModel(num_layers=layers, in_dim=16, dim=32)
+        with pytest.raises(InputError, match=f"of another transformer: its num_layers is {layers}, and not 2"):
+            pipe.with_units(blockwise_control(), blockwise=other)(**call)
     wide = QwenImageBlockwiseControlNetModel(num_layers=2, in_dim=16, dim=48)
     with pytest.raises(InputError, match=r"for a transformer of the width 48 \(dim\), got 32"):
         pipe.with_units(blockwise_control(), blockwise=wide)(**call)

@@ -54,15 +54,17 @@ def blockwise_ready(
     vae_tile: int | None,
     *,
     blockwise: QwenImageBlockwiseControlNetModel,
+    transformer: Settings[QwenImageTransformer2DModel],
     vae: AutoencoderKLQwenImage,
 ) -> Float[Tensor, "1 n w"]:
     """What all blocks of the network make of the picture: the same in every step.
 
     Raises:
-        InputError: the pipeline draws layers.
+        InputError: the pipeline draws layers, or the network is of a transformer with another number of blocks.
         MissingInput: the network was trained to fill, and there is no mask.
         UnusedInput: there is a mask, and the network sees none.
     """
+    _check_fits(blockwise, transformer, "num_layers")
     fills = blockwise.config.additional_in_dim > 0
     tokens = _tokens(control_image, _mask(control_mask, fills, "additional_in_dim"), height, width, vae_tile, vae)
     return blockwise.prepare(tokens.to(blockwise.dtype))
@@ -99,7 +101,7 @@ def control_tokens(
 ) -> Float[Tensor, "1 n w"]:
     """The picture as the network's embedded tokens: the same in every step. Raises as `blockwise_ready`, and
     `InputError` for a network of other latents or another width than the transformer's."""
-    _check_fits(controlnet, transformer)
+    _check_fits(controlnet, transformer, "in_channels", "patch_size", "width")
     fills = controlnet.config.extra_condition_channels > 0
     mask = _mask(control_mask, fills, "extra_condition_channels")
     tokens = _tokens(control_image, mask, height, width, vae_tile, vae)
@@ -237,9 +239,13 @@ def context_control() -> UnitPack:
     return UnitPack((context_latents,), ContextInputs, once=(in_context,))
 
 
-def _check_fits(controlnet: QwenImageControlNetModel, transformer: Settings[QwenImageTransformer2DModel]) -> None:
-    """Raise `InputError` for a ControlNet of another transformer."""
-    for field in ("in_channels", "patch_size", "width"):
+def _check_fits(
+    controlnet: QwenImageControlNetModel | QwenImageBlockwiseControlNetModel,
+    transformer: Settings[QwenImageTransformer2DModel],
+    *fields: str,
+) -> None:
+    """Raise `InputError` for a ControlNet of a transformer with other fields."""
+    for field in fields:
         wanted, found = getattr(transformer.config, field), getattr(controlnet.config, field)
         if found != wanted:
             raise InputError(f"the ControlNet is of another transformer: its {field} is {found}, and not {wanted}")
