@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from calotype import FlowMatchEuler
-from calotype.errors import InputError
+from calotype import FlowMatchEuler, QwenImageTransformer2DModel
+from calotype.errors import ComponentError, InputError
 from calotype.pipelines.qwen_image import editing, layered
 from calotype.pipelines.qwen_image.edit import QwenImageEditPipeline, QwenImageEditPlusPipeline
 from calotype.pipelines.qwen_image.layered import QwenImageLayeredPipeline
@@ -162,6 +162,13 @@ def test_layers_with_a_shift_that_does_not_depend_on_the_picture(layer_pipe: Any
 def test_layers_of_another_resolution_are_refused(layer_pipe: Any) -> None:
     with pytest.raises(InputError, match="resolution must be one of 640, 1024, got 512"):
         layer_pipe(**WORDS, image=picture(90, 70), resolution=512)
+
+
+def test_layers_need_a_transformer_of_layers(layer_pipe: Any) -> None:
+    plain = QwenImageTransformer2DModel(**{**dict(layer_pipe.transformer.config), "use_layer3d_rope": False})
+    layer_pipe.transformer = plain.eval()
+    with pytest.raises(ComponentError, match=r"not one of layers \(use_layer3d_rope is false\).*Qwen-Image-Layered"):
+        layer_pipe(**WORDS, image=picture(90, 70), layers=1, num_inference_steps=1)
 
 
 class Counted(TorchDispatchMode):

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from calotype.described import Field, model_validator
+from calotype.errors import ComponentError
 from calotype.graph.hints import Each, Settings
 from calotype.graph.unit import unit
 from calotype.models.autoencoder_kl_qwen_image import AutoencoderKLQwenImage
@@ -125,7 +126,13 @@ def layer_grids(
     transformer: Settings[QwenImageTransformer2DModel],
     vae: Settings[AutoencoderKLQwenImage],
 ) -> Grids:
-    """A grid of tokens for the whole picture and for each layer. Raises as the `grids` of other pipelines."""
+    """A grid of tokens for the whole picture and for each layer. Raises as the `grids` of other pipelines, and
+    `ComponentError` for a transformer that knows of no layers."""
+    if not transformer.config.use_layer3d_rope:
+        raise ComponentError(
+            "the transformer is not one of layers (use_layer3d_rope is false), so it cannot take a picture apart; load "
+            "Qwen-Image-Layered, or draw with QwenImagePipeline"
+        )
     side = token_side(transformer, vae)
     return Grids(((1, height // side, width // side),) * (layers + 1))
 
