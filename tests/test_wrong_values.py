@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from PIL import Image
@@ -178,10 +179,22 @@ def test_a_split_takes_names(trained: object) -> None:
         TextToImagePipeline.split(trained)
 
 
-def test_a_given_value_of_another_shape_is_named_where_it_fails(pipe: TextToImagePipeline) -> None:
-    with pytest.raises(RuntimeError) as error:
-        pipe(prompt="a red apple", steps=1, given={"noise": torch.zeros(1, 3, 8, 8)})
-    assert error.value.__notes__ == ["in the unit 'denoise'; given= brought 'noise' [1, 3, 8, 8]"]
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 16, 8), (1, 16, 1, 8, 8)])
+def test_given_noise_of_another_shape_is_named(
+    pipe: TextToImagePipeline, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # which nobody has on but these tests
+    said = re.escape(f"latents must be [batch, 16, height, width], got {[2, *shape[1:]]}")  # of both branches
+    with pytest.raises(InputError, match=said) as error:
+        pipe(prompt="a red apple", steps=1, given={"noise": torch.zeros(shape)})
+    assert error.value.__notes__ == [f"in the unit 'denoise'; given= brought 'noise' {list(shape)}"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 16, 1, 1), (1, 8, 8)])
+def test_given_noise_is_not_stretched_over_a_picture(pipe: TextToImagePipeline, shape: tuple[int, ...]) -> None:
+    said = f"noise must be [1, 16, 8, 8], as the picture's latents are, got {list(shape)}"
+    with pytest.raises(InputError, match=re.escape(said)):
+        pipe(prompt="a red apple", image=Image.new("RGB", (64, 64)), steps=1, given={"noise": torch.zeros(shape)})
 
 
 def test_a_loop_takes_a_unit() -> None:

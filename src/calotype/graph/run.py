@@ -53,10 +53,9 @@ class Run(Values):
             self.position = position
             try:
                 yield from self.perform(planned.node)
-            except CalotypeError:
-                raise  # which says by itself what is meant
             except Exception as error:
-                error.add_note(self._where())
+                if self.plan.call.given or not isinstance(error, CalotypeError):  # ours say by themselves what is meant
+                    error.add_note(self._where())
                 raise
             self._drop_finished()
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from calotype.described import PlainSerializer
+from calotype.errors import InputError
 from calotype.graph.inputs import Unreplayable
 from calotype.graph.unit import unit
 from calotype.pipelines.pictures import Picture
@@ -61,6 +62,9 @@ def latents(noise: Noise, image_latents: CleanLatents | None, sigmas: NoiseLevel
     """Where the loop starts: noise, or the input picture's latents noised to the first level."""
     if image_latents is None:
         return Latents(scheduler.initial(noise, sigmas))
+    if noise.shape != image_latents.shape:
+        wanted = list(image_latents.shape)
+        raise InputError(f"noise must be {wanted}, as the picture's latents are, got {list(noise.shape)}")
     return Latents(scheduler.noised(image_latents, noise, sigmas))
 
 

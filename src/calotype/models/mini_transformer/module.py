@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from calotype.errors import InputError
 from calotype.models.mini_transformer.config import MiniTransformer2DConfig
 from calotype.nn.attention_control import AttentionControl, AttentionSite, Heads, controlled
 from calotype.nn.network import Network
@@ -142,8 +143,15 @@ class MiniTransformer2DModel(Network):
     ) -> Float[Tensor, "b c h w"]:
         """`timestep` is sigma: 0 for data, 1 for noise. `perturbation`: of some blocks, for guidance away from it.
         `attention`: what observes and alters the attention of every block. `cache`: what may leave out blocks.
-        `residuals`: what other networks add to the image tokens after each block (`calotype.nn.streams`)."""
-        _, _, height, width = latents.shape
+        `residuals`: what other networks add to the image tokens after each block (`calotype.nn.streams`).
+
+        Raises `InputError` for latents of another shape.
+        """
+        if latents.ndim != 4 or latents.shape[1] != self.config.in_channels:
+            raise InputError(
+                f"latents must be [batch, {self.config.in_channels}, height, width], got {list(latents.shape)}"
+            )
+        height, width = latents.shape[2:]
         x = self.proj_in(rearrange(latents, "b c h w -> b (h w) c"))
         x = x + self.positions(height, width, x)
         condition = F.silu(self.embed_time(timestep, x) + self.pooled_embed(pooled))
