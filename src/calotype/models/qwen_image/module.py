@@ -210,24 +210,25 @@ class QwenImageTransformer2DModel(DoubleStreamNetwork):
         perturbed = perturbation.among(count, type(self).__name__) if perturbation else frozenset()
         skips = perturbation is not None and perturbation.kind == "skip"
         alone = joint.alone() if perturbed and not skips else joint
+        passed = partial(self._passed, time, residuals, drawn, count - 1)
         return [
-            partial(self._passed, index, block, time, alone if index in perturbed else joint, residuals, drawn)
+            partial(passed, alone if index in perturbed else joint, index, block)
             for index, block in enumerate(self.transformer_blocks)
             if not (skips and index in perturbed)
         ]
 
     def _passed(
         self,
-        index: int,
-        block: nn.Module,
         time: Modulation,
-        joint: Joint,
         residuals: Sequence[Residual],
         drawn: int,
+        last: int,
+        joint: Joint,
+        index: int,
+        block: nn.Module,
         streams: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        last = index == self.config.num_layers - 1
-        arguments = (*streams, time.of_block(index, len(joint.spans) > 1), joint, not last)
+        arguments = (*streams, time.of_block(index, len(joint.spans) > 1), joint, index < last)
         again = self.gradient_checkpointing and torch.is_grad_enabled()
         image, text = checkpoint(block, *arguments, use_reentrant=False) if again else block(*arguments)
         if residuals:
