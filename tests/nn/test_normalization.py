@@ -75,13 +75,20 @@ def test_values_of_another_type_than_the_weight(value: torch.dtype, weight: torc
     norm, reference = RMSNorm(64, eps=1e-6, dtype=weight), nn.RMSNorm(64, eps=1e-6, dtype=weight)
     nn.init.normal_(norm.weight)
     reference.load_state_dict(norm.state_dict())
-    x = torch.randn(10, 64).to(value)
+    x, along = torch.randn(10, 64).to(value).requires_grad_(), torch.randn(10, 64).to(value)
     made = norm(x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert torch.equal(made, reference(x))
-    assert made.dtype == value
+        wanted = reference(x)
+    assert torch.equal(made, wanted) and made.dtype == value
+    ours, theirs = (torch.autograd.grad(y, (x, n.weight), along) for y, n in ((made, norm), (wanted, reference)))
+    assert all(map(torch.equal, ours, theirs))
     torch.testing.assert_close(made, norm.double()(x.double()).to(value))
+
+
+def test_values_are_normalised_without_a_weight_too() -> None:
+    x = torch.randn(3, 8)
+    assert torch.equal(RMSNorm(8, elementwise_affine=False)(x), functional.rms_norm(x, (8,)))
 
 
 def test_the_embedded_model_under_autocast_warns_of_nothing() -> None:

@@ -32,7 +32,7 @@ class RMSNorm(nn.RMSNorm):
     """
 
     def forward(self, x: Float[Tensor, "... c"]) -> Float[Tensor, "... c"]:
-        if x.dtype == self.weight.dtype:
+        if self.weight is None or x.dtype == self.weight.dtype:
             return super().forward(x)
         wide = torch.promote_types(x.dtype, self.weight.dtype)
         made = F.rms_norm(x.to(wide), self.normalized_shape, self.weight.to(wide), self.eps)
