@@ -114,4 +114,7 @@ def _package(module: str, backend: str, package: str) -> ModuleType:
 
 def _refuse_mask(backend: str, mask: Tensor | None) -> None:
     if mask is not None:
-        raise InputError(f"attention backend {backend!r} takes no mask, which regions need; choose 'sdpa' or 'flex'")
+        raise InputError(
+            f"attention backend {backend!r} takes no mask, which regions, perturbed attention and padding between "
+            "words need; choose 'sdpa' or 'flex'"
+        )
