@@ -6,7 +6,9 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 from torch.nn import functional
+from torch.nn.utils import prune
 from torch.nn.utils.parametrize import register_parametrization
 
 from calotype.memory.storage import store, unstore
@@ -66,6 +68,24 @@ def test_a_parametrized_weight_or_bias_is_what_its_parametrization_says(rows: in
             register_parametrization(layer, name, _Doubled())
         x = torch.randn(rows, WIDE)
         torch.testing.assert_close(ours(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [2, MANY])
+def test_a_weight_that_is_exchanged_or_lies_elsewhere_is_read(rows: int) -> None:
+    """As functional calls, pruning, and the replicas of data-parallel training have it."""
+    ours, plain = layers()
+    x, other = torch.randn(rows, WIDE), {name: torch.randn_like(p) for name, p in plain.named_parameters()}
+    wanted = functional.linear(x, other["weight"], other["bias"])
+    torch.testing.assert_close(functional_call(ours, other, (x,)), wanted, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(ours(x), plain(x), rtol=1e-5, atol=1e-5)
+    replica = ours._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+    replica.weight, replica.bias = other["weight"], other["bias"]
+    torch.testing.assert_close(replica(x), wanted, rtol=1e-5, atol=1e-4)
+    for layer in (ours, plain):
+        prune.l1_unstructured(layer, "weight", 0.5)
+    assert not ours.weight.all()
+    torch.testing.assert_close(ours(x), plain(x), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
