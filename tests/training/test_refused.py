@@ -112,6 +112,17 @@ def test_a_file_where_the_folder_should_be_is_refused_before_anything_is_compute
     assert not (tmp_path / "cache").exists() and (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(small(), rows(), tmp_path / "denied" / "run", steps=1, **FULL)
+
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(TrainingError, match=r"output: .*run cannot be written to: .*Permission denied.*; give another"):
+        trainer.train(progress=False)
+
+
 def test_validation_looks_at_pictures(tmp_path: Path) -> None:
     looks = {"validation": {"every": 1, "calls": [{"prompt": "a"}, {"prompt": "a", "outputs": ["latents"]}]}}
     with pytest.raises(ConfigError, match=r"validation\.calls\[1\]: pictures are looked at, so leave out its outputs"):

@@ -5,17 +5,15 @@ that the units would make: the same losses, the same gradients.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from calotype.atomic import remove_left
 from calotype.errors import ConfigError, TrainingError
 from calotype.pipelines.adapter_records import adapters_of
+from calotype.training.alone import alone_in
 from calotype.training.cache_fill import fill, remove_parcels
 from calotype.training.cache_groups import Job, shown
 from calotype.training.cache_keys import FileDigests, Keys, digest
@@ -106,35 +104,12 @@ def prepare_cache(
 
     Raises:
         InputError: a row cannot be read, or lacks an input.
+        ConfigError: this is one of the processes of another that fills it.
         TrainingError: a worker failed, or what was computed cannot be written.
     """
-    with _alone(folder):
+    refuse_script_again("or give workers=1")  # it would wait forever for the process that it is to compute for
+    with alone_in(folder, LOCK, "cache", wait=True):
         return _prepared(pipe, wires, inputs, folder, workers, batch, progress)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Be the one process that changes a cache while the context lasts. The lock of one that is killed is free.
-
-    Raises:
-        ConfigError: this process is to compute for one that has the lock, and would wait for it forever.
-        TrainingError: nothing can be written there, or the file system has no locks.
-    """
-    refuse_script_again("or give workers=1")
-    lock = FileLock(folder / LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.warning("%s is being filled by another process, which is waited for", folder)
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise TrainingError(f"cache: {folder} cannot be filled: {error}; give another folder") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _prepared(

@@ -1,17 +1,16 @@
 """`Trainer`: a pipeline, rows of data and settings become an adapter's file or a repository."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from filelock import FileLock, Timeout
-
 from calotype.errors import ConfigError, TrainingError
 from calotype.paths import path_of
+from calotype.training.alone import alone_in
 from calotype.training.cache import Cached, CacheReport, fingerprint_of, prepare_cache
 from calotype.training.checkpoint import last_checkpoint, load_checkpoint
 from calotype.training.checks import check_run
@@ -151,7 +150,7 @@ class Trainer:
             refuse_started(self.output, resume)
             accelerator = accelerator_for(self.pipe, self.settings)
             if accelerator.is_main_process:
-                stack.enter_context(alone_in(self.output))
+                stack.enter_context(alone_in(self.output, LOCK, "output", wait=False))
                 refuse_started(self.output, resume)  # another may have ended meanwhile
             source, facts = self._source(accelerator, progress), self._facts(accelerator.num_processes)
             stack.enter_context(brought(self.pipe, self.wires, self.settings, accelerator.device))
@@ -224,36 +223,13 @@ class Trainer:
         return {**settings, **known}
 
 
-@contextmanager
-def alone_in(output: Path) -> Iterator[None]:
-    """Be the one process that writes into a run's folder while the context lasts. The lock of one that is killed is
-    free.
-
-    Raises:
-        TrainingError: another one has it, or nothing can be written there.
-    """
-    lock = FileLock(output / LOCK)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise TrainingError(
-            f"{output} is written by another run, which goes on; wait for it, or give another folder"
-        ) from None
-    except NotImplementedError:
-        logger.warning("%s is on a file system without locks: no other run may write there meanwhile", output)
-    except OSError as error:
-        raise TrainingError(f"output: {output} cannot be written to: {error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def refuse_started(output: Path, resume: bool) -> None:
     """Raise `TrainingError` where a run's folder has checkpoints, and it is not to go on from them, or where there can
     be no such folder."""
-    there = next((path for path in (output, *output.parents) if path.exists()), None)
+    try:
+        there = next((path for path in (output, *output.parents) if path.exists()), None)
+    except OSError as error:  # such as one above it that may not be looked into
+        raise TrainingError(f"output: {output} cannot be written to: {error}; give another folder") from error
     if there is not None and not there.is_dir():
         raise TrainingError(f"output: {output} can be no folder, as {there} is a file; give another")
     last = last_checkpoint(output)
