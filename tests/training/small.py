@@ -137,6 +137,23 @@ class OneByOne(DiffusionPipeline):
     __call__ = takes(SmallInputs)
 
 
+def slow(prompt: str, *, words: Words) -> Tensor:
+    """Encode one prompt for so long that no test waits for it, and say which process does in place of its parent."""
+    import os
+    import time
+    from pathlib import Path
+
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.name != "MainProcess":
+        Path(os.environ["STARTED"]).write_text(str(os.getpid()))
+    time.sleep(120)
+    return words(prompt)
+
+
+class Slow(SmallPipeline):
+    units = (unit(slow).renamed(slow="embeds"), *SmallPipeline.units[1:])
+
+
 def small(cls: type[DiffusionPipeline] = SmallPipeline, **components: Any) -> Any:
     """A pipeline whose weights are always the same."""
     with torch.random.fork_rng():
@@ -247,6 +264,18 @@ def starts_another(folder: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=waits, args=(folder,))
     process.start()
     process.join()
+
+
+def starts_a_worker(folder: Path) -> None:
+    """A process that fills a cache with another, of which both take long."""
+    import os
+
+    from calotype.training.cache import prepare_cache
+    from calotype.training.wires import trained_wires
+
+    os.environ["STARTED"] = str(folder / "started")
+    wires = trained_wires(Slow.graph, ["net"])
+    prepare_cache(small(Slow), wires, files(folder, 40), folder / "cache", workers=2)
 
 
 def waits(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from calotype.training.config import TrainingConfig, prepare_apart
-from training.small import files, processes, starts_another, train_a_little, train_until_change
+from training.small import files, processes, starts_a_worker, starts_another, train_a_little, train_until_change
 
 SHARE = int(os.environ.get("CALOTYPE_KILLS", "11"))
 """Of so many changes of the disk one is tried; `CALOTYPE_KILLS=1` tries all."""
@@ -32,9 +33,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_what_fills_a_cache_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
-    """Else it would fill it to its end, and the next run would wait for that."""
-    process = processes().Process(target=starts_another, args=(tmp_path,))
+@pytest.mark.parametrize("starts", [starts_another, starts_a_worker])
+def test_what_fills_a_cache_ends_with_the_run_that_is_killed(tmp_path: Path, starts: Callable[[Path], None]) -> None:
+    """Else it would fill it to its end, and the next run would wait for that, or both would write the same."""
+    process = processes().Process(target=starts, args=(tmp_path,))
     process.start()
     until = time.monotonic() + 60
     while not (tmp_path / "started").exists() or not (tmp_path / "started").read_text():

@@ -26,6 +26,7 @@ from torch import Tensor
 from calotype.errors import ConfigError, InputError, TrainingError
 from calotype.training.cache_groups import Group, Job, group_values, grouped, shown
 from calotype.training.cache_store import write_shard
+from calotype.training.parent import end_with_parent
 from calotype.training.wires import TrainedWires
 from calotype.weights.files import SafetensorsFile, write_safetensors
 
@@ -216,6 +217,7 @@ def _answer(connection: "Connection[Any, Any]", process: Any) -> None:
 
 def _worker(folder: Path, connection: "Connection[Any, Any]") -> None:
     """What another process does: it says nothing where something was done, and why where it could not be."""
+    end_with_parent()
     torch.set_num_threads(1)
     try:
         cls, components = connection.recv().load()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from multiprocessing.process import BaseProcess
 from threading import Thread
 
 from calotype.errors import ConfigError
@@ -9,7 +10,9 @@ from calotype.errors import ConfigError
 
 def end_with_parent() -> None:
     """Have this process, which another one started, end as soon as that is gone."""
-    Thread(target=_end_after_parent, daemon=True).start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "it is started by another"
+    Thread(target=_end_after, args=(parent,), daemon=True).start()
 
 
 def refuse_script_again(other: str) -> None:
@@ -23,8 +26,6 @@ def refuse_script_again(other: str) -> None:
         )
 
 
-def _end_after_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "it is started by another"
+def _end_after(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
