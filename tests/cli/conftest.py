@@ -26,22 +26,31 @@ WORDS = ["a", "red", "green", "blue", "apple", "house", "car"]
 @pytest.fixture(scope="session")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text-to-image pipeline that draws 16 x 16 noise in milliseconds."""
+    return saved_tiny(tmp_path_factory.mktemp("repositories") / "tiny", width=16)
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with layers that are large enough to be packed."""
+    return saved_tiny(tmp_path_factory.mktemp("repositories") / "wide", width=64)
+
+
+def saved_tiny(folder: Path, width: int) -> Path:
     torch.manual_seed(0)
     tokenizer = WordTokenizer(WORDS, max_length=8)
     pipe = TextToImagePipeline(
         tokenizer=tokenizer,
         text_encoder=WordTextEncoder(
-            vocab_size=len(tokenizer), word_dim=8, hidden_size=16, num_layers=1, num_heads=2, max_length=8
+            vocab_size=len(tokenizer), word_dim=8, hidden_size=width, num_layers=1, num_heads=2, max_length=8
         ),
         transformer=MiniTransformer2DModel(
-            in_channels=4, sample_size=4, hidden_size=16, num_layers=1, num_heads=2, text_dim=16
+            in_channels=4, sample_size=4, hidden_size=width, num_layers=1, num_heads=2, text_dim=width
         ),
         vae=MiniAutoencoderKL(latent_channels=4, block_out_channels=(8, 8), detail_channels=8),
     )
     for module in (pipe.text_encoder, pipe.transformer, pipe.vae):
         for parameter in module.parameters():
             torch.nn.init.normal_(parameter.data, std=0.3)
-    folder = tmp_path_factory.mktemp("repositories") / "tiny"
     pipe.save_pretrained(folder)
     return folder
 

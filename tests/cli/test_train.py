@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from click.testing import Result
 from PIL import Image
 
 from calotype import TextToImagePipeline, UNet2DModel
+from calotype.memory.storage import precision_of
+from calotype.training import Trainer, TrainingResult
 from calotype.training.log import read_table
+from training.small import processes
 
 Run = Callable[..., Result]
 
@@ -45,6 +49,30 @@ def config(here: Path, repo: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def quick() -> Iterator[None]:
+    """What fills a cache starts with everything imported, in place of importing it for seconds."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.multiprocessing, "get_context", lambda _: processes())
+        yield
+
+
+@pytest.fixture
+def trainers(monkeypatch: pytest.MonkeyPatch) -> list[Trainer]:
+    """Those that have trained in this process."""
+    from calotype.training import config
+
+    found: list[Trainer] = []
+
+    class Noted(config.Trainer):
+        def train(self, **options: bool) -> TrainingResult:
+            found.append(self)
+            return super().train(**options)
+
+    monkeypatch.setattr(config, "Trainer", Noted)
+    return found
+
+
 def test_trains_and_prints_what_it_wrote(run: Run, config: Path, repo: Path) -> None:
     result = run("train", config, "--quiet")
     assert result.exit_code == 0, result.output
@@ -54,25 +82,13 @@ def test_trains_and_prints_what_it_wrote(run: Run, config: Path, repo: Path) -> 
     assert pipe.load_adapter(files[0]).layers == {"transformer": 2}
 
 
-def test_frozen_components_are_not_loaded_in_the_second_phase(
-    run: Run, config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frozen_components_are_not_loaded_in_the_second_phase(run: Run, config: Path, trainers: list[Trainer]) -> None:
     """The same losses as in one phase, by a pipeline that holds the transformer alone."""
     assert run("train", config, "--quiet").exit_code == 0
     whole = [row["loss"] for row in read_table(Path("run"))]
     config.write_text(config.read_text().replace("output: run", "output: again\ncache: cache"))
-    import calotype.training.config as module
-
-    seen = []
-
-    class Watched(module.Trainer):
-        def train(self, **options: bool) -> module.TrainingResult:
-            seen.append({name for name, c in self.pipe.components.items() if c is not None})
-            return super().train(**options)
-
-    monkeypatch.setattr(module, "Trainer", Watched)
     assert run("train", config, "--quiet").exit_code == 0
-    assert seen == [{"transformer", "scheduler"}]
+    assert {name for name, c in trainers[-1].pipe.components.items() if c is not None} == {"transformer", "scheduler"}
     assert [row["loss"] for row in read_table(Path("again"))] == whole
 
 
@@ -135,15 +151,22 @@ def test_prepare_needs_a_cache(run: Run, config: Path) -> None:
     assert "the config has none" in result.stderr
 
 
-def test_a_base_in_few_bits_and_a_type_are_of_the_config(run: Run, config: Path, repo: Path) -> None:
+@pytest.mark.usefixtures("quick")
+def test_a_base_in_few_bits_and_a_type_are_of_the_config(
+    run: Run, config: Path, repo: Path, wide: Path, trainers: list[Trainer], caplog: pytest.LogCaptureFixture
+) -> None:
     """With a cache the components that are stored in few bits are not all loaded, and nothing is said of those."""
-    config.write_text(
-        config.read_text()
-        + "dtype: {text_encoder: float16}\nmemory: {transformer: int8, text_encoder: int8}\ncache: cache\n"
-    )
-    result = run("train", config, "--quiet")
-    assert result.exit_code == 0, result.output
-    assert len(read_table(Path("run"))) == 3
+    more = "dtype: {text_encoder: float16}\nmemory: {transformer: int8, text_encoder: int8}\n"
+    text = config.read_text().replace(str(repo), str(wide)) + more
+    for name, cache in (("one", ""), ("two", "cache: cache\n")):
+        config.write_text(text.replace("output: run", f"output: {name}") + cache)
+        result = run("train", config, "--quiet")
+        assert result.exit_code == 0, result.output
+        assert len(read_table(Path(name))) == 3
+    whole, rest = (trainer.pipe for trainer in trainers)
+    assert set(precision_of(whole.text_encoder).values()) == {"int8"} and whole.text_encoder.dtype == torch.float16
+    assert precision_of(whole.transformer) == precision_of(rest.transformer) != {}
+    assert rest.text_encoder is None and not caplog.messages
 
 
 def test_a_tar_is_data_too(run: Run, config: Path) -> None:
@@ -175,6 +198,7 @@ log: [csv]
     assert float(read_table(Path("run"))[0]["critic"]) > 0.0
 
 
+@pytest.mark.usefixtures("quick")
 def test_texts_alone_and_pairs_are_data_too(run: Run, config: Path) -> None:
     Path("texts.txt").write_text("a red apple\na blue car\n")
     line = {"file_name": "0.png", "text": "a red apple", "worse": "1.png"}
@@ -203,6 +227,7 @@ def test_toml_is_read_too(run: Run, config: Path, here: Path, repo: Path) -> Non
     assert result.exit_code == 1 and "config.toml: Invalid value (at line 1, column 9)" in result.stderr
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("cache", ["", "cache: cache\n"])
 def test_a_controlnet_begins_in_a_config_and_goes_on(run: Run, config: Path, here: Path, cache: str) -> None:
     """Its pictures are columns with paths in the folder."""
@@ -224,6 +249,7 @@ def test_a_controlnet_begins_in_a_config_and_goes_on(run: Run, config: Path, her
     assert result.exit_code == 1 and "train with result='component'" in result.stderr
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("cache", ["", "cache: cache\n"])
 def test_a_network_begins_from_nothing(run: Run, config: Path, repo: Path, cache: str) -> None:
     """Of another width, and from the same numbers each time."""
@@ -240,13 +266,14 @@ def test_a_network_begins_from_nothing(run: Run, config: Path, repo: Path, cache
     assert [row["loss"] for row in read_table(Path("again"))] == [row["loss"] for row in read_table(Path("run"))]
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("cache", ["", "cache: cache\n"])
 def test_pictures_of_a_class_are_learned_beside_the_data(run: Run, config: Path, cache: str) -> None:
     text = config.read_text() + cache + "prior: {call: {prompt: a red apple, steps: 1}, count: 2, weight: 0.5}\n"
     config.write_text(text.replace("batch: 2", "batch: 5"))
     result = run("train", config, "--quiet")
     assert result.exit_code == 0, result.output
-    made = sorted(Path("run/prior").iterdir())
+    made = sorted(Path("run/prior").glob("*.png"))
     assert [path.name for path in made] == ["00000.png", "00001.png"]
     with Image.open(made[0]) as picture:
         assert picture.size == (16, 16)  # as the inputs of the run say
@@ -279,6 +306,7 @@ def test_what_is_wrong_beside_the_pipeline_is_named(run: Run, config: Path, more
     assert message in result.stderr
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_pipeline_without_pictures_learns_from_those_of_a_folder(run: Run, config: Path, ddpm: Path) -> None:
     """One that draws from noise alone: a file says what the picture of a row is for."""
     text = config.read_text().replace("{kind: lora, component: transformer, rank: 2}", "{kind: full, component: unet}")
@@ -317,21 +345,24 @@ LORA = "{kind: lora, component: transformer, rank: 2}"
     ],
 )  # fmt: skip
 def test_every_target_and_objective_is_a_value_of_a_config(
-    run: Run, config: Path, target: str, more: str, file: str
+    run: Run, config: Path, repo: Path, wide: Path, target: str, more: str, file: str, trainers: list[Trainer]
 ) -> None:
     for path in Path("pictures").glob("*.txt"):
         path.write_text("a blurple apple" if "blurple" in target else "a red apple")
-    config.write_text(f"{config.read_text().replace(LORA, target)}{more}\n")
+    text = config.read_text().replace(str(repo), str(wide if "nf4" in more else repo))
+    config.write_text(f"{text.replace(LORA, target)}{more}\n")
     result = run("train", config, "--quiet")
     assert result.exit_code == 0, result.output
     assert (Path("run/result") / file).exists() and Path("run/result") / file in map(Path, result.stdout.split())
     table = read_table(Path("run"))
     assert len(table) == 3 and all(float(row["loss"]) > 0.0 and float(row["gradient"]) > 0.0 for row in table)
+    assert bool(precision_of(trainers[0].pipe.transformer)) == ("nf4" in more)
     if "held_out" in more:
         assert float(table[1]["held_out"]) > 0.0 and list(Path("run/validation").iterdir())
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
+@pytest.mark.usefixtures("quick")
 def test_in_half_precision_what_is_frozen_is_computed_as_a_cache_has_it(run: Run, config: Path) -> None:
     """In the type of its weights: the losses are the same with the cache and without."""
     text, learned = config.read_text() + "precision: bf16\n", []
