@@ -1,61 +1,26 @@
 """`QwenImageTransformer2DModel` beside the reference: equal outputs for equal weights (fp32, 1e-5), equal names."""
 
-import math
 import subprocess
 import sys
-from types import ModuleType
 
 import diffusers
 import pytest
 import torch
 from benchmarks.counting import OpCount
 from safetensors.torch import save_file
-from torch.nn.functional import scaled_dot_product_attention
 
 from calotype import ModelConfig, ModelPool
 from calotype.errors import ConfigError, InputError, MissingInput, UnusedInput
-from calotype.models.qwen_image import QwenImageTransformer2DModel, parts
+from calotype.models.qwen_image import QwenImageTransformer2DModel
 from calotype.nn.perturbation import Perturbation
-from calotype.nn.streams import Condition, Patches, Region, Words, references, regions, residual
+from calotype.nn.streams import Condition, Patches, Words, references, residual
+from models.small_qwen import BESIDE, DRAWN, SMALL, assert_equal, inputs, pair
 
-SMALL = {
-    "in_channels": 16,
-    "out_channels": 4,
-    "num_layers": 3,
-    "attention_head_dim": 16,
-    "num_attention_heads": 3,
-    "joint_attention_dim": 20,
-    "axes_dims_rope": (4, 6, 6),
-}
 LAYERED = {"use_additional_t_cond": True, "use_layer3d_rope": True}
 PUBLISHED = {
     "Qwen-Image": {"pooled_projection_dim": 768, "guidance_embeds": False, "axes_dims_rope": [16, 56, 56]},
     "Qwen-Image-Layered": LAYERED,
 }
-DRAWN, BESIDE = (1, 4, 6), (1, 3, 5)
-
-
-def pair(**changes):
-    """Ours and the reference with the same random weights, none of them at the ones of a fresh layer."""
-    torch.manual_seed(0)
-    theirs = diffusers.QwenImageTransformer2DModel(**{**SMALL, **changes}).eval()
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    ours = QwenImageTransformer2DModel(**{**SMALL, **changes}).eval()
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-    return ours, theirs
-
-
-def inputs(grids, batch=1, words=7):
-    torch.manual_seed(1)
-    tokens = sum(map(math.prod, grids))
-    return torch.randn(batch, tokens, 16), torch.randn(batch, words, 20)
-
-
-def assert_equal(ours, theirs):
-    assert torch.isfinite(theirs).all()
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -177,81 +142,6 @@ def test_an_image_token_left_alone_sees_the_text_and_itself():
     assert not torch.allclose(one, ours.predict(tokens, time, ready)[:, 5], atol=1e-3)
 
 
-@torch.no_grad()
-def test_padding_does_not_change_the_picture():
-    ours, _ = pair()
-    tokens, text = inputs([DRAWN])
-    padded = torch.cat((text, torch.randn(1, 4, 20)), dim=1)
-    mask = torch.arange(11)[None] < 7
-    expected = ours(tokens, text, None, 0.5, [[DRAWN]]).sample
-    torch.testing.assert_close(ours(tokens, padded, mask, 0.5, [[DRAWN]]).sample, expected, rtol=0, atol=1e-5)
-
-
-@pytest.fixture
-def attended(monkeypatch):
-    """A kernel that takes no mask, and the items and tokens of every call of it."""
-    shapes = []
-
-    def kernel(query, key, value):
-        shapes.append(tuple(query.shape[:2]))
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        return scaled_dot_product_attention(query, key, value).transpose(1, 2)
-
-    package = ModuleType("flash_attn")
-    package.flash_attn_func = kernel
-    monkeypatch.setitem(sys.modules, "flash_attn", package)
-    return shapes
-
-
-@torch.no_grad()
-def test_padding_needs_no_mask_where_items_of_one_length_are_attended_to_together(attended):
-    ours, _ = pair(zero_cond_t=True)
-    tokens, text = inputs([DRAWN, BESIDE], batch=4)
-    lengths = torch.tensor([7, 4, 4, 7])
-    mask = torch.arange(7) < lengths[:, None]
-    beside = Patches(tokens[:, -15:], BESIDE)
-    ready = ours.prepare(text, [DRAWN], mask, conditions=[references(beside)])
-    given = (tokens[:, :24], ours.modulate(0.5), ready)
-    found = ours.predict(*given, attention="flash")
-    assert attended == [(1, 46), (2, 43), (1, 46)] * 3  # 39 image tokens in each
-    torch.testing.assert_close(found, ours.predict(*given), rtol=1e-5, atol=1e-5)
-    theirs = pair(zero_cond_t=True)[1](tokens, text, mask.long(), torch.full((4,), 0.5), [[DRAWN, BESIDE]] * 4).sample
-    assert_equal(found, theirs[:, :24])
-
-
-@torch.no_grad()
-def test_what_is_not_seen_in_the_midst_of_others_needs_a_mask(attended):
-    ours, _ = pair()
-    tokens, text = inputs([DRAWN])
-    words = torch.tensor([[True, False, True, True, True, True, True]])
-    area = torch.zeros(1, 4, 6)
-    area[..., :3] = 1
-    regional = regions(Region(Words(text[:, :3]), area))
-    for mask, conditions in ((words, ()), (torch.arange(7)[None] < 4, (regional,))):
-        ready = ours.prepare(text, [DRAWN], mask, conditions=conditions)
-        with pytest.raises(InputError, match="'flash' takes no mask"):
-            ours.predict(tokens, ours.modulate(0.5), ready, attention="flash")
-    assert not attended
-
-
-def test_a_device_whose_fast_kernels_take_no_mask_is_spared_it(monkeypatch):
-    """The same with PyTorch's own kernel, and backwards."""
-    ours, _ = pair()
-    tokens, text = inputs([DRAWN], batch=2)
-    mask = torch.arange(7) < torch.tensor([[7], [4]])
-    gradients = []
-    for apart in (False, True):
-        monkeypatch.setattr(parts, "is_better_without_mask", lambda name, device, apart=apart: apart)
-        joint = ours.prepare(text, [DRAWN], mask).joint("sdpa", several_times=False)
-        assert joint.runs == (((1, 31), (1, 28)) if apart else ())
-        assert joint.alone().runs == ()
-        ours.zero_grad()
-        ours(tokens, text, mask, 0.5, [[DRAWN]]).sample.square().sum().backward()
-        gradients.append({name: p.grad.clone() for name, p in ours.named_parameters() if p.grad is not None})
-    assert len(gradients[0]) > 80
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
-
-
 def test_gradients_are_the_references_with_and_without_checkpointing():
     ours, theirs = pair(zero_cond_t=True)
     tokens, text = inputs([DRAWN, BESIDE])
@@ -284,6 +174,7 @@ def test_half_precision_stays_near_and_finite():
 COMPILED = """
 import torch
 from calotype.models.qwen_image import QwenImageTransformer2DModel, parts
+from calotype.nn.normalization import RMSNorm
 torch.manual_seed(0)
 network = QwenImageTransformer2DModel(
     in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=3, joint_attention_dim=20,
@@ -294,11 +185,30 @@ with torch.no_grad():
     ready = network.prepare(torch.randn(1, 7, 20), [(1, 4, 6)])
     compiled = torch.compile(network.predict, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(tokens, time, ready), network.predict(tokens, time, ready), rtol=0, atol=1e-5)
+    parts.is_better_without_mask = lambda name, device: True
+    ready = network.prepare(torch.randn(2, 7, 20), [(1, 4, 6)], torch.arange(7) < torch.tensor([[7], [4]]))
+    assert ready.joint("sdpa", several_times=False).runs == ((1, 31), (1, 28))
+    tokens = torch.randn(2, 24, 16)
+    torch.testing.assert_close(compiled(tokens, time, ready), network.predict(tokens, time, ready), rtol=0, atol=1e-5)
+    norm = RMSNorm(64)
+    for values in (torch.randn(3, 64), torch.randn(3, 64).bfloat16()):
+        torch.testing.assert_close(torch.compile(norm, backend="eager", fullgraph=True)(values), norm(values))
 """
 
 
 def test_compiled_as_one_graph_it_gives_the_same():
     subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=120)
+
+
+@torch.no_grad()
+def test_a_network_that_was_made_longer_runs_all_of_its_blocks():
+    """Whatever its configuration says: the text goes on until the last one."""
+    longer, _ = pair(num_layers=4)
+    ours, _ = pair()
+    ours.load_state_dict({n: t for n, t in longer.state_dict().items() if "transformer_blocks" not in n}, strict=False)
+    ours.transformer_blocks = longer.transformer_blocks
+    given = (*inputs([DRAWN]), None, 0.5, [[DRAWN]])
+    assert torch.equal(ours(*given).sample, longer(*given).sample)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
