@@ -69,6 +69,7 @@ def scheduler():
         (lambda p: p.preprocess_image("no.png"), InputError, "image: there is no picture file no.png"),
         (lambda p: p.preprocess_video([None]), InputError, "image: must be a picture"),
         (lambda p: p.preprocess_video(3), InputError, "a video is a list of pictures, got int"),
+        (lambda p: p.preprocess_video("a.mp4"), InputError, "a video is a list of pictures, got str"),
         (lambda p: p.check_resize_height_width(-1000, 64), InputError, "got -1000; nearest is 64"),
         (lambda p: p.generate_noise(None), InputError, "the sides of an array, such as (1, 16, 64, 64), got None"),
         (lambda p: p.generate_noise((1, 2.5)), InputError, "the sides of an array, such as (1, 16, 64, 64), got ("),
@@ -82,3 +83,7 @@ def test_wrong_arrays_are_refused(pipe, call, error, says):
     with pytest.raises(error) as raised:
         call(pipe)
     assert says in str(raised.value)
+
+
+def test_sides_may_be_whole_numbers_of_another_library(pipe):
+    assert torch.equal(pipe.generate_noise((1, np.int64(3)), seed=1), pipe.generate_noise((1, 3), seed=1))

@@ -35,7 +35,8 @@ def video_to_array(
 ) -> Tensor:
     """Frames of one size as one array. Raises `InputError` for none, for several sizes, or for a wrong pattern."""
     _check(pattern, min_value, max_value, wanted="CTHW", may="B")
-    if not isinstance(video, Sequence):
+    given: object = video
+    if isinstance(given, str) or not isinstance(given, Sequence):
         raise InputError(f"a video is a list of pictures, got {type(video).__name__}")
     if not video:
         raise InputError("a video needs at least one frame, got none")

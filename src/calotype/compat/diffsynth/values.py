@@ -51,9 +51,9 @@ class Values:
         everywhere. Without a seed it comes from torch's own generator.
 
         Raises:
-            InputError: the seed is no whole number, or there is no such device or type.
+            InputError: a side or the seed is no whole number, or there is no such device or type.
         """
-        if not isinstance(shape, Sequence) or not all(type(side) is int and side >= 0 for side in shape):
+        if not isinstance(shape, Sequence) or not all(hasattr(side, "__index__") and side >= 0 for side in shape):
             raise InputError(f"generate_noise takes the sides of an array, such as (1, 16, 64, 64), got {shape!r}")
         place = parse_device(rand_device)
         generator = None if seed is None else torch.Generator(place).manual_seed(whole("seed", seed))
