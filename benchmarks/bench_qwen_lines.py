@@ -2,7 +2,7 @@
 
 import ast
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks import other_peer
@@ -47,31 +47,24 @@ DIFFUSERS = (
 def run(options: Options) -> list[Row]:
     ours = _files(ROOT, OURS)
     title = "Qwen-Image's pipelines and networks: lines, all written by one formatter"
-    counts = {"files_ours": len(ours)}
-    rows = []
-    for peer, folder, names in (
-        (other_peer.NAME, other_peer.root(), OTHER),
-        ("diffusers", _folder("diffusers"), DIFFUSERS),
-    ):
-        if folder is None:
-            rows.append(skipped(f"{title}, beside {peer}", other_peer.MISSING))
-            continue
-        theirs = _files(folder, names)
-        one, other = written(ours), written(theirs)
-        rows.append(
-            count_row(f"{title}, beside {peer}", one / other, None, unit="x", ours=one, peer=other, sides="lines",
-                      peer_name=peer, counts={**counts, "files_peer": len(theirs)})
-        )  # fmt: skip
-    folder = other_peer.root()
-    if folder is not None:
-        lacking = set(_files(ROOT, ALONE))
-        both = [path for path in ours if path not in lacking]
-        one, other = written(both), written(_files(folder, OTHER))
-        rows.append(
-            count_row(f"{title}, of what both have, beside {other_peer.NAME}", one / other, None, unit="x", ours=one,
-                      peer=other, sides="lines", peer_name=other_peer.NAME, counts={"files_ours": len(both)})
-        )  # fmt: skip
-    return rows
+    lacking = set(_files(ROOT, ALONE))
+    both = [path for path in ours if path not in lacking]
+    other, theirs = other_peer.NAME, other_peer.root()
+    return [
+        _beside(f"{title}, beside {other}", ours, other, theirs, OTHER),
+        _beside(f"{title}, beside diffusers", ours, "diffusers", _folder("diffusers"), DIFFUSERS),
+        _beside(f"{title}, of what both have, beside {other}", both, other, theirs, OTHER),
+    ]
+
+
+def _beside(title: str, ours: Sequence[Path], peer: str, folder: Path | None, names: Iterable[str]) -> Row:
+    if folder is None:
+        return skipped(title, other_peer.MISSING)
+    theirs = _files(folder, names)
+    one, other = written(ours), written(theirs)
+    counts = {"files_ours": len(ours), "files_peer": len(theirs)}
+    return count_row(title, one / other, None, unit="x", ours=one, peer=other, sides="lines", peer_name=peer,
+                     counts=counts)  # fmt: skip
 
 
 def written(files: Iterable[Path]) -> int:
