@@ -16,6 +16,7 @@ from calotype.graph.unit import unit
 from calotype.pipelines.base import DiffusionPipeline
 from calotype.pipelines.latents import CleanLatents, latents, sigmas
 from calotype.pipelines.pictures import Picture, fitted, to_array
+from calotype.pipelines.stable_diffusion import sdxl_units, units
 from calotype.sampling import Denoise
 from calotype.training import Trainer, cache_fill
 from calotype.training.cache import prepare_cache
@@ -250,6 +251,29 @@ def test_stable_diffusion_alone_and_together(tmp_path: Path) -> None:
     pipe = tiny_sd.with_weights_of(StableDiffusionPipeline, reference, tmp_path)
     data = [{"prompt": text, "image": tiny_sd.picture(seed=n)} for n, text in enumerate(PROMPTS)]
     close_to_alone(pipe, "unet", data, {"prompt_embeds", "image_latents"})
+
+
+def test_each_prompt_of_a_batch_has_its_own_options(tmp_path: Path) -> None:
+    """What the first has was taken for all."""
+    reference = tiny_sd.reference_xl(diffusers.StableDiffusionXLPipeline)
+    pipe = tiny_sd.with_weights_of(StableDiffusionXLPipeline, reference, tmp_path)
+    parts = {name: getattr(pipe, name) for name in ("tokenizer", "text_encoder")}
+    more = {name: getattr(pipe, name) for name in ("tokenizer_2", "text_encoder_2")}
+    texts = ["a cat", "(a dog:1.3)", " ".join(["cat"] * 90)]
+    syntax, skips = ["weighted", "weighted", "plain"], [1, 0, 1]
+    with torch.no_grad():
+        each = units.embeds_of_all(texts, syntax, skips, **parts)
+        pairs = sdxl_units.embeds_of_all(
+            texts, [None, "a fox", None], syntax, skips, **parts, **more, force_zeros_for_empty_prompt=True
+        )
+        for number, text in enumerate(texts):
+            one = units.prompt_embeds.fn(text, syntax[number], skips[number], **parts)
+            torch.testing.assert_close(each[number], one, rtol=1e-5, atol=1e-5)
+            other = sdxl_units.prompt_embeds.fn(
+                text, "a fox" if number == 1 else None, syntax[number], skips[number], **parts, **more,
+                force_zeros_for_empty_prompt=True,
+            )  # fmt: skip
+            torch.testing.assert_close(pairs[number], other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("refiner", [False, True])

@@ -64,7 +64,7 @@ def embeds_of_all(
     if text_encoder is not None:
         encoders.insert(0, (prompt, tokenizer, text_encoder))
     empty = [force_zeros_for_empty_prompt and not (one or other) for one, other in zip(prompt, second, strict=True)]
-    made = _joined(encoders, prompt_syntax, clip_skip[0])
+    made = _joined(encoders, prompt_syntax, clip_skip)
     return [
         PromptEmbeds(*map(torch.zeros_like, embeds)) if zero else embeds
         for embeds, zero in zip(made, empty, strict=True)
@@ -116,11 +116,13 @@ def refiner_embeds(
 ) -> RefinerEmbeds:
     """Encode one prompt for a refiner, which reads the second encoder alone: [1, 77 n, c], and pooled [1, p]."""
     text = prompt if prompt_2 is None else prompt_2
-    (found,) = _joined([([text], tokenizer_2, text_encoder_2)], [prompt_syntax], clip_skip)
+    (found,) = _joined([([text], tokenizer_2, text_encoder_2)], [prompt_syntax], [clip_skip])
     return RefinerEmbeds(*found)
 
 
-def _joined(encoders: Sequence[Encoder], syntax: Sequence[PromptSyntax], clip_skip: int) -> list[PromptEmbeds]:
+def _joined(
+    encoders: Sequence[Encoder], syntax: Sequence[PromptSyntax], clip_skip: Sequence[int]
+) -> list[PromptEmbeds]:
     """Of each prompt the hidden states of all encoders side by side, in as many chunks as the longest of its texts
     makes. An encoder is given all prompts at once."""
     counts = [
@@ -132,7 +134,7 @@ def _joined(encoders: Sequence[Encoder], syntax: Sequence[PromptSyntax], clip_sk
     for texts, tokenizer, text_encoder in encoders:
         rows = zip(texts, syntax, longest, strict=True)
         chunks = [tokenize(text, form, tokenizer, text_encoder, count) for text, form, count in rows]
-        hidden, output = encode_all(chunks, text_encoder, clip_skip + 1)
+        hidden, output = encode_all(chunks, text_encoder, [skip + 1 for skip in clip_skip])
         each = zip(hidden, chunks, strict=True)
         sides.append([in_one_row(weighted(own, text.weights)) for own, text in each])
     pooled = output.text_embeds.split([len(text.ids) for text in chunks])

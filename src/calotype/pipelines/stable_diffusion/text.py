@@ -1,6 +1,7 @@
 """Prompts of any length for CLIP: tokens in chunks, their hidden states, and the weights on them."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
@@ -64,12 +65,13 @@ def encode(chunks: Chunks, text_encoder: Any) -> Any:
     return text_encoder(chunks.ids.to(device), attention_mask=mask, output_hidden_states=True)
 
 
-def encode_all(texts: Sequence[Chunks], text_encoder: Any, skipped: int) -> tuple[list[Tensor], Any]:
-    """The hidden states of the chunks of several prompts that leave the last layer but `skipped`, encoded in one batch:
-    those of each prompt [rows, length, c]; and all that the encoder returned, whose rows are those of all prompts."""
-    chunks = Chunks(*(torch.cat(parts) for parts in zip(*texts, strict=True)))
-    output = encode(chunks, text_encoder)
-    return list(torch.split(layer(output, skipped), [len(text.ids) for text in texts])), output
+def encode_all(texts: Sequence[Chunks], text_encoder: Any, skipped: Sequence[int]) -> tuple[list[Tensor], Any]:
+    """The chunks of several prompts encoded in one batch: of each prompt the hidden states [rows, length, c] that leave
+    the last layer but so many; and all that the encoder returned, whose rows are those of all prompts."""
+    output = encode(Chunks(*(torch.cat(parts) for parts in zip(*texts, strict=True))), text_encoder)
+    ends = accumulate(len(text.ids) for text in texts)
+    each = zip(texts, ends, skipped, strict=True)
+    return [layer(output, skip)[end - len(text.ids) : end] for text, end, skip in each], output
 
 
 def layer(output: Any, skipped: int) -> Tensor:

@@ -24,10 +24,8 @@ from calotype.pipelines.stable_diffusion.steering import UNetSteering, steered
 from calotype.pipelines.stable_diffusion.text import (
     CLIPTextModel,
     CLIPTokenizer,
-    encode,
     encode_all,
     in_one_row,
-    layer,
     tokenize,
     weighted,
 )
@@ -45,8 +43,8 @@ def embeds_of_all(
 ) -> list[Tensor]:
     """Encode prompts in one batch of all their chunks: what `prompt_embeds` returns of each."""
     texts = [tokenize(*one, tokenizer, text_encoder) for one in zip(prompt, prompt_syntax, strict=True)]
-    hidden, _ = encode_all(texts, text_encoder, clip_skip[0])
-    within: Any = getattr(text_encoder, "text_model", text_encoder)
+    hidden, _ = encode_all(texts, text_encoder, clip_skip)
+    within: Any = getattr(text_encoder, "text_model", text_encoder)  # depends on the version of its library
     return [
         in_one_row(weighted(within.final_layer_norm(own), text.weights))
         for own, text in zip(hidden, texts, strict=True)
@@ -58,10 +56,7 @@ def prompt_embeds(
     prompt: str, prompt_syntax: PromptSyntax, clip_skip: int, *, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
 ) -> Annotated[Float[Tensor, "b l c"], Pad(1)]:
     """Encode one prompt: hidden states [1, 77 n, c] of its n chunks of 75 tokens, each token's by its weight."""
-    chunks = tokenize(prompt, prompt_syntax, tokenizer, text_encoder)
-    hidden = layer(encode(chunks, text_encoder), clip_skip)
-    within: Any = getattr(text_encoder, "text_model", text_encoder)  # depends on the version of its library
-    return in_one_row(weighted(within.final_layer_norm(hidden), chunks.weights))
+    return embeds_of_all([prompt], [prompt_syntax], [clip_skip], tokenizer=tokenizer, text_encoder=text_encoder)[0]
 
 
 @unit
