@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from adapters.small import written
+from calotype import TextToImagePipeline
 from calotype.errors import ComponentError, ConfigError, InputError, TrainingError
 from calotype.training import FullWeights, LowRankChange, Trainer, TrainingConfig
 from calotype.training.rows import Row
 from training.runs import FULL, LORA
-from training.small import rows, small
+from training.small import color, rows, small
 
 
 def test_what_a_late_row_lacks_is_said_before_the_first_step(tmp_path: Path) -> None:
@@ -56,6 +58,21 @@ def test_wrong_settings_are_refused_with_the_nearest(tmp_path: Path) -> None:
 def test_what_could_not_be_saved_is_refused_before_it_is_trained(tmp_path: Path) -> None:
     with pytest.raises(ComponentError, match=r"Words cannot be saved in a pipeline folder.*or train with result="):
         Trainer(small(), rows(), tmp_path, target=FullWeights(component="net"), steps=1).train(progress=False)
+
+
+def test_adapters_that_would_be_lost_are_refused_before_all_weights_are_trained(tmp_path: Path) -> None:
+    """They were refused after the last step, or what was learned went when they were unloaded."""
+    pipe = TextToImagePipeline.from_pretrained("calotype/emoji-64", device="cpu")
+    layer = "blocks.0.to_out"
+    weight = pipe.transformer.get_submodule(layer).weight
+    keys = {f"transformer.{layer}.lora_A.weight": weight[:1], f"transformer.{layer}.lora_B.weight": weight[:, :1]}
+    pipe.load_adapter(written(tmp_path / "a.safetensors", keys), "a")
+    data = [{"prompt": "a cat", "image": color(1, 2, 3, 64)}]
+    refused = {"transformer": r"'transformer' has adapters \(a\)", "text_encoder": "'a' would not be in what is saved"}
+    for component, message in refused.items():
+        trainer = Trainer(pipe, data, tmp_path / "run", target=FullWeights(component=component), steps=1)
+        with pytest.raises(ComponentError, match=message):
+            trainer.train(progress=False)
 
 
 def test_only_texts_can_be_left_out(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from pydantic import Field, field_validator
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from calotype.adapters.host import host_of
 from calotype.adapters.names import layers_of
 from calotype.adapters.place import DENOISERS
 from calotype.adapters.write import save_changes
 from calotype.errors import ComponentError, ConfigError
+from calotype.pipelines.adapter_records import refuse_unsaved
 from calotype.training.lowrank import LowRankLayer, attach_trained
 from calotype.training.trained import Target, Trained, matching
 from calotype.training.word import LearnedWord
@@ -56,6 +58,11 @@ class FullWeights(Target):
     def put(self, pipe: "DiffusionPipeline", seed: int) -> Trained:
         networks = self.networks(pipe)
         for name, network in networks.items():
+            if (host := host_of(network)) is not None and host.loaded:
+                raise ComponentError(
+                    f"{name!r} has adapters ({', '.join(host.loaded)}), which hold weights to put back and are not in "
+                    "what is saved; call unload_adapter() first"
+                )
             if any(p.is_floating_point() and p.dtype != torch.float32 for p in network.parameters()):
                 raise ComponentError(
                     f"{name!r} is {next(network.parameters()).dtype}, whose steps are too coarse to train all "
@@ -77,6 +84,7 @@ class FullWeights(Target):
                 if not callable(getattr(network, "save_pretrained", None)):
                     raise ComponentError(f"{name!r}, a {type(network).__name__}, has no save_pretrained")
             return
+        refuse_unsaved(pipe.components)
         if pipe._inserted:
             raise ComponentError(
                 f"{type(pipe).__name__} has inserted units, which no repository holds; train with result='component'"
