@@ -224,14 +224,15 @@ class Residency(Accounts):
         return self.budget - others
 
     def _needs(self, parts: Mapping[str, Any]) -> tuple[int, int]:
-        """The bytes that these components take when all of them stay, and the fewest that they can do with. Those that
+        """The bytes with which all of these components stay that may, and the fewest that they can do with. Those that
         a call holds already stay as they are, and so do the buffers that its layers take turns in."""
         distinct = {id(c): c for c in parts.values()}
         held = {key for key, count in self._held.items() if count}
         taken = sum(self._places.occupied(c) for key, c in distinct.items() if key in held)
         taken += self._places.turning(held)
         fresh = [c for key, c in distinct.items() if key not in held]
-        return taken + sum(map(self._places.size, fresh)), taken + self._places.least(fresh)
+        whole, least = sum(map(self._places.size, fresh)), self._places.least(fresh)
+        return taken + max(whole, least), taken + least  # what is to stream may be smaller than the buffers for it
 
     def _others(self, parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
         wanted = {id(c) for c in parts.values()}

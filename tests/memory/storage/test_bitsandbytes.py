@@ -10,7 +10,7 @@ from torch import nn
 
 import fake_bitsandbytes
 from adapters.small import diffusers_keys, factors, written
-from calotype import MiniTransformer2DModel, TextToImagePipeline
+from calotype import MiniTransformer2DModel
 from calotype.errors import InputError, WeightsError
 from calotype.memory.storage import PRECISIONS, precision_of, store
 from calotype.memory.storage.bitsandbytes import BITSANDBYTES
@@ -188,10 +188,6 @@ def test_several_precisions_have_no_such_format(tmp_path):
 # -- a pipeline --------------------------------------------------------------------------------------------------------
 
 
-def pipeline(source="calotype/emoji-64", **options):
-    return TextToImagePipeline.from_pretrained(source, device="cpu", memo=0, **options)
-
-
 def picture(pipe):
     return pipe(**CALL).image.tobytes()
 
@@ -203,7 +199,7 @@ def in_no_file(net):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_others_saved_streams_from_the_file_too(kind, tmp_path):
+def test_what_others_saved_streams_from_the_file_too(pipeline, kind, tmp_path):
     source = pipeline()
     store(source.transformer, {"*": f"bitsandbytes_{kind}"})
     source.save_pretrained(tmp_path / "packed")
@@ -215,7 +211,7 @@ def test_what_others_saved_streams_from_the_file_too(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_streams_from_its_own_file_with_adapters_beside_it(kind, tmp_path):
+def test_it_streams_from_its_own_file_with_adapters_beside_it(pipeline, kind, tmp_path):
     source = pipeline()
     lora = written(
         tmp_path / "lora.safetensors",

@@ -3,7 +3,7 @@
 import pytest
 
 from adapters.small import diffusers_keys, factors, written
-from calotype import ModelConfig, ModelPool, TextToImagePipeline
+from calotype import ModelConfig, ModelPool
 from calotype.memory.storage import precision_of, store
 from gguf_files import write_gguf
 
@@ -16,37 +16,34 @@ def picture(pipe):
     return pipe(**CALL).image.tobytes()
 
 
-def pipeline(source="calotype/emoji-64", **options):
-    return TextToImagePipeline.from_pretrained(source, device="cpu", **options)
-
-
 @pytest.fixture
-def saved(tmp_path):
+def saved(pipeline, tmp_path):
     pipe = pipeline()
     store(pipe.transformer, {"*": "int8"})
     pipe.save_pretrained(tmp_path / "packed")
     return tmp_path / "packed", picture(pipe)
 
 
-def test_memory_says_the_precision():
+def test_memory_says_the_precision(pipeline):
     pipe = pipeline(memory={"transformer": "int8", "vae.decoder": "float8_e4m3fn"})
     assert set(precision_of(pipe.transformer).values()) == {"int8"}
     assert set(precision_of(pipe.vae).values()) == {"float8_e4m3fn"}
 
 
-def test_a_network_that_was_saved_packed_streams_from_its_file(saved):
+def test_a_network_that_was_saved_packed_streams_from_its_file(pipeline, saved):
     folder, whole = saved
     pipe = pipeline(folder, memory=BUDGET)
     assert "a pass from the disk" in str(pipe.plan(**CALL))
     assert picture(pipe) == whole and picture(pipe) == whole
 
 
-def test_a_network_that_is_packed_while_it_loads_runs_under_a_budget(saved):
+def test_a_network_that_is_packed_while_it_loads_runs_under_a_budget(pipeline, saved):
+    """What streams of it is smaller than the buffers for that, so that others leave although all of it would fit."""
     _, whole = saved
     assert picture(pipeline(memory={**BUDGET, "transformer.*": "int8"})) == whole
 
 
-def test_a_gguf_file_streams(tmp_path):
+def test_a_gguf_file_streams(pipeline, tmp_path):
     state = {name: tensor.detach() for name, tensor in pipeline().transformer.state_dict().items()}
     kinds = {name: "Q8_0" for name, value in state.items() if name.startswith("blocks.") and value.shape[-1] % 32 == 0}
     kinds |= {name: "F32" for name in kinds if state[name].ndim == 1}
@@ -63,7 +60,7 @@ def test_a_gguf_file_streams(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4"])
-def test_adapters_run_hot_beside_packed_weights_that_stream(tmp_path, precision):
+def test_adapters_run_hot_beside_packed_weights_that_stream(pipeline, tmp_path, precision):
     source = pipeline()
     keys = diffusers_keys(factors(source.transformer, 2, seed=1, size=0.02), "transformer")
     lora = written(tmp_path / "lora.safetensors", keys)
@@ -82,7 +79,7 @@ def test_adapters_run_hot_beside_packed_weights_that_stream(tmp_path, precision)
     assert picture(streamed) == plain
 
 
-def test_a_network_that_was_saved_packed_is_saved_and_packed_again_with_the_same_numbers(saved, tmp_path):
+def test_a_network_that_was_saved_packed_is_saved_and_packed_again_with_the_same_numbers(pipeline, saved, tmp_path):
     folder, whole = saved
     pipe = pipeline(folder, memory=BUDGET)
     pipe.save_pretrained(tmp_path / "again")
