@@ -107,6 +107,26 @@ def test_a_frozen_convolution_keeps_no_map(make: type[nn.Conv2d], stride: int) -
     assert before - after == 8 * 16 * 16 * 4
 
 
+@pytest.mark.parametrize(("side", "channels"), [(24, 256), (4, 384)])
+def test_a_frozen_convolution_takes_the_short_ways_of_inference(
+    side: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large map goes by tiles and a small one is a product, in both passes: PyTorch's sums in another order."""
+    torch.manual_seed(0)
+    frozen = Conv2d(channels, channels, 3, padding=1).requires_grad_(False)
+    layers, x = nn.Sequential(nn.Conv2d(3, channels, 1), frozen), torch.randn(1, 3, side, side)
+    wanted, plain, _ = gradients(layers, x)
+    left = list[nn.Conv2d]()
+    convolve = nn.Conv2d._conv_forward
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", lambda layer, *given: left.append(layer) or convolve(layer, *given))
+    with spared([layers]):
+        found, out, _ = gradients(layers, x)
+    torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-5)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    assert found.keys() == wanted.keys() and frozen not in left
+
+
 def test_a_gate_is_opened_again() -> None:
     torch.manual_seed(0)
     layer = GatedLinear(4, 16)

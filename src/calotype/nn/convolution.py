@@ -9,6 +9,7 @@ from calotype.nn.inference import infers
 from calotype.nn.linear import linear
 
 _LARGE_WEIGHT = 1 << 20
+_LARGE_WEIGHT_BACK = 1 << 24
 _FEW_ROWS = 160
 _MANY_PIXELS = 512
 _MANY_IN_TILES = 512
@@ -35,53 +36,80 @@ class Conv2d(nn.Conv2d):
         bias = self.bias
         if shift is not None:
             bias = shift.view(-1) if bias is None else bias + shift.view(-1)
-        weight = self.weight  # read once: one that is stored packed is decoded every time
-        if weight.numel() >= _LARGE_WEIGHT and self._is_better_as_product(x):
-            return self._as_product(x, weight, bias)
-        if x.shape[1] >= _WIDE and self._is_better_in_tiles(x):
+        return convolved(self, x, self.weight, bias)  # read once: one that is stored packed is decoded every time
+
+
+def convolved(
+    layer: nn.Conv2d, x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c2 _ k k2"], bias: Float[Tensor, " c2"] | None
+) -> Float[Tensor, "b c2 h2 w2"]:
+    """The convolution that a layer with this weight and bias makes, in the way that is the fastest for the map."""
+    if x.shape[1] == layer.in_channels:  # PyTorch's own says what does not fit
+        if weight.numel() >= _LARGE_WEIGHT and _is_better_as_product(layer, x, layer.stride[0] * layer.stride[1]):
+            return _as_product(layer, x, weight, bias)
+        if x.shape[1] >= _WIDE and _is_better_in_tiles(layer, x):
             return _in_tiles(x, weight, bias)
-        out: Tensor = self._conv_forward(x, weight, bias)
-        return out
+    out: Tensor = layer._conv_forward(x, weight, bias)
+    return out
 
-    def _is_better_as_product(self, x: Tensor) -> bool:
-        batch, _, height, width = x.shape
-        rows = batch * height * width // (self.stride[0] * self.stride[1])
-        return rows <= _FEW_ROWS and self._infers(x)
 
-    def _is_better_in_tiles(self, x: Tensor) -> bool:
-        batch, _, height, width = x.shape
-        return (
-            batch * height * width >= _MANY_IN_TILES
-            and self.out_channels >= _WIDE
-            and self.kernel_size == (3, 3)
-            and self.stride == self.padding == (1, 1)
-            and self._infers(x)
-        )
+def gradient_of_map(
+    layer: nn.Conv2d, gradient: Float[Tensor, "b c2 h2 w2"], weight: Float[Tensor, "c2 c k k2"], shape: torch.Size
+) -> Float[Tensor, "b c h w"]:
+    """What a gradient of the convolution is of the map, which had this shape, in the way that is the fastest for it."""
+    padding = layer.padding
+    assert not isinstance(padding, str)
+    if weight.numel() >= _LARGE_WEIGHT_BACK and _is_better_as_product(layer, gradient, 1):
+        parts = weight.flatten(1).t() @ gradient.flatten(2)
+        return functional.fold(parts, shape[2:], layer.kernel_size, padding=padding, stride=layer.stride)
+    if weight.shape[1] >= _WIDE and _is_better_in_tiles(layer, gradient):
+        return _in_tiles(gradient, weight.flip(2, 3).transpose(0, 1), None)
+    settings = layer.stride, padding, layer.dilation, False, [0, 0], layer.groups, [True, False, False]
+    shape_only = gradient.new_empty(1).expand(shape)
+    of_map: Tensor = torch.ops.aten.convolution_backward(gradient, shape_only, weight, None, *settings)[0]
+    return of_map
 
-    def _infers(self, x: Tensor) -> bool:
-        """Whether it is inference in float32 on a processor, of a plain convolution with zeros around."""
-        return (
-            x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and infers()
-            and not torch.is_autocast_enabled("cpu")
-            and x.shape[1] == self.in_channels  # PyTorch's own says what does not fit
-            and self.groups == 1
-            and self.dilation == (1, 1)
-            and self.padding_mode == "zeros"
-        )
 
-    def _as_product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        stride, padding, kernel = self.stride, self.padding, self.kernel_size
-        assert not isinstance(padding, str)
-        height, width = (
-            (side + 2 * pad - size) // step + 1
-            for side, pad, size, step in zip(x.shape[2:], padding, kernel, stride, strict=True)
-        )
-        patches = functional.unfold(x, kernel, padding=padding, stride=stride)
-        rows = patches.transpose(1, 2).reshape(len(x) * height * width, -1)
-        out = linear(rows, weight.flatten(1), bias)
-        return out.view(len(x), height, width, -1).permute(0, 3, 1, 2).contiguous()
+def _is_better_as_product(layer: nn.Conv2d, x: Tensor, step: int) -> bool:
+    """For a large weight: whether a map is small, of which one pixel in `step` counts."""
+    batch, _, height, width = x.shape
+    return batch * height * width // step <= _FEW_ROWS and _infers(layer, x)
+
+
+def _is_better_in_tiles(layer: nn.Conv2d, x: Tensor) -> bool:
+    batch, _, height, width = x.shape
+    return (
+        batch * height * width >= _MANY_IN_TILES
+        and layer.out_channels >= _WIDE
+        and layer.kernel_size == (3, 3)
+        and layer.stride == layer.padding == (1, 1)
+        and _infers(layer, x)
+    )
+
+
+def _infers(layer: nn.Conv2d, x: Tensor) -> bool:
+    """Whether it is inference in float32 on a processor, of a plain convolution with zeros around."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and infers()
+        and not torch.is_autocast_enabled("cpu")
+        and layer.groups == 1
+        and layer.dilation == (1, 1)
+        and layer.padding_mode == "zeros"
+    )
+
+
+def _as_product(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    stride, padding, kernel = layer.stride, layer.padding, layer.kernel_size
+    assert not isinstance(padding, str)
+    height, width = (
+        (side + 2 * pad - size) // step + 1
+        for side, pad, size, step in zip(x.shape[2:], padding, kernel, stride, strict=True)
+    )
+    patches = functional.unfold(x, kernel, padding=padding, stride=stride)
+    rows = patches.transpose(1, 2).reshape(len(x) * height * width, -1)
+    out = linear(rows, weight.flatten(1), bias)
+    return out.view(len(x), height, width, -1).permute(0, 3, 1, 2).contiguous()
 
 
 def _in_tiles(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

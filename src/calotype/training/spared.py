@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
-from calotype.nn.convolution import Conv2d
+from calotype.nn.convolution import Conv2d, convolved, gradient_of_map
 from calotype.nn.normalization import GroupNorm
 from calotype.nn.transformer import GatedLinear
 
@@ -65,24 +65,21 @@ def _spare(layer: nn.Module, results: "_Results") -> bool:
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution with a frozen weight: all that its backward pass needs of the map is its shape."""
+    """A convolution with a frozen weight: all that its backward pass needs of the map is its shape. Nothing asks for
+    gradients of either pass, so that both take the short ways of inference."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: tuple[Any, ...]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.settings, ctx.shape = settings, x.shape
-        return functional.conv2d(x, weight, bias, *settings)
+        ctx.layer, ctx.shape = layer, x.shape
+        return convolved(layer, x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.settings
         of_map, _, of_bias, _ = ctx.needs_input_grad
-        shape_only = grad.new_empty(1).expand(ctx.shape)
-        towards, _, _ = torch.ops.aten.convolution_backward(
-            grad, shape_only, weight, None, stride, padding, dilation, False, [0, 0], groups, [of_map, False, False]
-        )
+        towards = gradient_of_map(ctx.layer, grad, weight, ctx.shape) if of_map else None
         return towards, None, grad.sum((0, 2, 3)) if of_bias else None, None
 
 
@@ -96,8 +93,7 @@ def _convolved(
     bias = layer.bias
     if shift is not None:  # joins the bias, as in the layer itself
         bias = shift.view(-1) if bias is None else bias + shift.view(-1)
-    settings = layer.stride, layer.padding, layer.dilation, layer.groups
-    out: Tensor = _Convolution.apply(x, weight, bias, settings)  # type: ignore[no-untyped-call]
+    out: Tensor = _Convolution.apply(x, weight, bias, layer)  # type: ignore[no-untyped-call]
     return out
 
 
