@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from calotype import FlowMatchEuler, QwenImageTransformer2DModel
-from calotype.errors import ComponentError, InputError
+from calotype import DPMSolverMultistepScheduler, FlowMatchEuler, QwenImageTransformer2DModel, UniPCMultistepScheduler
+from calotype.compat.diffsynth import FlowMatchScheduler
+from calotype.errors import ComponentError, InputError, UnusedInput
 from calotype.pipelines.qwen_image import editing, layered
 from calotype.pipelines.qwen_image.edit import QwenImageEditPipeline, QwenImageEditPlusPipeline
 from calotype.pipelines.qwen_image.layered import QwenImageLayeredPipeline
@@ -157,6 +158,26 @@ def test_layers_with_a_shift_that_does_not_depend_on_the_picture(layer_pipe: Any
     call = {**WORDS, "image": picture(90, 70), "num_inference_steps": 2, "layers": 1}
     made = layer_pipe(**call, outputs=["sigmas", "pictures"])
     assert made.sigmas.sigmas == pytest.approx((1.0, 0.75, 0.0)) and len(made.pictures) == 1
+
+
+@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+def test_layers_with_other_solvers_have_the_same_shift(kind: Any, layer_pipe: Any) -> None:
+    call = {**WORDS, "image": picture(90, 70), "num_inference_steps": 2, "layers": 1}
+    levels = ["sigmas", "pictures"]
+    layer_pipe.scheduler = FlowMatchEuler(use_dynamic_shifting=True, time_shift_type="exponential")
+    wanted = layer_pipe(**call, outputs=levels).sigmas.sigmas
+    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    layer_pipe.scheduler = kind(**flow, use_dynamic_shifting=True, time_shift_type="exponential")
+    assert layer_pipe(**call, outputs=levels).sigmas.sigmas == pytest.approx(wanted, abs=1e-3) and wanted[1] != 0.5
+    layer_pipe.scheduler = kind(**flow, flow_shift=3.0)
+    assert layer_pipe(**call, outputs=levels).sigmas.sigmas == pytest.approx((1.0, 0.75, 0.0), abs=1e-3)
+
+
+def test_layers_with_a_schedule_that_takes_no_levels_are_refused(layer_pipe: Any) -> None:
+    """Its shift would be left out."""
+    layer_pipe.scheduler = FlowMatchScheduler("Qwen-Image-Lightning")
+    with pytest.raises(UnusedInput, match="sigmas are given"):
+        layer_pipe(**WORDS, image=picture(90, 70), num_inference_steps=2, layers=1)
 
 
 def test_layers_of_another_resolution_are_refused(layer_pipe: Any) -> None:

@@ -43,6 +43,8 @@ from calotype.pipelines.qwen_image.units import (
     velocity,
 )
 from calotype.sampling import Denoise, NoiseLevels, NoiseSource, Scheduler
+from calotype.sampling.log_snr import FlowSteps, Preserving
+from calotype.sampling.schedule import FlowMatching
 
 TRAINED_TOKENS = 256
 """Tokens of the picture in the first stage of training, from which its shift grows."""
@@ -142,9 +144,15 @@ def layer_sigmas(num_inference_steps: int, layers: int, grids: Grids, *, schedul
     """The noise levels from pure noise, shifted by the square root of how many tokens one layer has, or where the
     scheduler's shift does not depend on the picture, as it says. Raises as the `sigmas` of other pipelines."""
     check_flow(scheduler)
-    depends = getattr(scheduler.noise_schedule, "dynamic", None) is not None
-    mu = math.sqrt(tokens_of(grids) / (layers + 1) / TRAINED_TOKENS) if depends else None
-    return scheduler.schedule(sigmas=even_levels(num_inference_steps), mu=mu)
+    mu = math.sqrt(tokens_of(grids) / (layers + 1) / TRAINED_TOKENS)
+    return scheduler.schedule(sigmas=even_levels(num_inference_steps), mu=mu if _takes_mu(scheduler) else None)
+
+
+def _takes_mu(scheduler: Scheduler) -> bool:
+    """Whether the scheduler's shift depends on the picture. One of a kind that is not known here says so itself."""
+    schedule = scheduler.noise_schedule
+    flow = schedule.shifted if isinstance(schedule, FlowSteps) else schedule
+    return flow.dynamic is not None if isinstance(flow, FlowMatching) else not isinstance(flow, Preserving)
 
 
 @unit
