@@ -19,7 +19,7 @@ from calotype.sampling import Denoise
 from calotype.training import FullWeights, LogitNormal, Muon, Row, Trainer, TrainingConfig
 from calotype.training.items import Items
 from calotype.training.objective import Denoising
-from calotype.training.together import joint_units, joint_values
+from calotype.training.together import joint_rows, joint_units, joint_values
 from calotype.training.wires import trained_wires
 from training.runs import saved
 from training.small import SmallPipeline, Words, image, image_latents, noise, rows, small, start, velocity
@@ -118,13 +118,16 @@ def test_a_unit_that_is_skipped_for_all_makes_nothing_and_for_some_is_refused() 
         joint_values(embeds, [{"prompt": None}, {"prompt": "a"}], {"words": words})
 
 
-def test_another_number_of_rows_is_refused() -> None:
-    @unit(together=lambda prompt, *, words: torch.zeros(1, 2))
+@pytest.mark.parametrize(("shape", "shown"), [((1, 2), r"\(1, 2\)"), ((), r"\(\)")])
+def test_another_number_of_rows_is_refused(shape: tuple[int, ...], shown: str) -> None:
+    @unit(together=lambda prompt, *, words: torch.zeros(shape))
     def short(prompt: str, *, words: Words) -> Tensor:
         return torch.zeros(1, 2)
 
-    with pytest.raises(GraphError, match=r"short together made 'short' of shape \(1, 2\) for 2 rows"):
-        joint_values(short, [{"prompt": "a"}, {"prompt": "b"}], {"words": small().words})
+    each = [{"prompt": "a"}, {"prompt": "b"}]
+    for joint in (joint_values, joint_rows):
+        with pytest.raises(GraphError, match=rf"short together made 'short' of shape {shown} for 2 rows"):
+            joint(short, each, {"words": small().words})
 
 
 def test_what_all_rows_take_must_have_the_parameters_of_what_one_takes() -> None:

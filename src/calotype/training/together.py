@@ -56,7 +56,7 @@ def joint_values(
         return {wire: collate(wire, [row[wire] for row in rows], hint) for wire, hint in unit.writes.items()}
     found = unit.results(made)
     for wire, value in found.items():
-        if isinstance(value, Tensor) and len(value) != len(each):
+        if isinstance(value, Tensor) and value.shape[:1] != (len(each),):
             raise _other_number(unit, wire, f"of shape {tuple(value.shape)}", len(each))
     return found
 
@@ -102,12 +102,12 @@ def _rows(unit: Unit[..., Any], wire: str, value: Any, count: int) -> list[Any]:
     if is_row(value):
         return list(zip(*(_rows(unit, wire, part, count) for part in value), strict=True))
     for leaf in leaves_of(value):
-        if not isinstance(leaf, Tensor) or not leaf.ndim:
+        if not isinstance(leaf, Tensor):
             raise GraphError(
                 f"{unit.name} together made {wire!r} a {type(leaf).__name__}, of which no row has a part of its own; "
                 "return a list of what the unit makes of each row"
             )
-        if len(leaf) != count:
+        if leaf.shape[:1] != (count,):
             raise _other_number(unit, wire, f"of shape {tuple(leaf.shape)}", count)
     return split_items(value, count)
 
