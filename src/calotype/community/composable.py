@@ -1,7 +1,7 @@
 """Several prompts at once, each with its weight: a pack of units for conjunction and negation.
 
 pipe = DiffusionPipeline.from_pretrained("calotype/emoji-64").with_units("composable")
-pipe(prompt="a cat", also="a blue background:0.8 AND orange:-0.5", seed=7)
+pipe(prompt="a dog", also="a bear:0.5 AND red:-0.3", seed=0)
 
 Source: Liu et al., "Compositional Visual Generation with Composable Diffusion Models", 2022, eq. 11 and 13.
 """
