@@ -95,23 +95,21 @@ def test_a_map_of_other_channels_is_refused_in_pytorchs_words(side):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("way", ["a product", "tiles", "neither"])
+@pytest.mark.parametrize("large", [True, False])
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "size"),
     [(3, 1, 1, (4, 5)), (3, 2, 1, (5, 8)), (3, 2, 0, (7, 6)), (1, 1, 0, (2, 3))],
 )
-def test_a_gradient_of_the_map_is_pytorchs(monkeypatch, way, kernel, stride, padding, size):
-    monkeypatch.setattr(convolution, "_LARGE_WEIGHT_BACK", 1 if way == "a product" else 10**9)
-    monkeypatch.setattr(convolution, "_WIDE", 1 if way == "tiles" else 10**9)
-    monkeypatch.setattr(convolution, "_MANY_IN_TILES", 1)
+def test_a_gradient_of_the_map_is_pytorchs(monkeypatch, large, kernel, stride, padding, size):
+    monkeypatch.setattr(convolution, "_LARGE_WEIGHT_BACK", 1 if large else 10**9)
     layer = Conv2d(3, 5, kernel, stride=stride, padding=padding)
     x = torch.randn(2, 3, *size, requires_grad=True)
     with torch.enable_grad():
         out = functional.conv2d(x, layer.weight, layer.bias, stride, padding)
     gradient = torch.randn_like(out)
     (expected,) = torch.autograd.grad(out, x, gradient)
-    in_tiles, real = [], convolution._in_tiles
-    monkeypatch.setattr(convolution, "_in_tiles", lambda *given: in_tiles.append(1) or real(*given))
+    folded, fold = [], functional.fold
+    monkeypatch.setattr(functional, "fold", lambda *given, **more: folded.append(1) or fold(*given, **more))
     found = gradient_of_map(layer, gradient, layer.weight, x.shape)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert bool(in_tiles) is (way == "tiles" and kernel == 3 and stride == 1)
+    assert bool(folded) is large

@@ -15,7 +15,7 @@ from calotype.training.checkpoint import last_checkpoint, load_checkpoint
 from calotype.training.log import read_table
 from calotype.training.rows import Row
 from training.runs import FULL, LORA, same, weights
-from training.small import OneByOne, color, files, rows, small
+from training.small import OneByOne, Words, color, files, rows, small
 
 
 def test_a_run_learns(tmp_path: Path) -> None:
@@ -89,6 +89,18 @@ def test_with_the_cache_and_without_the_run_is_the_same(tmp_path: Path) -> None:
         run.train(progress=False)
         found.append(weights(pipe))
     assert same(*found)
+
+
+def test_without_a_cache_frozen_units_run_without_gradients_as_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks take other ways with gradients, whose last digits differ from those that a cache has."""
+    with_gradients, forward = list[bool](), Words.forward
+    monkeypatch.setattr(Words, "forward", lambda words, text: (
+        with_gradients.append(torch.is_grad_enabled()) or forward(words, text)
+    ))  # fmt: skip
+    Trainer(small(), files(tmp_path), tmp_path / "run", steps=1, batch=2, **FULL).train(progress=False)
+    assert with_gradients and not any(with_gradients)
 
 
 def test_a_cache_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,13 +40,21 @@ class Conv2d(nn.Conv2d):
 
 
 def convolved(
-    layer: nn.Conv2d, x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c2 _ k k2"], bias: Float[Tensor, " c2"] | None
+    layer: nn.Conv2d,
+    x: Float[Tensor, "b c h w"],
+    weight: Float[Tensor, "c2 _ k k2"],
+    bias: Float[Tensor, " c2"] | None,
+    *,
+    in_tiles: bool = True,
 ) -> Float[Tensor, "b c2 h2 w2"]:
-    """The convolution that a layer with this weight and bias makes, in the way that is the fastest for the map."""
+    """The convolution that a layer with this weight and bias makes, in the way that is the fastest for the map.
+
+    Tiles take memory for themselves; without `in_tiles` there are none.
+    """
     if x.shape[1] == layer.in_channels:  # PyTorch's own says what does not fit
         if weight.numel() >= _LARGE_WEIGHT and _is_better_as_product(layer, x, layer.stride[0] * layer.stride[1]):
             return _as_product(layer, x, weight, bias)
-        if x.shape[1] >= _WIDE and _is_better_in_tiles(layer, x):
+        if in_tiles and x.shape[1] >= _WIDE and _is_better_in_tiles(layer, x):
             return _in_tiles(x, weight, bias)
     out: Tensor = layer._conv_forward(x, weight, bias)
     return out
@@ -61,8 +69,6 @@ def gradient_of_map(
     if weight.numel() >= _LARGE_WEIGHT_BACK and _is_better_as_product(layer, gradient, 1):
         parts = weight.flatten(1).t() @ gradient.flatten(2)
         return functional.fold(parts, shape[2:], layer.kernel_size, padding=padding, stride=layer.stride)
-    if weight.shape[1] >= _WIDE and _is_better_in_tiles(layer, gradient):
-        return _in_tiles(gradient, weight.flip(2, 3).transpose(0, 1), None)
     settings = layer.stride, padding, layer.dilation, False, [0, 0], layer.groups, [True, False, False]
     shape_only = gradient.new_empty(1).expand(shape)
     of_map: Tensor = torch.ops.aten.convolution_backward(gradient, shape_only, weight, None, *settings)[0]

@@ -71,14 +71,14 @@ class Items:
         """The values of one row on the wanted wires that are made row by row, and on those that the others are made
         of."""
         known = {**self.source.values(inputs), **given}
-        if torch.is_autocast_enabled(self.pipe.device.type):
-            known |= self._frozen(inputs, known)
+        known |= self._frozen(inputs, known)
         open_wires = [wire for wire in self._by_row if wire not in known]
         made = item_values(self.pipe, inputs, open_wires, known) if open_wires else {}
         return {wire: known[wire] if wire in known else made[wire] for wire in self._by_row}
 
     def _frozen(self, inputs: Mapping[str, Any], known: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What frozen nodes make of a row, in the type of their weights as a cache has it, whatever that of steps."""
+        """What frozen nodes make of a row, to the bit as a cache has it: without gradients, and in the type of their
+        weights, whatever that of steps."""
         open_wires = [wire for wire in self.wires.stored if wire not in known]
         if not open_wires:
             return {}

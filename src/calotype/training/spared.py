@@ -66,13 +66,13 @@ def _spare(layer: nn.Module, results: "_Results") -> bool:
 
 class _Convolution(torch.autograd.Function):
     """A convolution with a frozen weight: all that its backward pass needs of the map is its shape. Nothing asks for
-    gradients of either pass, so that both take the short ways of inference."""
+    gradients of either pass, so that small maps take the short way of inference in both."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.layer, ctx.shape = layer, x.shape
-        return convolved(layer, x, weight, bias)
+        return convolved(layer, x, weight, bias, in_tiles=False)
 
     @staticmethod
     @once_differentiable
