@@ -7,6 +7,7 @@ from those of the whole weights, in levels of 255. A precision whose package is 
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,9 +53,8 @@ def main() -> None:
             continue
         packed = list(precision_of(pipe.transformer))
         bits = 8 * size_of(pipe.transformer).packed / sum(weights[name].numel() for name in packed)
-        wrong = sum(
-            float((pipe.transformer.get_submodule(name).weight - weights[name]).square().sum()) for name in packed
-        )
+        decoded: dict[str, Any] = {name: pipe.transformer.get_submodule(name).weight for name in packed}
+        wrong = sum(float((decoded[name] - weights[name]).square().sum()) for name in packed)
         size = sum(float(weights[name].square().sum()) for name in packed)
         difference = np.abs(pictures(pipe) - plain).mean()
         sys.stdout.write(
