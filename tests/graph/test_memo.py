@@ -236,7 +236,7 @@ def test_results_of_another_device_are_not_used():
     watched(pipe)  # which moves nothing: values may not move either
     call = {"prompt": "a", "outputs": ("embeds",), "guidance_scale": 1.0}
     pipe(**call)
-    pipe._residency.relocate(torch.device("meta"))
+    pipe._residency.relocate(torch.device("cpu:1"))
     pipe(**call)
     assert pipe.encoder.texts == ["a", "a"]
 
