@@ -33,15 +33,15 @@ def test_a_weight_of_one_and_no_weight_change_nothing(plain: Any, pipe: Any) -> 
 
 
 def test_more_of_a_colour_is_more_of_it_in_the_picture(pipe: Any) -> None:
-    """The more of the word, the bluer it is; without any, the background is not blue, and half of it does most."""
+    """The blue of the background spreads over the fox; without any, the background is not blue."""
 
     def blue(weight: float) -> float:
         picture = pixels(pipe(prompt="a fox on a blue background", emphasis=f"blue:{weight}", seed=3, steps=10))
         return float((picture[..., 2] - picture[..., 0]).mean())
 
-    none, half, full, double = (blue(weight) for weight in (0, 0.5, 1, 2))
-    assert none < half < full < double
-    assert full - none > 30 and half - none > 0.8 * (full - none)
+    none, half, full, fourfold = (blue(weight) for weight in (0, 0.5, 1, 4))
+    assert none < half < full < fourfold
+    assert full - none > 30 and fourfold - full > 15
 
 
 def test_a_word_of_no_weight_is_not_drawn(pipe: Any) -> None:
